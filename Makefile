@@ -1,0 +1,35 @@
+# make env: the environment. make demo: the embedded benchmark. make test: everything tested. make check: lint, types.
+PYTHON ?= python3
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PYTHONPATH := $(CURDIR)
+
+.PHONY: env demo test test-browser check bench clean
+
+env: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: env
+	python -m demo.refshapes --out data/refshapes
+	dvc repro demo/dvc.yaml
+	python -m pipeline metrics --params demo/params.yaml
+
+check: env
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: env
+	python -m pytest
+
+test-browser: env
+	python -m pytest -m browser tests/test_report.py
+
+bench: env
+	python -m benchmarks
+
+clean:
+	rm -rf .venv .work data

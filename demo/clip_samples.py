@@ -1,0 +1,199 @@
+"""Training pairs for RefShapes' CLIP: single objects cut out by good and bad masks, and whole scenes, with captions.
+
+Images are prepared just as the pipeline prepares them (reference preprocessing: ImageNet statistics, no antialiasing,
+the fill 0.485, 0.456, 0.406 written into the normalised pixels).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torch.nn import functional
+
+from demo.captions import Expression, Phrase, appearance, description, noun_phrase, position, relation
+from demo.scenes import COLOURS, FILLINGS, SHAPES, SIZES, Mask, Scene, SceneObject
+
+SIDE = 112  # input pixels of the CLIP
+_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+_VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "filling": FILLINGS, "size": tuple(SIZES)}
+
+WHOLE, SCENE, PART, AROUND, BACKGROUND = range(5)  # what an image shows, and what a caption speaks of
+_SPOILT_WORDS = {PART: ("part of the", "a piece of the", "half of the"), AROUND: ("background around the",)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, float32 (3, SIDE, SIDE), with its caption.
+
+    `kind` and `objects` say what the image shows, `phrases` what the caption says, so that a batch knows which of its
+    captions happen to be true of which other images.
+    """
+
+    pixels: Tensor
+    caption: str
+    kind: int
+    phrases: tuple[Phrase, ...]
+    objects: tuple[SceneObject, ...]
+
+
+def normalised(image: Image.Image, short_side: int | None = None) -> Tensor:
+    """RGB image -> ImageNet-normalised float32 (3, h, w), its short side first resized to `short_side` if given."""
+    if short_side is not None:
+        scale = short_side / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return (pixels - _MEAN) / _STD
+
+
+def resized(pixels: Tensor, height: int, width: int) -> Tensor:
+    """(3, h, w) -> (3, height, width), bilinear without antialiasing."""
+    if pixels.shape[1:] == (height, width):
+        return pixels
+    return functional.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+
+
+def cut_out(pixels: Tensor, mask: Mask, fill: bool = True, jitter: npt.NDArray[np.intp] | None = None) -> Tensor:
+    """The masked object in its box, (3, SIDE, SIDE); `jitter` (4,) moves the box's XYXY ends, in pixels."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    if jitter is not None:
+        box = np.clip(box + jitter, 0, [mask.shape[1], mask.shape[0]] * 2)
+    left, top, right, bottom = (int(end) for end in box)
+    crop = pixels[:, top:bottom, left:right]
+    if fill:
+        crop = torch.where(torch.from_numpy(mask[top:bottom, left:right].copy()), crop, _MEAN)
+    return resized(crop, SIDE, SIDE)
+
+
+def samples(rng: np.random.Generator, scene: Scene, crops: int) -> list[Sample]:
+    """One sample of the whole scene and `crops` of masks in it."""
+    pixels = normalised(scene.image)
+    return [_scene_sample(rng, scene, pixels), *(_crop_sample(rng, scene, pixels) for _ in range(crops))]
+
+
+def truths(batch: list[Sample]) -> npt.NDArray[np.bool_]:
+    """Bool (N, N): caption i is true of image j. A crop's caption must name all that the crop shows."""
+    said = np.array([_codes(phrase) for sample in batch for phrase in sample.phrases])
+    shown = np.array([_codes(item) for sample in batch for item in sample.objects])
+    phrase_counts = np.array([len(sample.phrases) for sample in batch])
+    object_counts = np.array([len(sample.objects) for sample in batch])
+    kinds = np.array([sample.kind for sample in batch])
+    fits = ((said[:, None] == -1) | (said[:, None] == shown[None])).all(axis=2)
+    fits = np.logical_or.reduceat(fits, np.cumsum(object_counts) - object_counts, axis=1)
+    fits = np.logical_and.reduceat(fits, np.cumsum(phrase_counts) - phrase_counts, axis=0)
+    clean = np.isin(kinds, (WHOLE, SCENE))
+    same_kind = np.where(clean[:, None], clean[None], kinds[:, None] == kinds[None])
+    complete = (kinds == SCENE)[None] | (phrase_counts[:, None] == object_counts[None])
+    return np.asarray(same_kind & complete & fits | np.eye(len(batch), dtype=np.bool_))
+
+
+def _codes(item: Phrase | SceneObject) -> list[int]:
+    said = ((getattr(item, name), values) for name, values in _VALUES.items())
+    return [-1 if value is None else values.index(value) for value, values in said]
+
+
+def _scene_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
+    squashed = resized(pixels, SIDE, SIDE)
+    named = rng.permutation(len(scene.objects))[: int(rng.integers(1, 4))]
+    if len(named) == 1 and rng.random() < 0.5:
+        caption, phrases = _expression(rng, scene, int(named[0]))
+    else:
+        caption, phrases = _listing(rng, [scene.objects[i] for i in named])
+    return Sample(squashed, caption, SCENE, phrases, tuple(scene.objects))
+
+
+def _crop_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
+    index = int(rng.integers(len(scene.objects)))
+    item, chance = scene.objects[index], rng.random()
+    if chance < 0.12:
+        mask, kind = part_of(rng, item.mask), PART
+    elif chance < 0.20:
+        mask, kind = beyond(rng, item.mask), AROUND
+    elif chance < 0.29:
+        other = scene.objects[(index + int(rng.integers(1, len(scene.objects)))) % len(scene.objects)]
+        caption, phrases = _listing(rng, [item, other])
+        return Sample(cut_out(pixels, item.mask | other.mask), caption, WHOLE, phrases, (item, other))
+    elif chance < 0.34:
+        mask = background(rng, scene)
+        return Sample(cut_out(pixels, mask), _background_words(rng), BACKGROUND, (Phrase(),), (item,))
+    else:
+        caption, phrases = _expression(rng, scene, index)
+        mask = item.mask if rng.random() < 0.5 else roughened(rng, item.mask)
+        crop = cut_out(pixels, mask, fill=rng.random() < 0.88, jitter=rng.integers(-3, 4, 4))
+        return Sample(crop, caption, WHOLE, phrases, (item,))
+    words = _SPOILT_WORDS[kind]
+    phrase = description(rng, item)
+    caption = f"{words[int(rng.integers(len(words)))]} {noun_phrase(rng, phrase)}"
+    return Sample(cut_out(pixels, mask), caption, kind, (phrase,), (item,))
+
+
+def _expression(rng: np.random.Generator, scene: Scene, index: int) -> tuple[str, tuple[Phrase, ...]]:
+    """A caption about one object: half the time a plain noun phrase, else a referring expression of any family."""
+    chance = rng.random()
+    found: Expression | None = None
+    if chance < 0.16:
+        found = appearance(rng, scene, index)
+    elif chance < 0.32:
+        found = position(rng, scene, index)
+    elif chance < 0.5:
+        found = relation(rng, scene, index)
+    if found is None:
+        return _listing(rng, [scene.objects[index]])
+    return found.sentence, (found.phrase,)
+
+
+def _listing(rng: np.random.Generator, items: list[SceneObject]) -> tuple[str, tuple[Phrase, ...]]:
+    article = ("", "a ", "the ")[int(rng.integers(3))]
+    phrases = tuple(description(rng, item) for item in items)
+    listed = " and ".join(article + noun_phrase(rng, phrase) for phrase in phrases)
+    return ("a photo of " if rng.random() < 0.1 else "") + listed, phrases
+
+
+def _background_words(rng: np.random.Generator) -> str:
+    return ("background", "the background", "empty background", "nothing")[int(rng.integers(4))]
+
+
+def roughened(rng: np.random.Generator, mask: Mask) -> Mask:
+    """The mask as a network would find it: blurred by a few pixels and cut at a random level."""
+    plane = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).filter(ImageFilter.BoxBlur(rng.uniform(1.5, 6)))
+    rough: Mask = np.asarray(plane) > rng.uniform(70, 180)
+    return rough if rough.any() else mask
+
+
+def part_of(rng: np.random.Generator, mask: Mask) -> Mask:
+    """A quarter to 60 % of the mask: what lies on one side of a line through it."""
+    rows, columns = np.nonzero(mask)
+    angle = rng.uniform(0, 2 * np.pi)
+    along = rows * np.sin(angle) + columns * np.cos(angle)
+    kept = along <= np.quantile(along, rng.uniform(0.25, 0.6))
+    part = np.zeros_like(mask)
+    part[rows[kept], columns[kept]] = True
+    return part
+
+
+def beyond(rng: np.random.Generator, mask: Mask) -> Mask:
+    """The mask and at least as much of what surrounds it, on one side."""
+    rows, columns = np.nonzero(mask)
+    reach = rng.uniform(0.7, 1.3) * np.sqrt(len(rows))
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.ogrid[0 : mask.shape[0], 0 : mask.shape[1]]
+    away = np.hypot(y - rows.mean() - 0.6 * reach * np.sin(angle), x - columns.mean() - 0.6 * reach * np.cos(angle))
+    return np.asarray(mask | (away < reach))
+
+
+def background(rng: np.random.Generator, scene: Scene) -> Mask:
+    """Some of the background: a rectangle of it, without the objects."""
+    free: Mask = ~np.logical_or.reduce([item.mask for item in scene.objects])
+    height, width = free.shape
+    window = np.zeros_like(free)
+    h, w = (int(rng.integers(50, side)) for side in (height, width))
+    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+    window[top : top + h, left : left + w] = True
+    return window & free if (window & free).any() else free

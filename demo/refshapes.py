@@ -1,0 +1,189 @@
+"""Write the RefShapes benchmark: `python -m demo.refshapes --out FOLDER [--images-per-split 100] [--seed 0]`.
+
+The files are those of a real REFER data set: FOLDER/images/*.png, and for each of three families that share the images
+FOLDER/<family>/refs(synth).p and FOLDER/<family>/instances.json. `refshapes` may use position words (like RefCOCO),
+`refshapes+` looks only (like RefCOCO+), `refshapesg` has one long relational sentence per object (like RefCOCOg).
+`testA` asks for rounded shapes, `testB` for angular ones. The same seed gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from demo.captions import Expression, appearance, position, relation
+from demo.outlines import segmentation
+from demo.scenes import ANGULAR, ROUNDED, SHAPES, Scene, draw_scene, evaluation_rng
+from store.errors import DataError
+
+FAMILIES = ("refshapes", "refshapes+", "refshapesg")
+SPLIT_BY = "synth"
+SPLITS = {"val": SHAPES, "testA": ROUNDED, "testB": ANGULAR}  # and the shapes asked for
+FIRST_IMAGE_ID = 1001
+MAX_REFS, MAX_SENTENCES = 3, 3
+
+_Writer = Callable[[np.random.Generator, Scene, int], Expression | None]
+
+
+@dataclass
+class _Family:
+    """What one family's two files will hold."""
+
+    refs: list[dict[str, Any]] = field(default_factory=list)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    sentences: int = 0
+
+
+def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> dict[str, int]:
+    """Write the benchmark into the new folder `out`; returns the number of refs per family.
+
+    Raises DataError if `out` has files already.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out}: expected a new or empty folder to write RefShapes into; remove it or name another")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    families = {name: _Family() for name in FAMILIES}
+    index, image_id = 0, FIRST_IMAGE_ID
+    for split, shapes in SPLITS.items():
+        accepted = 0
+        while accepted < images_per_split:
+            rng = evaluation_rng(index, seed)
+            scene, index = draw_scene(rng), index + 1
+            told = {name: _told_objects(rng, scene, name, shapes) for name in FAMILIES}
+            if not all(told.values()):
+                continue  # a scene of the benchmark has something to ask in every family
+            image, annotations = _image_entry(scene, image_id), _annotations(scene, image_id)
+            scene.image.save(out / "images" / image["file_name"])
+            in_g = split == "val" or accepted < (images_per_split + 1) // 2
+            for name in FAMILIES if in_g else FAMILIES[:2]:
+                split_name = "test" if name == "refshapesg" and split != "val" else split
+                _add(families[name], image, annotations, told[name], split_name)
+            image_id, accepted = image_id + 1, accepted + 1
+    for name, family in families.items():
+        _write_family(out / name, family)
+    return {name: len(family.refs) for name, family in families.items()}
+
+
+def _told_objects(
+    rng: np.random.Generator, scene: Scene, family: str, shapes: tuple[str, ...]
+) -> list[tuple[int, list[str]]]:
+    """Up to MAX_REFS objects of the given shapes, each with its raw sentences."""
+    eligible = [i for i, item in enumerate(scene.objects) if item.shape in shapes]
+    told = ((i, _sentences(rng, scene, i, family)) for i in (eligible[k] for k in rng.permutation(len(eligible))))
+    return list(islice(((i, sentences) for i, sentences in told if sentences), int(rng.integers(2, MAX_REFS + 1))))
+
+
+def _sentences(rng: np.random.Generator, scene: Scene, target: int, family: str) -> list[str]:
+    """One to MAX_SENTENCES different raw sentences about the target in a family's manner; none if it cannot be told."""
+    wanted = 1 if family == "refshapesg" else int(rng.integers(1, MAX_SENTENCES + 1))
+    found: dict[str, None] = {}
+    for _ in range(2 * wanted):
+        writer: _Writer = relation if family == "refshapesg" else appearance
+        if family == "refshapes" and rng.random() < 0.65:
+            writer = position
+        expression = writer(rng, scene, target)
+        if expression is not None and len(found) < wanted:
+            found[expression.sentence] = None
+    return [_as_typed(rng, sentence) for sentence in found]
+
+
+def _as_typed(rng: np.random.Generator, sentence: str) -> str:
+    """The sentence as someone might type it, with or without capitals and a full stop."""
+    chance = rng.random()
+    if chance < 0.2:
+        return sentence.capitalize() + "."
+    if chance < 0.3:
+        return sentence.capitalize()
+    if chance < 0.35:
+        return sentence.upper()
+    return sentence + ("." if chance < 0.45 else "")
+
+
+def _image_entry(scene: Scene, image_id: int) -> dict[str, Any]:
+    name = f"RefShapes_{image_id:012d}.png"
+    return {"id": image_id, "file_name": name, "width": scene.image.width, "height": scene.image.height, "license": 1}
+
+
+def _annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
+    """COCO annotations of all objects of a scene: polygons, or RLE where an object has a hole."""
+    return [
+        {
+            "id": 10 * image_id + number,
+            "image_id": image_id,
+            "category_id": SHAPES.index(item.shape) + 1,
+            "segmentation": segmentation(item.mask),
+            "area": int(np.count_nonzero(item.mask)),
+            "bbox": [item.box[0], item.box[1], item.box[2] - item.box[0], item.box[3] - item.box[1]],
+            "iscrowd": 0,
+        }
+        for number, item in enumerate(scene.objects)
+    ]
+
+
+def _add(
+    family: _Family,
+    image: dict[str, Any],
+    annotations: list[dict[str, Any]],
+    told: list[tuple[int, list[str]]],
+    split: str,
+) -> None:
+    """Append an image, its annotations and the refs of its told objects."""
+    family.images.append(image)
+    family.annotations.extend(annotations)
+    for number, raw_sentences in told:
+        annotation = annotations[number]
+        sentences = []
+        for raw in raw_sentences:
+            sent = raw.lower().rstrip(".")
+            sentences.append({"tokens": sent.split(), "raw": raw, "sent_id": family.sentences, "sent": sent})
+            family.sentences += 1
+        family.refs.append(
+            {
+                "sent_ids": [sentence["sent_id"] for sentence in sentences],
+                "file_name": image["file_name"].replace(".png", f"_{annotation['id']}.png"),
+                "ann_id": annotation["id"],
+                "ref_id": len(family.refs),
+                "image_id": image["id"],
+                "split": split,
+                "sentences": sentences,
+                "category_id": annotation["category_id"],
+            }
+        )
+
+
+def _write_family(folder: Path, family: _Family) -> None:
+    folder.mkdir()
+    kinds = {shape: "rounded" if shape in ROUNDED else "angular" for shape in SHAPES}
+    instances = {
+        "info": {"description": "RefShapes, drawn by demo/refshapes.py", "version": "1"},
+        "licenses": [{"id": 1, "name": "Apache-2.0", "url": ""}],
+        "images": family.images,
+        "annotations": family.annotations,
+        "categories": [{"supercategory": kinds[name], "id": i + 1, "name": name} for i, name in enumerate(SHAPES)],
+    }
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(family.refs, protocol=2))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m demo.refshapes", description="Write the RefShapes benchmark.")
+    parser.add_argument("--out", type=Path, required=True, help="new folder to write into")
+    parser.add_argument("--images-per-split", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    counts = write_benchmark(options.out, options.images_per_split, options.seed)
+    for name, refs in counts.items():
+        print(f"{options.out / name}: {refs} refs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The command line: thin wrappers around the pipeline. ``glimpse COMMAND --help`` says what each does."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from store.errors import GlimpseError
+
+app = typer.Typer(
+    help="Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+ParamsFile = Annotated[Path, typer.Option("--params", envvar="GLIMPSE_PARAMS", help="params file of the profile")]
+DEMO = Path("demo/params.yaml")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message and exit status 1, not a traceback."""
+    # Hundreds of threads that wait for each other are no help to small products, and OpenBLAS starts one per core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        app()
+    except GlimpseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, stage: str) -> None:
+    """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5"""
+    from pipeline.runner import run_words
+    from pipeline.stage_table import MODULES
+    from store.errors import ParameterError, nearest
+
+    if stage not in MODULES:
+        raise ParameterError(f"no stage {stage!r}; {nearest(stage, MODULES)}")
+    run_words(stage, context.args)
+
+
+@app.command()
+def preflight(params: ParamsFile = Path("params.yaml")) -> None:
+    """Say exactly what a profile still needs: data, weights, models, disk room. Exit status 1 if anything is missing."""
+    from pipeline.preflight import check
+    from pipeline.project import load_project
+
+    faults = check(load_project(params))
+    for line in faults:
+        print(f"missing: {line}")
+    if faults:
+        sys.exit(1)
+    print("nothing is missing; run: dvc repro" + ("" if params.parent == Path() else f" {params.parent}/dvc.yaml"))
+
+
+@app.command()
+def status(params: ParamsFile = DEMO) -> None:
+    """What is computed, what is stale, and how large it is."""
+    from pipeline.project import load_project
+    from pipeline.status import print_status
+
+    print_status(load_project(params))
+
+
+@app.command()
+def clean(params: ParamsFile = DEMO) -> None:
+    """Free the parts in the work folder that the last run of their stage did not use."""
+    from pipeline.project import load_project
+    from pipeline.status import remove_unused_parts
+
+    freed = remove_unused_parts(load_project(params))
+    print(f"freed {freed:,} bytes")
+
+
+@app.command()
+def score(
+    params: ParamsFile = DEMO,
+    alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
+    beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
+    k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
+    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+) -> None:
+    """Metrics at any alpha and beta, straight from the pair table: no vectors, no GPU, nothing is written."""
+    from pipeline.project import load_project
+    from pipeline.tables import print_metrics, scored
+
+    given = {name: value for name, value in {"alpha": alpha, "beta": beta, "k": k}.items() if value is not None}
+    print_metrics(scored(load_project(params), given), dataset)
+
+
+@app.command()
+def metrics(params: ParamsFile = DEMO) -> None:
+    """The table of the last run's metrics file, and where its report lies."""
+    from pipeline.project import load_project
+    from pipeline.tables import print_last_run
+
+    print_last_run(load_project(params))
+
+
+@app.command()
+def sweep(
+    params: ParamsFile = DEMO,
+    points: Annotated[int, typer.Option(min=2, max=1001, help="grid points of alpha and of beta")] = 21,
+    k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
+    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+) -> None:
+    """The best alpha and beta of every split over the whole grid; nothing is written."""
+    from pipeline.project import load_project
+    from pipeline.tables import print_best
+
+    print_best(load_project(params), points, k, dataset)
+
+
+@app.command()
+def show(
+    number: Annotated[int, typer.Argument(help="expression id, or ref id with --ref")],
+    params: ParamsFile = DEMO,
+    dataset: Annotated[str | None, typer.Option(help="data set of the id, where several have it")] = None,
+    ref: Annotated[bool, typer.Option("--ref", help="the number is a ref id")] = False,
+    out: Annotated[Path, typer.Option(help="PNG file to write")] = Path("overlay.png"),
+) -> None:
+    """Draw an expression's image with its proposals, ground truth and chosen mask."""
+    from pipeline.project import load_project
+    from pipeline.show import draw_expression
+
+    print(draw_expression(load_project(params), number, dataset, ref, out))
+
+
+@app.command()
+def segment(
+    image: Path,
+    text: str,
+    params: ParamsFile = DEMO,
+    out: Annotated[Path, typer.Option(help="PNG file to write")] = Path("overlay.png"),
+    alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
+    beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
+) -> None:
+    """Segment one image by one phrase with the configured weights; write an overlay."""
+    from pipeline.project import load_project
+    from pipeline.segment import segment_file
+
+    print(segment_file(load_project(params), image, text, alpha, beta, out))

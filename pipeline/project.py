@@ -1,0 +1,104 @@
+"""The params file of a profile as typed values: what dvc.yaml passes to the stages, checked as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.arguments import checked
+from stages.datasets import index
+from stages.pair_table import Scoring
+from stages.proposals import propose
+from stages.report import report
+from stages.score import Bootstrap
+from stages.sweep import Grid
+from stages.text import embed_text, parse
+from stages.visual import embed_masks
+from store.errors import ParameterError
+
+PARAMS_FILES = ("params.yaml", "demo/params.yaml")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Index(index.Params):
+    refer: Path = Field(description="folder of the REFER data sets")
+
+
+class Propose(propose.Params):
+    weights: Path
+
+
+class Clip(Section):
+    """The CLIP that embeds masks and texts."""
+
+    model: Annotated[str, embed_masks.Params.model_fields["model"]]
+    weights: Path
+
+
+class EmbedMasks(embed_masks.Params):
+    model: None = None  # type: ignore[assignment]  # stands in `clip`
+
+
+class Text(Section):
+    spacy_model: Annotated[str, parse.Params.model_fields["spacy_model"]]
+    template: Annotated[str, embed_text.Params.model_fields["template"]] = "{}"
+
+
+class Project(Section):
+    """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's."""
+
+    root: str
+    data: Path
+    work: Path
+    images: Path
+    metrics: Path
+    index: Index
+    propose: Propose
+    clip: Clip
+    embed_masks: EmbedMasks
+    text: Text
+    score: Scoring
+    bootstrap: Bootstrap
+    sweep: Grid
+    report: report.Params
+
+
+class LoadedProject(Section):
+    """A project and where it lies. ``path`` turns a path of the params file into one from here."""
+
+    file: Path
+    values: Project
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent / self.values.root
+
+    def path(self, *parts: Path | str) -> Path:
+        return self.folder.joinpath(*parts)
+
+    def table(self, name: str) -> Path:
+        """Path of a stage's output in the data folder."""
+        return self.path(self.values.data, name)
+
+
+def load_project(file: Path) -> LoadedProject:
+    """Read and check a params file.
+
+    Raises:
+        ParameterError: no such file, no YAML, an unknown key (with the nearest known one) or a value out of range.
+    """
+    try:
+        values: Any = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ParameterError(f"{file}: expected a params file ({' or '.join(PARAMS_FILES)}), found none; name it with --params") from error
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{file}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ParameterError(f"{file}: expected sections, got {type(values).__name__}")
+    return LoadedProject(file=file, values=checked(Project, values, str(file)))

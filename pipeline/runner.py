@@ -1,0 +1,91 @@
+"""Run one stage: typed values in, its record out."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.arguments import checked, split_values, words_to_values
+from pipeline.progress import track
+from pipeline.stage_table import stage_module
+from stages.base import Context, Summary
+from store.publish import replacing
+
+SHOWN_SKIPS = 5
+
+
+class Execution(BaseModel):
+    """How a stage runs: never part of a fingerprint, never in dvc.yaml (environment: GLIMPSE_DEVICE and so on)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    device: str = Field("cpu", description="torch device")
+    batch: int = Field(64, ge=1, description="rows per forward pass")
+    unit: int = Field(16, ge=1, description="images per part: what a kill can lose")
+
+    @classmethod
+    def from_environment(cls) -> Execution:
+        given = {name: os.environ.get(f"GLIMPSE_{name.upper()}") for name in cls.model_fields}
+        return checked(cls, {name: value for name, value in given.items() if value}, "environment GLIMPSE_*")
+
+
+class Work(BaseModel):
+    """Where a profile keeps its parts and the records of its runs."""
+
+    work: Path
+
+
+def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Run stage ``name`` with command-line words (see ``pipeline.arguments``); return its record."""
+    stage = stage_module(name)
+    values, paths, work = split_values(words_to_values(words), (stage.Params, stage.Paths, Work), name)
+    return run_stage(name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), checked(Work, work, name).work)
+
+
+def run_stage(name: str, params: Any, paths: Any, work: Path) -> dict[str, Any]:
+    """Run stage ``name``, print what it did, and write ``<work>/records/<stage>.json``.
+
+    Raises:
+        GlimpseError: whatever the stage found wrong.
+    """
+    execution = Execution.from_environment()
+    context = Context(work / name, execution.device, execution.batch, execution.unit, track)
+    start = time.perf_counter()
+    summary: Summary = stage_module(name).run(params, paths, context)
+    record = {
+        "stage": name,
+        "total_seconds": round(time.perf_counter() - start, 3),
+        **asdict(summary),
+        "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
+    }
+    path = work / "records" / f"{name}.json"
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    print(_line(record), flush=True)
+    return record
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file or of all files of a folder; 0 when there is none."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.exists() else 0
+
+
+def _line(record: dict[str, Any]) -> str:
+    done = [
+        f"{verb} {', '.join(f'{n:,} {what}' for what, n in record[verb].items())}"
+        for verb in ("read", "computed", "reused", "wrote")
+        if any(record[verb].values())
+    ]
+    text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s"
+    skipped = record["skipped"]
+    shown = "".join(f"\n  {reason}" for reason in skipped[:SHOWN_SKIPS])
+    more = f"\n  ... and {len(skipped) - SHOWN_SKIPS} more" if len(skipped) > SHOWN_SKIPS else ""
+    return f"{text}; {len(skipped)} rows with a reason:{shown}{more}" if skipped else text

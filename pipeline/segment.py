@@ -1,0 +1,68 @@
+"""``glimpse segment``: load what the profile configures, segment one image, write an overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.arguments import checked
+from pipeline.project import LoadedProject
+from pipeline.runner import Execution
+from stages.overlay import overlay
+from stages.pair_table import Scoring
+from stages.single_image import segment
+from store.errors import DataError
+from store.publish import replacing
+
+_DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
+
+
+def segment_file(project: LoadedProject, file: Path, text: str, alpha: float | None, beta: float | None, out: Path) -> str:
+    """Segment the image in ``file`` by ``text``; write the overlay to ``out``; return what there is to say.
+
+    Raises:
+        DataError: the file is no image. WeightsError: a model is missing or another one.
+    """
+    from stages.state_dict import read_state_dict
+
+    from stages.proposals.freesolo import FreeSolo
+    from stages.text.model import load_spacy
+    from stages.visual.encoder import MaskedClip
+    from stages.visual.weights import load_clip
+
+    values, execution = project.values, Execution.from_environment()
+    given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
+    scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
+    try:
+        image = Image.open(file).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise DataError(f"{file}: cannot be read as an image ({error}); give a PNG or JPEG file") from error
+    net = FreeSolo.from_state_dict(read_state_dict(project.path(values.propose.weights)), **values.propose.model_dump(exclude={"weights"}))
+    net.network.to(execution.device)
+    model, tokenizer = load_clip(str(project.path(values.clip.model)), project.path(values.clip.weights), device=execution.device)
+    visual = values.embed_masks
+    clip = MaskedClip(model, tokenizer, visual.preprocess, short_side=visual.short_side, fill=visual.fill, batch=execution.batch)
+    k = scoring.k if scoring.k is not None else max(visual.masked_blocks)
+    found = segment(
+        image,
+        text,
+        net,
+        clip,
+        load_spacy(values.text.spacy_model),
+        alpha=scoring.alpha,
+        beta=scoring.beta,
+        masked_blocks=k,
+        template=values.text.template,
+    )
+    masks = found.proposals.masks
+    choice = masks[found.chosen] if found.chosen >= 0 else None
+    score = f"score {found.scores[found.chosen]:.2f}" if choice is not None else "no proposal"
+    said = f"{len(masks)} proposals; noun phrase {found.noun_phrase!r}; {score}"
+    rest = np.delete(masks, found.chosen, axis=0) if choice is not None else masks
+    drawn = overlay(image, choice=choice, proposals=rest, caption=[text, said], width=max(640, image.width))
+    with replacing(out) as temporary:
+        drawn.save(temporary, format="PNG")
+    note = f"\n{_DEMO_NOTE}" if "refshapes" in values.clip.weights.name else ""
+    return f"{out}: {said}{note}"

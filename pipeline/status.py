@@ -1,0 +1,90 @@
+"""What is computed, what is stale and how large it is; and freeing what nothing uses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.project import LoadedProject
+from pipeline.runner import size_of
+from pipeline.stage_table import MODULES
+from store.errors import StoreError
+from store.publish import remove
+
+
+def records(project: LoadedProject) -> dict[str, dict[str, Any]]:
+    """The records of each stage's last run in this work folder."""
+    folder = project.path(project.values.work, "records")
+    return {name: json.loads(path.read_text()) for name in MODULES if (path := folder / f"{name}.json").is_file()}
+
+
+def dvc_states(project: LoadedProject) -> dict[str, str]:
+    """State of each stage as DVC sees it: ``up to date`` or what changed.
+
+    Raises:
+        StoreError: DVC itself failed, for example outside a DVC project.
+    """
+    file = project.file.parent / "dvc.yaml"
+    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
+    changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
+    return {name: _describe(changed[name]) if name in changed else "up to date" for name in MODULES}
+
+
+def _describe(changes: list[Any]) -> str:
+    words: dict[str, None] = {}
+    for change in changes:
+        if isinstance(change, str):
+            words[change] = None
+            continue
+        for kind, paths in change.items():
+            words[f"{kind}: {', '.join(f'{path} {state}' for path, state in list(paths.items())[:2])}"] = None
+    return "; ".join(words)
+
+
+def print_status(project: LoadedProject) -> None:
+    """A table of the stages: state, seconds of the last run, sizes of outputs and of parts, rows with a reason."""
+    states, known = dvc_states(project), records(project)
+    work = project.path(project.values.work)
+    table = Table(title=f"{project.file}: {project.values.data}", title_justify="left")
+    for name in ("stage", "state", "last run", "output", "parts", "rows with a reason"):
+        table.add_column(name, justify="left" if name in ("stage", "state") else "right")
+    for stage, state in states.items():
+        record = known.get(stage)
+        table.add_row(
+            stage,
+            state,
+            f"{record['total_seconds']:.1f} s" if record else "-",
+            _size(sum(record["bytes"].values())) if record else "-",
+            _size(size_of(work / stage)),
+            str(len(record["skipped"])) if record else "-",
+        )
+    Console().print(table)
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+
+
+def remove_unused_parts(project: LoadedProject) -> int:
+    """Remove the configurations in the work folder that no stage's last run used; return the bytes freed."""
+    work = project.path(project.values.work)
+    freed = 0
+    for stage, record in records(project).items():
+        used = {Path(folder).name for folder in record["parts"]}
+        for folder in (work / stage).glob("*/*"):
+            if folder.is_dir() and folder.name not in used:
+                freed += size_of(folder)
+                remove(folder)
+    return freed

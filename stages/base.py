@@ -1,0 +1,150 @@
+"""What every stage shares: typed parameters, paths, the context of a run and the summary it ends with.
+
+A stage is a module with ``Params`` (all that changes its result), ``Paths`` (its inputs and outputs) and
+``run(params, paths, context) -> Summary``. Heavy libraries are imported inside the functions that need them, so that
+parameters can be checked, and a run with nothing to compute can end, without loading torch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from store.work import Item, Parts
+
+T = TypeVar("T")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple | set) else [value]
+
+
+Listed = Annotated[list[T], BeforeValidator(_listed)]
+"""A list that may be given as one bare value."""
+
+
+class Params(BaseModel):
+    """Base of a stage's parameters: unknown keys are errors, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    def config(self) -> dict[str, Any]:
+        """The parameters as JSON-able values, for fingerprints."""
+        return self.model_dump(mode="json")
+
+
+class Paths(BaseModel):
+    """Base of a stage's inputs and outputs; ``outputs`` names the fields that the stage writes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    outputs: ClassVar[tuple[str, ...]]
+
+
+@dataclass
+class Summary:
+    """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts."""
+
+    read: dict[str, int] = field(default_factory=dict)
+    computed: dict[str, int] = field(default_factory=dict)
+    reused: dict[str, int] = field(default_factory=dict)
+    wrote: dict[str, int] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    parts: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of a block under ``name``."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def _silent(items: Sequence[Any], label: str) -> Iterable[Any]:
+    return items
+
+
+@dataclass(frozen=True)
+class Context:
+    """How a stage runs; nothing here changes what it computes.
+
+    Attributes:
+        work: the folder for this profile's parts.
+        device: torch device.
+        batch: rows (masks, crops, strings) per forward pass.
+        unit: inputs (images, strings) per part: what a kill can lose.
+        track: wraps a sequence to show progress under a label.
+    """
+
+    work: Path
+    device: str = "cpu"
+    batch: int = 64
+    unit: int = 16
+    track: Callable[[Sequence[Any], str], Iterable[Any]] = _silent
+
+
+@dataclass(frozen=True)
+class Result:
+    """One input's result: an item for each kind, and what was degenerate."""
+
+    items: dict[str, Item]
+    skipped: list[str] = field(default_factory=list)
+
+
+def compute_missing(
+    kinds: dict[str, Parts],
+    keys: Sequence[str],
+    load: Callable[[], Callable[[Sequence[int], tuple[str, ...]], list[Result]]],
+    context: Context,
+    summary: Summary,
+    what: str,
+    unit: int | None = None,
+) -> None:
+    """Compute, unit by unit, what no part holds yet.
+
+    Args:
+        kinds: kind of result -> its parts.
+        keys: key of each input; equal keys are computed once.
+        load: builds the models and returns ``compute(positions, kinds) -> one Result per position``; called only when
+            something is missing.
+        what: the name of the inputs in the progress bar and the summary.
+        unit: inputs per part, when it is not the context's.
+    """
+    summary.parts = [str(parts.folder) for parts in kinds.values()]
+    wanted: dict[int, tuple[str, ...]] = {}
+    for kind, parts in kinds.items():
+        for position in parts.missing(keys):
+            wanted[position] = (*wanted.get(position, ()), kind)
+    summary.reused[what] = len(set(keys)) - len(wanted)
+    summary.computed[what] = len(wanted)
+    if not wanted:
+        return
+    with summary.timed("load models"):
+        compute = load()
+    for positions, missing in context.track(_units(wanted, unit or context.unit), what):
+        start = time.perf_counter()
+        results = compute(positions, missing)
+        seconds = time.perf_counter() - start
+        with summary.timed("write parts"):
+            for kind in missing:
+                items = [result.items[kind] for result in results]
+                skipped = [reason for result in results for reason in result.skipped]
+                kinds[kind].append([keys[p] for p in positions], items, seconds, skipped)
+        summary.seconds["compute"] = summary.seconds.get("compute", 0.0) + seconds
+
+
+def _units(wanted: dict[int, tuple[str, ...]], size: int) -> list[tuple[list[int], tuple[str, ...]]]:
+    """Positions in order, cut into runs of at most ``size`` that miss the same kinds."""
+    units: list[tuple[list[int], tuple[str, ...]]] = []
+    for position in sorted(wanted):
+        if units and units[-1][1] == wanted[position] and len(units[-1][0]) < size:
+            units[-1][0].append(position)
+        else:
+            units.append(([position], wanted[position]))
+    return units

@@ -1,0 +1,265 @@
+"""Reading one REFER data set: images, annotations, refs and their sentences, with every fault recorded.
+
+A faulty row never stops the reading: it is kept with a ``status`` that says why it cannot be used ("" for a good row),
+and each fault is a ``Problem``. Only a file that cannot be read as a whole, or a choice that does not exist, is an
+error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown, unsafe_name
+from stages.datasets.safe_pickle import load_refs
+from store.errors import DataError, ParameterError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """An image of ``instances.json``; ``file_name`` is relative to the image root, sizes are pixels as declared."""
+
+    image_id: int
+    file_name: str
+    width: int
+    height: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationRow:
+    """An annotated object; ``segmentation`` is COCO's polygons or RLE as written, ``bbox`` XYWH in pixels."""
+
+    annotation_id: int
+    image_id: int
+    category_id: int
+    category: str
+    segmentation: Any
+    iscrowd: bool
+    bbox: tuple[float, float, float, float] | None
+    area: float | None
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceRow:
+    """One sentence of a ref; ``raw`` as annotated, "" where it cannot be read."""
+
+    sentence_id: int
+    raw: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefRow:
+    """One referred object. ``split`` is the file's own value, ``splits`` the chosen ones it is in (at least one)."""
+
+    ref_id: int
+    annotation_id: int
+    image_id: int
+    category_id: int
+    category: str
+    split: str
+    splits: tuple[str, ...]
+    sentences: tuple[SentenceRow, ...]
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReferData:
+    """What the chosen splits need.
+
+    Attributes:
+        images: the images that a ref lies in, by ascending id.
+        annotations: all annotated objects of these images, in file order.
+        refs: the refs of the chosen splits, in file order.
+        problems: every fault of the two files. A ref whose split cannot be read, or an image or annotation whose id
+            cannot, is found here only.
+    """
+
+    name: str
+    split_by: str
+    images: tuple[ImageRow, ...]
+    annotations: tuple[AnnotationRow, ...]
+    refs: tuple[RefRow, ...]
+    problems: tuple[Problem, ...]
+
+
+def in_split(value: str, split: str) -> bool:
+    """Whether a ref whose split is ``value`` belongs to ``split``, by the release's ``getRefIds``.
+
+    "testA", "testB" and "testC" take any value that contains their last letter, "test" any that contains "test".
+    """
+    if split in ("testA", "testB", "testC"):
+        return split[-1] in value
+    return "test" in value if split == "test" else value == split
+
+
+def read_refer(root: Path, name: str, split_by: str, splits: Sequence[str]) -> ReferData:
+    """Read ``<root>/<name>/refs(<split_by>).p`` and ``<root>/<name>/instances.json``.
+
+    Raises:
+        ParameterError: the data set, the split_by or a split does not exist; with those that do.
+        DataError: a file is missing or cannot be read as a whole.
+    """
+    refs_file, instances_file = _files(root, name, split_by)
+    problems: list[Problem] = []
+    chosen = _choose(load_refs(refs_file), splits, refs_file, problems)
+    instances = _read_instances(instances_file)
+    categories: dict[int, str] = {}
+    for fields in _rows(instances, "categories", instances_file, problems):
+        categories.setdefault(fields.new_id("id", categories), fields.text("name"))
+    images: dict[int, ImageRow] = {}
+    for fields in _rows(instances, "images", instances_file, problems):
+        image = _image(fields, fields.new_id("id", images))
+        images.setdefault(image.image_id, image)
+    annotations: dict[int, AnnotationRow] = {}
+    for fields in _rows(instances, "annotations", instances_file, problems):
+        annotation = _annotation(fields, fields.new_id("id", annotations), images, categories)
+        annotations.setdefault(annotation.annotation_id, annotation)
+    for by_id in (categories, images, annotations):
+        by_id.pop(NO_ID, None)
+    refs: dict[int, RefRow] = {}
+    rows = []
+    for fields, split, its_splits in chosen:
+        ref = _ref(fields, fields.new_id("ref_id", refs), split, its_splits, images, annotations, categories)
+        refs.setdefault(ref.ref_id, ref)
+        rows.append(ref)
+    used = {ref.image_id for ref in rows}
+    return ReferData(
+        name,
+        split_by,
+        images=tuple(images[image_id] for image_id in sorted(used & images.keys())),
+        annotations=tuple(a for a in annotations.values() if a.image_id in used),
+        refs=tuple(rows),
+        problems=tuple(problems),
+    )
+
+
+def _files(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
+    remedy = "see the README on getting the data, or correct the path"
+    if not root.is_dir():
+        raise DataError(f"{root}: expected the folder of the REFER data sets, found none; {remedy}")
+    folders = {folder.name: folder for folder in root.iterdir() if folder.is_dir()}
+    with_data = [n for n, folder in folders.items() if any(folder.glob("refs(*).p"))]
+    if name not in folders:
+        raise ParameterError(f"data set {name!r} does not exist in {root}; {nearest(name, with_data)}")
+    refs = {path.name[len("refs(") : -len(").p")]: path for path in folders[name].glob("refs(*).p")}
+    if not refs:
+        raise DataError(f"{folders[name]}: expected refs({split_by}).p, found no refs file at all; {remedy}")
+    if split_by not in refs:
+        raise ParameterError(f"split_by {split_by!r} does not exist in {folders[name]}; {nearest(split_by, refs)}")
+    instances = folders[name] / "instances.json"
+    if not instances.is_file():
+        raise DataError(f"{instances}: expected the images and annotations of {name}, found no such file; {remedy}")
+    return refs[split_by], instances
+
+
+def _choose(
+    rows: list[Any], splits: Sequence[str], path: Path, problems: list[Problem]
+) -> list[tuple[Fields, str, tuple[str, ...]]]:
+    """The rows of the chosen splits, each with its own split and the chosen ones it belongs to."""
+    chosen, values = [], set()
+    for number, row in enumerate(rows):
+        value = row.get("split") if isinstance(row, dict) else None
+        if not isinstance(value, str):
+            problems.append(Problem(f"{path} [{number}]", "has no readable split, so it is in none"))
+            continue
+        values.add(value)
+        its_splits = tuple(split for split in dict.fromkeys(splits) if in_split(value, split))
+        if its_splits:
+            chosen.append((Fields(row, f"{path} [{number}]", problems), value, its_splits))
+    for split in splits:
+        if not any(in_split(value, split) for value in values):
+            raise ParameterError(f"split {split!r} does not exist in {path}; {nearest(split, values)}")
+    return chosen
+
+
+def _read_instances(path: Path) -> dict[str, Any]:
+    expected = "expected JSON with the lists images, annotations and categories"
+    try:
+        with path.open("rb") as file:
+            data = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {expected}, cannot read it ({error}); fetch the file again") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data, dict) or not isinstance(data.get(key), list):
+            raise DataError(f"{path}: {expected}, found no list {key!r}; fetch the file again")
+    return data
+
+
+def _rows(instances: Mapping[str, Any], key: str, path: Path, problems: list[Problem]) -> Iterator[Fields]:
+    for number, row in enumerate(instances[key]):
+        yield Fields(row, f"{path} {key}[{number}]", problems)
+
+
+def _image(fields: Fields, image_id: int) -> ImageRow:
+    file_name, width, height = fields.text("file_name"), fields.integer("width"), fields.integer("height")
+    if file_name and (reason := unsafe_name(file_name)):
+        fields.fault(reason)
+    if width == 0 or height == 0:
+        fields.fault(f"expected a size of 1 pixel or more, got {width} x {height} (width x height)")
+    return ImageRow(image_id, file_name, width, height, fields.status)
+
+
+def _annotation(
+    fields: Fields, annotation_id: int, images: Mapping[int, ImageRow], categories: Mapping[int, str]
+) -> AnnotationRow:
+    image_id = fields.integer("image_id")
+    if image_id != NO_ID and image_id not in images:
+        fields.fault(f"image {image_id} is not among the images")
+    segmentation = fields.row.get("segmentation")
+    if not isinstance(segmentation, list | dict) or not segmentation:
+        fields.fault(f"segmentation: expected polygons or an RLE, got {shown(segmentation)}")
+    bbox, area = fields.row.get("bbox"), fields.row.get("area")
+    box = tuple(map(float, bbox)) if isinstance(bbox, list) and all(map(is_number, bbox)) else ()
+    if len(box) != 4 and bbox is not None:
+        fields.note(f"bbox: expected 4 numbers, got {shown(bbox)}")
+    if not is_number(area) and area is not None:
+        fields.note(f"area: expected a number, got {shown(area)}")
+    return AnnotationRow(
+        annotation_id,
+        image_id,
+        *fields.category(categories),
+        segmentation=segmentation,
+        iscrowd=fields.row.get("iscrowd") in (1, True),
+        bbox=box if len(box) == 4 else None,
+        area=float(area) if area is not None and is_number(area) else None,
+        status=fields.status,
+    )
+
+
+def _ref(
+    fields: Fields,
+    ref_id: int,
+    split: str,
+    splits: tuple[str, ...],
+    images: Mapping[int, ImageRow],
+    annotations: Mapping[int, AnnotationRow],
+    categories: Mapping[int, str],
+) -> RefRow:
+    image_id, annotation_id = fields.integer("image_id"), fields.integer("ann_id")
+    image, annotation = images.get(image_id), annotations.get(annotation_id)
+    if image_id != NO_ID and (image is None or image.status):
+        fields.fault(f"image {image_id}: {image.status if image else 'is not among the images'}")
+    if annotation_id != NO_ID and (annotation is None or annotation.status):
+        reason = annotation.status if annotation else "is not among the annotations"
+        fields.fault(f"annotation {annotation_id}: {reason}")
+    elif annotation and image and annotation.image_id != image_id:
+        fields.fault(f"annotation {annotation_id} is of image {annotation.image_id}, the ref of image {image_id}")
+    listed = fields.row.get("sentences")
+    if not isinstance(listed, list) or not listed:
+        fields.fault(f"sentences: expected a list of one or more, got {shown(listed)}")
+    sentences = tuple(_sentences(listed if isinstance(listed, list) else [], fields))
+    category_id, category = fields.category(categories)
+    return RefRow(ref_id, annotation_id, image_id, category_id, category, split, splits, sentences, fields.status)
+
+
+def _sentences(rows: list[Any], ref: Fields) -> Iterator[SentenceRow]:
+    for number, row in enumerate(rows):
+        fields = Fields(row, f"{ref.where} sentences[{number}]", ref.problems)
+        sentence_id, raw = fields.integer("sent_id"), fields.text("raw")
+        yield SentenceRow(sentence_id, raw, fields.status)

@@ -1,0 +1,135 @@
+"""Reading REFER's ``refs(...).p`` without executing what a pickle may hold.
+
+Only plain containers, strings, bytes, numbers, bool, None and numpy scalars are admitted; numpy scalars arrive as plain
+Python values. Whatever a pickle may name is replaced by an object of ours without attributes, so that there is nothing
+for a BUILD instruction to change.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store.errors import DataError
+
+_PLAIN = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+")
+"""numpy types of plain numbers, bool and strings."""
+_EXPECTED = "expected a pickle with a list of refs"
+_REMEDY = "fetch the file again from a source you trust"
+
+
+def load_refs(path: Path) -> list[Any]:
+    """The rows of a refs file, written by Python 2 or 3; usually dicts, but each row is the caller's to check.
+
+    Byte strings of Python 2 are read as UTF-8, or all of them as Latin-1 in a file where one is no UTF-8.
+
+    Raises:
+        DataError: no such file, empty, truncated, no pickle, no list, or it names anything but plain values.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {_EXPECTED}, cannot read it ({error.strerror}); {_REMEDY}") from error
+    if not data:
+        raise DataError(f"{path}: {_EXPECTED}, got an empty file (0 bytes); {_REMEDY}")
+    try:
+        try:
+            rows = _Reader(path, data, "utf-8").load()
+        except UnicodeDecodeError:
+            rows = _Reader(path, data, "latin1").load()
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes can fail in any instruction, with any error
+        raise DataError(f"{path}: truncated or not a pickle ({type(error).__name__}: {error}); {_REMEDY}") from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: expected a list of refs, got {type(rows).__name__}; {_REMEDY}")
+    return rows
+
+
+class _Reader(pickle.Unpickler):
+    def __init__(self, path: Path, data: bytes, encoding: str) -> None:
+        super().__init__(io.BytesIO(data), encoding=encoding)
+        self._path = path
+        self._admitted: dict[tuple[str, str], Any] = {
+            ("builtins", "set"): set,
+            ("builtins", "frozenset"): frozenset,
+            ("builtins", "bytes"): _NoBytes(),
+            ("__builtin__", "set"): set,
+            ("__builtin__", "frozenset"): frozenset,
+            ("__builtin__", "bytes"): _NoBytes(),
+            ("_codecs", "encode"): _Encode(),
+            ("numpy", "dtype"): _MakeDtype(),
+            ("numpy.core.multiarray", "scalar"): _MakeScalar(encoding),
+            ("numpy._core.multiarray", "scalar"): _MakeScalar(encoding),
+        }
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self._admitted[module, name]
+        except KeyError:
+            raise DataError(
+                f"{self._path}: expected only plain containers, strings, numbers and numpy scalars, but the pickle "
+                f"asks for {module}.{name}: refused, loading it could run code; {_REMEDY}"
+            ) from None
+
+
+class _NoBytes:
+    """How Python 3 writes b"" at protocols 0 to 2."""
+
+    __slots__ = ()
+
+    def __call__(self) -> bytes:
+        return b""
+
+
+class _Encode:
+    """How Python 3 writes bytes at protocols 0 to 2."""
+
+    __slots__ = ()
+
+    def __call__(self, text: str, encoding: str) -> bytes:
+        return text.encode("latin1")
+
+
+class _Dtype:
+    """Takes the place of ``numpy.dtype``: a type code and, from the pickled state, a byte order."""
+
+    __slots__ = ("code", "order")
+
+    def __init__(self, code: str) -> None:
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.order = state[1]
+
+
+class _MakeDtype:
+    __slots__ = ()
+
+    def __call__(self, code: str, align: object = False, copy: object = False) -> _Dtype:
+        return _Dtype(code)
+
+
+class _MakeScalar:
+    """Takes the place of numpy's scalar constructor; gives the plain Python value."""
+
+    __slots__ = ("_encoding",)
+
+    def __init__(self, encoding: str) -> None:
+        self._encoding = encoding
+
+    def __setstate__(self, state: object) -> None:
+        raise TypeError("a constructor has no state")
+
+    def __call__(self, dtype: _Dtype, raw: bytes | str) -> Any:
+        if not _PLAIN.fullmatch(dtype.code):
+            raise TypeError(f"numpy type {dtype.code} is no plain number or string")
+        kind = np.dtype(dtype.order.strip("|") + dtype.code)
+        data = raw.encode(self._encoding) if isinstance(raw, str) else raw  # Python 2 wrote the bytes as a string
+        (value,) = np.frombuffer(data, kind)
+        return value.item()

@@ -1,0 +1,132 @@
+"""Metrics of referring segmentation, one entry per EXPRESSION, as plain functions over arrays.
+
+oIoU = sum of intersections / sum of unions; mIoU = mean of IoU; P@X = share of expressions with IoU > X; union 0 gives
+IoU 0 (reference: released code; reference definitions in RefCOCO evaluation, paper sec. 4.1). All are fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.fusion import first_best
+from store.ragged import Offsets, owners_of
+
+Empty = Literal["count", "skip"]
+THRESHOLDS = {"p50": 0.5, "p70": 0.7, "p90": 0.9}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a rule gets for each expression; float because the random rule holds expectations.
+
+    Attributes:
+        intersection, union: pixels (E,). iou: (E,). hits: IoU above each threshold (E, 3), 0 or 1 (or a probability).
+        decided: whether the rule could choose a proposal at all (E,).
+    """
+
+    intersection: NDArray[np.float64]
+    union: NDArray[np.float64]
+    iou: NDArray[np.float64]
+    hits: NDArray[np.float64]
+    decided: NDArray[np.bool_]
+
+    def at(self, rows: NDArray[Any]) -> Outcome:
+        return Outcome(self.intersection[rows], self.union[rows], self.iou[rows], self.hits[rows], self.decided[rows])
+
+
+def iou_of(intersection: NDArray[Any], union: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union, 0 where the union is 0; any shape, float64."""
+    return np.divide(intersection, union, out=np.zeros(np.shape(union)), where=np.asarray(union) > 0)
+
+
+def _hits(iou: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (iou[:, None] > np.array(list(THRESHOLDS.values()))).astype(np.float64)
+
+
+def outcome_of_choice(
+    chosen: NDArray[np.int64],
+    offsets: Offsets,
+    intersection: NDArray[np.int64],
+    union: NDArray[np.int64],
+    area: NDArray[np.int64],
+) -> Outcome:
+    """The outcome of choosing pair ``chosen[e]`` of each expression's pairs.
+
+    Args:
+        chosen: position among the expression's pairs (E,), -1 for none: then intersection 0, union |ground truth|.
+        offsets: (E+1,). intersection, union: pixels (P,). area: ground-truth pixels (E,).
+    """
+    decided = chosen >= 0
+    inter = np.zeros(len(chosen), np.int64)
+    uni = area.astype(np.int64)
+    rows = (offsets[:-1] + chosen)[decided]
+    inter[decided], uni[decided] = intersection[rows], union[rows]
+    iou = iou_of(inter, uni)
+    return Outcome(inter.astype(np.float64), uni.astype(np.float64), iou, _hits(iou), decided)
+
+
+def upper_bound_choice(offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Position of the pair with the highest IoU of each expression, the first on ties; -1 for none."""
+    return first_best(iou_of(intersection, union), offsets)
+
+
+def outcome_of_random(offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64], area: NDArray[np.int64]) -> Outcome:
+    """The expected outcome of choosing uniformly among an expression's proposals: exact, no seed."""
+    counts = np.diff(offsets)
+    owners, size = owners_of(offsets), len(counts)
+    share = 1.0 / np.maximum(counts, 1)
+    iou = iou_of(intersection, union)
+
+    def mean(values: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(owners, weights=values, minlength=size) * share
+
+    hits = np.stack([mean(column) for column in _hits(iou).T], axis=1) if size else np.zeros((0, len(THRESHOLDS)))
+    uni = np.where(counts > 0, mean(union), area)
+    return Outcome(mean(intersection), uni, mean(iou), hits, counts > 0)
+
+
+def summarise(outcome: Outcome, empty: Empty = "count") -> dict[str, Any]:
+    """oiou, miou, p50, p70, p90 (fractions) and n, the denominator.
+
+    Args:
+        empty: ``count`` keeps expressions without a choice as IoU 0; ``skip`` leaves them out of both sums, as the
+            released code does. With n = 0 every value is None.
+    """
+    kept = outcome if empty == "count" else outcome.at(outcome.decided)
+    n = len(kept.iou)
+    if not n:
+        return {"oiou": None, "miou": None, **dict.fromkeys(THRESHOLDS), "n": 0}
+    total = kept.union.sum()
+    return {
+        "oiou": float(kept.intersection.sum() / total) if total else 0.0,
+        "miou": float(kept.iou.mean()),
+        **{name: float(value) for name, value in zip(THRESHOLDS, kept.hits.mean(0), strict=True)},
+        "n": n,
+    }
+
+
+def bootstrap(outcome: Outcome, image: NDArray[np.int64], resamples: int, seed: int, level: float = 0.95) -> dict[str, list[float]]:
+    """Percentile confidence intervals of oIoU and mIoU by resampling IMAGES (expressions of one image depend).
+
+    Args:
+        outcome: of E expressions, under ``count``. image: the image of each (E,).
+
+    Returns:
+        ``oiou_ci`` and ``miou_ci`` as [low, high]; empty when there is nothing to resample.
+    """
+    if not len(image) or not resamples:
+        return {}
+    images, owner = np.unique(image, return_inverse=True)
+    columns = (outcome.intersection, outcome.union, outcome.iou, np.ones(len(owner)))
+    sums = np.stack([np.bincount(owner, weights=c, minlength=len(images)) for c in columns], axis=1)
+    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
+    inter, uni, iou, count = (weights @ sums).T
+    tail = 100 * (1 - level) / 2
+    return {
+        "oiou_ci": np.percentile(iou_of(inter, uni), [tail, 100 - tail]).tolist(),
+        "miou_ci": np.percentile(iou_of(iou, count), [tail, 100 - tail]).tolist(),
+    }

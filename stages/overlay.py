@@ -1,0 +1,251 @@
+"""Masks drawn over an image, as every picture of Glimpse shows them (Pillow and numpy only).
+
+The chosen mask is tinted with a solid outline, the ground truth is a dashed outline, another rule's choice a solid one
+in its own colour, all other proposals are thin lines. Lines are drawn from a blurred mask: near its border the blur is
+a known function of the distance, which gives smooth lines of even width without tracing contours.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from store.errors import DataError
+
+Mask = NDArray[np.bool_]
+Plane = NDArray[np.float32]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+CHOICE = (0, 196, 214)
+TRUTH = (255, 255, 255)
+RIVAL = (255, 64, 160)
+PROPOSAL = (255, 255, 255)
+_CASING = (16, 20, 28)
+_PAPER, _INK, _MUTED = (24, 28, 36), (240, 243, 247), (166, 175, 188)
+LEGEND = {"choice": "chosen", "truth": "ground truth", "rival": "other rule's choice", "proposals": "other proposals"}
+_TINT = 0.38
+_BLUR = 2.0  # pixels at the nominal size
+_NOMINAL = 320  # width in pixels at which lines and letters have their nominal size
+
+
+def overlay(
+    image: Image.Image,
+    *,
+    choice: Mask | None = None,
+    truth: Mask | None = None,
+    rival: Mask | None = None,
+    proposals: Mask | None = None,
+    tags: Sequence[str] = (),
+    caption: Sequence[str] = (),
+    legend: bool = True,
+    width: int | None = None,
+) -> Image.Image:
+    """Draw masks over an image, and a strip with a legend and a caption under it.
+
+    Args:
+        image: RGB, H x W.
+        choice, truth, rival: bool (H, W): the chosen mask, the ground truth, what another rule chose. An empty mask or
+            None draws nothing.
+        proposals: bool (N, H, W), all drawn thin; N may be 0.
+        tags: short texts for the first proposals, drawn on them.
+        caption: lines of text, wrapped; the first stands out. Characters that the font cannot draw come as "?".
+        legend: whether to explain the outlines under the picture.
+        width: width of the result in pixels; that of the image by default.
+
+    Returns:
+        RGB picture; without legend and caption its size is that of the (scaled) image.
+
+    Raises:
+        DataError: a mask of another size than the image.
+    """
+    shape = (image.height, image.width)
+    named = {"choice": choice, "truth": truth, "rival": rival}
+    for name, mask in named.items():
+        if mask is not None and mask.shape != shape:
+            raise DataError(f"overlay: expected {name} bool (H, W) = {shape} as the image, got {mask.shape}")
+    if proposals is not None and proposals.shape[1:] != shape:
+        raise DataError(f"overlay: expected proposals bool (N, H, W) with (H, W) = {shape}, got {proposals.shape}")
+    width = width or image.width
+    size = (width, max(1, round(image.height * width / image.width)))
+    picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    unit = max(1.0, (width / _NOMINAL) ** 0.7)  # larger pictures need less than proportional lines and letters
+
+    others = [_Outline(mask, size, unit) for mask in ([] if proposals is None else proposals)]
+    for other in others:
+        other.draw(picture, PROPOSAL, width=0.9, casing=1.6, opacity=0.75)
+    if choice is not None and choice.any():
+        _tint(picture, choice)
+    if rival is not None:
+        _Outline(rival, size, unit).draw(picture, RIVAL, width=2.2)
+    if choice is not None:
+        _Outline(choice, size, unit).draw(picture, CHOICE, width=2.4)
+    if truth is not None:
+        _Outline(truth, size, unit).draw(picture, TRUTH, width=2.0, dash=6.0)
+    for other, tag in zip(others, tags, strict=False):
+        _tag(picture, other.mask, tag, unit)
+    shown = [key for key, mask in named.items() if mask is not None] if legend else []
+    return _with_strip(picture, [*shown, *(["proposals"] if legend and others else [])], caption, unit)
+
+
+class _Outline:
+    """The border of one mask at the size of the picture, held for the mask's surroundings only.
+
+    Attributes:
+        mask: bool (H, W), at the size of the image.
+        corner: x, y of the surroundings' left top pixel in the picture; may be negative.
+        distance: approximate signed distance to the border in pixels (h, w), positive inside, cut at 1.25 blurs.
+    """
+
+    def __init__(self, mask: Mask, size: tuple[int, int], unit: float) -> None:
+        self.mask, self.unit = mask, unit
+        blur = _BLUR * unit
+        pad = int(3 * blur) + 1
+        plane = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        left, top, right, bottom = plane.getbbox() or (0, 0, 0, 0)
+        # What lies beyond the picture is cut as zeros, so that a mask at its edge has a border there.
+        cut = plane.crop((left - pad, top - pad, right + pad, bottom + pad)).filter(ImageFilter.GaussianBlur(blur))
+        field = np.asarray(cut, np.float32) / 255
+        peak = float(field.max(initial=0.0))
+        level = 0.5 if peak > 0.6 else peak / 2  # the blur of a sliver stays under one half
+        self.corner = (left - pad, top - pad)
+        self.distance: Plane = (field - level) * np.float32(blur * np.sqrt(2 * np.pi))
+
+    def draw(
+        self,
+        picture: Image.Image,
+        colour: tuple[int, int, int],
+        width: float,
+        casing: float = 1.4,
+        opacity: float = 1.0,
+        dash: float = 0.0,
+    ) -> None:
+        """Paint the line over a dark casing; ``width``, the ``casing``'s extra and ``dash`` in nominal pixels."""
+        if not self.mask.any():
+            return
+        dashes = self._dashes(dash * self.unit) if dash else np.float32(1)
+        for paint, breadth, strength in ((_CASING, width + casing, 0.6), (colour, width, 1.0)):
+            band = np.clip(breadth * self.unit / 2 + 0.5 - np.abs(self.distance), 0, 1)
+            plane = Image.fromarray((band * dashes * (255 * opacity * strength) + 0.5).astype(np.uint8))
+            x, y = self.corner
+            picture.paste(paint, (x, y, x + plane.width, y + plane.height), plane)
+
+    def _dashes(self, length: float) -> Plane:
+        """1 on dashes, 0 in gaps (h, w): stripes along whichever diagonal crosses the border more steeply."""
+        rows, columns = np.gradient(self.distance)
+        y, x = np.indices(self.distance.shape, np.float32)
+        along = np.where(rows * columns > 0, x - y, x + y) / np.float32(2 * length * np.sqrt(2))
+        stripes: Plane = np.clip(2 * length * (0.27 - np.abs(along % 1 - 0.5)) + 0.5, 0, 1).astype(np.float32)
+        return stripes
+
+
+def _tint(picture: Image.Image, mask: Mask) -> None:
+    plane = Image.fromarray(mask.astype(np.uint8) * round(255 * _TINT))
+    picture.paste(CHOICE, mask=plane.resize(picture.size, Image.Resampling.BILINEAR))
+
+
+def _tag(picture: Image.Image, mask: Mask, text: str, unit: float) -> None:
+    """A small label on the pixel of ``mask`` nearest to its centroid."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return
+    nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
+    x = (columns[nearest] + 0.5) * picture.width / mask.shape[1]
+    y = (rows[nearest] + 0.5) * picture.height / mask.shape[0]
+    font = _font(round(11 * unit))
+    drawn = drawable(text)
+    half_width, half_height = font.getlength(drawn) / 2 + 4 * unit, 7.5 * unit
+    x = min(max(x, half_width), picture.width - half_width)
+    y = min(max(y, half_height), picture.height - half_height)
+    draw = ImageDraw.Draw(picture)
+    box = (x - half_width, y - half_height, x + half_width, y + half_height)
+    draw.rounded_rectangle(box, 4 * unit, fill=_PAPER, outline=PROPOSAL)
+    draw.text((x, y), drawn, _INK, font, anchor="mm")
+
+
+def _with_strip(picture: Image.Image, shown: Sequence[str], caption: Sequence[str], unit: float) -> Image.Image:
+    """The picture with a legend of the things ``shown`` and the caption under it."""
+    if not shown and not any(caption):
+        return picture
+    size = round(13 * unit)
+    font, line, margin = _font(size), round(size * 1.4), round(10 * unit)
+    lines = [
+        (_INK if i == 0 else _MUTED, part) for i, text in enumerate(caption) for part in _wrapped(text, font, picture.width - 2 * margin)
+    ]
+    places = _legend_places(shown, font, line, margin, picture.width)
+    legend_height = places[-1][1] + line if places else 0
+    result = Image.new("RGB", (picture.width, picture.height + legend_height + line * len(lines) + 2 * margin), _PAPER)
+    result.paste(picture)
+    draw = ImageDraw.Draw(result)
+    top = picture.height + margin
+    for text_colour, text in lines:
+        draw.text((margin, top), text, text_colour, font)
+        top += line
+    for key, (x, y) in zip(shown, places, strict=True):
+        _swatch(draw, key, x, top + y, line)
+        draw.text((x + 2 * line, top + y), LEGEND[key], _MUTED, font)
+    return result
+
+
+def _legend_places(shown: Sequence[str], font: Font, line: int, margin: int, width: int) -> list[tuple[int, int]]:
+    """Left top corner of every legend entry, row by row."""
+    places, x, y = [], margin, 0
+    for key in shown:
+        length = 2 * line + round(font.getlength(LEGEND[key])) + line
+        if x > margin and x + length - line > width - margin:
+            x, y = margin, y + line
+        places.append((x, y))
+        x += length
+    return places
+
+
+def _swatch(draw: ImageDraw.ImageDraw, key: str, x: int, y: int, line: int) -> None:
+    colour = {"choice": CHOICE, "truth": TRUTH, "rival": RIVAL, "proposals": PROPOSAL}[key]
+    thickness = max(1, line // (18 if key == "proposals" else 8))
+    left, right, middle = x, round(x + 1.6 * line), round(y + 0.45 * line)
+    if key == "choice":
+        fill = tuple(round(_TINT * c + (1 - _TINT) * p) for c, p in zip(CHOICE, _PAPER, strict=True))
+        draw.rectangle((left, y, right, round(y + 0.9 * line)), fill=fill, outline=colour, width=thickness)
+        return
+    pieces = 3 if key == "truth" else 1
+    step = (right - left) / (2 * pieces - 1)
+    for piece in range(pieces):
+        start = left + 2 * piece * step
+        draw.line((start, middle, start + (step if pieces > 1 else right - left), middle), colour, thickness)
+
+
+@cache
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+def drawable(text: str) -> str:
+    """``text`` in characters that Pillow's built-in font (ASCII and some signs) has: accents go, the rest are "?"."""
+    plain = (c for c in unicodedata.normalize("NFKD", " ".join(text.split())) if not unicodedata.combining(c))
+    return "".join(c if _has_glyph(c) else "-" if unicodedata.category(c) == "Pd" else "?" for c in plain)
+
+
+@cache
+def _has_glyph(character: str) -> bool:
+    font = _font(16)
+    return character == " " or bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+
+
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Lines of ``text`` of at most ``width`` pixels; a longer word is cut."""
+    lines: list[str] = []
+    for word in drawable(text).split(" "):
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        while len(word) > 1 and font.getlength(word) > width:
+            fits = max(1, next(n for n in range(1, len(word)) if font.getlength(word[: n + 1]) > width))
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
+    return lines

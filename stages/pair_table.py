@@ -1,0 +1,146 @@
+"""The pair table as the score and sweep stages use it: loaded, filtered, grouped; no vectors, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stages.base import Params
+from stages.fusion import Dots
+from stages.metrics import Empty, Outcome, outcome_of_choice
+from store.errors import ParameterError, nearest
+from store.ragged import Offsets, offsets_of, owners_of
+from store.table import read_table
+
+
+class Filters(Params):
+    """Which proposals take part. All of them by default: filtering must not cost a forward pass."""
+
+    min_score: float = Field(0.0, ge=0, le=1, description="least confidence of the generator")
+    min_area: int = Field(0, ge=0, description="least area in pixels")
+    top_n: int = Field(0, ge=0, description="only the generator's first n proposals of an image; 0 for all")
+
+
+class Scoring(Filters):
+    """How proposals are scored (paper sec. 3.3, 3.4 and 4.2)."""
+
+    alpha: float = Field(0.95, ge=0, le=1, description="weight of the global visual feature")
+    alpha_by_dataset: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="data set -> its own alpha (paper: RefCOCOg 0.85)"
+    )
+    beta: float = Field(0.5, ge=0, le=1, description="weight of the sentence feature")
+    k: int | None = Field(None, ge=0, description="masked_blocks of the global feature; the greatest stored by default")
+    empty: Empty = Field("count", description="expressions without a choice: IoU 0, or left out as in the release")
+
+    def alpha_of(self, groups: list[tuple[str, str]]) -> list[float]:
+        """Alpha of every (data set, split).
+
+        Raises:
+            ParameterError: ``alpha_by_dataset`` names a data set that is not there.
+        """
+        datasets = {dataset for dataset, _ in groups}
+        for name in self.alpha_by_dataset:
+            if name not in datasets:
+                raise ParameterError(f"alpha_by_dataset: no data set {name!r}; {nearest(name, datasets)}")
+        return [self.alpha_by_dataset.get(dataset, self.alpha) for dataset, _ in groups]
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """The pairs of all expressions for one k.
+
+    Attributes:
+        groups: (data set, split) of each group. group, image, area: of each expression (E,).
+        evaluated: whether the expression has a ground truth (E,).
+        intersection, union: pixels (P,). kept: position of each pair among its expression's unfiltered pairs (P,).
+    """
+
+    dots: Dots
+    groups: list[tuple[str, str]]
+    group: NDArray[np.int32]
+    image: NDArray[np.int64]
+    ref: NDArray[np.int64]
+    area: NDArray[np.int64]
+    evaluated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    proposal_score: NDArray[np.float32]
+    proposal_area: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+    @property
+    def offsets(self) -> Offsets:
+        return self.dots.offsets
+
+    def members(self, group: int) -> NDArray[np.int64]:
+        """The evaluated expressions of a group."""
+        return np.flatnonzero((self.group == group) & self.evaluated)
+
+    def outcome(self, chosen: NDArray[np.int64]) -> Outcome:
+        """Outcome of choosing ``chosen`` (E,), positions among the (filtered) pairs of each expression."""
+        return outcome_of_choice(chosen, self.offsets, self.intersection, self.union, self.area)
+
+    def unfiltered(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """``chosen`` as positions among the unfiltered pairs."""
+        result = np.full(len(chosen), -1, np.int64)
+        decided = chosen >= 0
+        result[decided] = self.kept[(self.offsets[:-1] + chosen)[decided]]
+        return result
+
+    def filtered(self, filters: Filters) -> PairTable:
+        """The table without the pairs whose proposal a filter rejects."""
+        keep = (self.proposal_score >= filters.min_score) & (self.proposal_area >= filters.min_area)
+        if filters.top_n:
+            keep &= self.kept < filters.top_n
+        if keep.all():
+            return self
+        counts = np.bincount(owners_of(self.offsets)[keep], minlength=len(self.group))
+        per_pair = ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm")
+        dots = replace(self.dots, offsets=offsets_of(counts), **{n: getattr(self.dots, n)[keep] for n in per_pair})
+        columns = ("intersection", "union", "proposal_score", "proposal_area", "kept")
+        return replace(self, dots=dots, **{n: getattr(self, n)[keep] for n in columns})
+
+
+def load_pairs(path: Path, k: int | None) -> tuple[PairTable, dict[str, Any]]:
+    """The pair table of file ``path`` for ``masked_blocks = k`` (the greatest stored when None), and its attributes.
+
+    Raises:
+        ParameterError: k was not computed. StoreError: see ``store.table.read_table``.
+    """
+    table = read_table(path, "pairs")
+    ks = table.ks()
+    k = ks[-1] if k is None else k
+    if k not in ks:
+        raise ParameterError(f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks")
+    dots = Dots(
+        offsets=table["expression_offsets"],
+        text_norms=table["text_norms"],
+        local_norm=table["local_norm"],
+        c=table["c"],
+        d=table["d"],
+        score_rule=table.attrs["score_rule"],
+        **{name: table[f"{name}.k{k}"] for name in ("a", "b", "global_norm", "cross_norm")},
+    )
+    counts = np.diff(dots.offsets)
+    pairs = PairTable(
+        dots=dots,
+        groups=[(dataset, split) for dataset, split in table.attrs["groups"]],
+        group=table["expression_group"],
+        image=table["expression_image"],
+        ref=table["expression_ref"],
+        area=table["expression_area"],
+        evaluated=np.array([not status for status in table["expression_status"]], np.bool_),
+        truncated=table["expression_truncated"],
+        intersection=table["intersection"],
+        union=table["union"],
+        proposal_score=table["proposal_score"],
+        proposal_area=table["proposal_area"],
+        kept=np.arange(len(dots.a)) - np.repeat(dots.offsets[:-1], counts),
+    )
+    return pairs, {**table.attrs, "k": k, "ks": ks}

@@ -1,0 +1,163 @@
+"""Stage pair: the pair table, one row for every (expression, proposal of its image).
+
+After this stage no vector is needed again: any alpha, beta, rule or filter is arithmetic over these columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from stages.base import Context, Summary
+from stages.base import Params as BaseParams
+from stages.base import Paths as BasePaths
+from store.ragged import offsets_of
+from store.table import Table, read_table, require_same, write_table
+from store.vectors import SHARD_ROWS, Vectors
+
+Floats = NDArray[np.float32]
+
+
+class Params(BaseParams):
+    """The table holds everything that later stages vary, so it has no parameters."""
+
+
+class Paths(BasePaths):
+    index: Path
+    proposals: Path
+    mask_features: Path
+    parse: Path
+    text_features: Path
+    overlap: Path
+    pairs: Path
+    outputs: ClassVar[tuple[str, ...]] = ("pairs",)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the pair table."""
+    summary = Summary()
+    index = read_table(paths.index, "index")
+    proposals = read_table(paths.proposals, "proposals")
+    overlap = read_table(paths.overlap, "overlap")
+    parse = read_table(paths.parse, "parse", ())
+    masks, text = Vectors(paths.mask_features, "mask_features"), Vectors(paths.text_features, "text_features")
+    require_same("pair", (proposals, "index", index), (overlap, "index", index), (overlap, "proposals", proposals))
+    require_same("pair", (masks, "proposals", proposals), (text, "parse", parse), (parse, "index", index))
+
+    expressions = expression_columns(index, proposals, overlap, text)
+    offsets = expressions["expression_offsets"]
+    image_offsets = proposals["image_offsets"]
+    proposal = _ranges(image_offsets[expressions["expression_image"]], np.diff(offsets))
+    summary.read = {"expressions": len(offsets) - 1, "proposals": len(proposals["mask"]), "strings": len(text.column("truncated"))}
+    columns: dict[str, Any] = {
+        **expressions,
+        "proposal": proposal,
+        **{name: overlap[name][_overlap_rows(overlap, expressions)] for name in ("intersection", "union")},
+        "proposal_score": proposals["score"][proposal],
+        "proposal_area": proposals["area"][proposal],
+        "proposal_box": proposals["box"][proposal],
+    }
+    with summary.timed("compute"), threadpool_limits(1):
+        columns |= dot_columns(masks, text, image_offsets, expressions, context)
+    made_from = {
+        "index": index.digest,
+        "proposals": proposals.digest,
+        "mask_features": masks.digest,
+        "text_features": text.digest,
+        "overlap": overlap.digest,
+    }
+    attrs = {"groups": index.attrs["groups"], "score_rule": masks.attrs["score_rule"]}
+    write_table(paths.pairs, "pairs", columns, params.config(), made_from, **attrs)
+    summary.wrote = {"pairs": len(proposal)}
+    summary.skipped = [f"expression {i}: {s}" for i, s in enumerate(expressions["expression_status"]) if s]
+    return summary
+
+
+def expression_columns(index: Table, proposals: Table, overlap: Table, text: Vectors) -> dict[str, Any]:
+    """The per-expression columns of the table."""
+    ref = index["expression_ref"]
+    image = index["ref_image"][ref]
+    rows = [text.column("sentence_string"), text.column("phrase_string")]
+    truncated, vectors = text.column("truncated"), text.rows("feature")
+    sentence, phrase = (vectors[r] for r in rows)
+    return {
+        "expression_offsets": offsets_of(np.diff(proposals["image_offsets"])[image]),
+        "expression_image": image,
+        "expression_ref": ref,
+        "expression_group": index["ref_group"][ref],
+        "expression_area": overlap["ref_area"][ref],
+        "expression_status": [index["ref_status"][r] for r in ref],
+        "expression_truncated": truncated[rows[0]] | truncated[rows[1]],
+        "text_norms": np.stack(
+            [(x * y).sum(1, dtype=np.float32) for x, y in ((sentence, sentence), (phrase, phrase), (sentence, phrase))], 1
+        ),
+    }
+
+
+def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """start, start + 1, ... for each of the ranges, one after another."""
+    offsets = offsets_of(counts)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+
+
+def _overlap_rows(overlap: Table, expressions: dict[str, Any]) -> NDArray[np.int64]:
+    starts = overlap["ref_offsets"][expressions["expression_ref"]]
+    return _ranges(starts, np.diff(expressions["expression_offsets"]))
+
+
+def dot_columns(
+    masks: Vectors, text: Vectors, image_offsets: NDArray[np.int64], expressions: dict[str, Any], context: Context
+) -> dict[str, Floats]:
+    """The float32 columns (P,): A, B, C, D and norms, by one matrix product per image and feature."""
+    offsets, vectors = expressions["expression_offsets"], text.rows("feature")
+    sentence, phrase = vectors[text.column("sentence_string")], vectors[text.column("phrase_string")]
+    ks = masks.ks()
+    names = ["c", "d", "local_norm", *(f"{n}.k{k}" for n in ("a", "b", "global_norm", "cross_norm") for k in ks)]
+    out = {name: np.zeros(offsets[-1], np.float32) for name in names}
+    order = np.argsort(expressions["expression_image"], kind="stable")
+    bounds = np.searchsorted(expressions["expression_image"][order], np.arange(len(image_offsets)))
+    blocks = list(_image_blocks(image_offsets))
+    for first, last in context.track(blocks, "image blocks"):
+        base, stop = image_offsets[first], image_offsets[last]
+        local = masks.rows("local", base, stop)
+        globals_ = {k: masks.rows(f"global.k{k}", base, stop) for k in ks}
+        for image in range(first, last):
+            rows = slice(image_offsets[image] - base, image_offsets[image + 1] - base)
+            own = order[bounds[image] : bounds[image + 1]]
+            values = _image_columns(local[rows], {k: g[rows] for k, g in globals_.items()}, sentence[own], phrase[own])
+            for position, expression in enumerate(own):
+                target = slice(offsets[expression], offsets[expression + 1])
+                for name, column in values.items():
+                    out[name][target] = column[position]
+    return out
+
+
+def _image_columns(local: Floats, globals_: dict[int, Floats], sentence: Floats, phrase: Floats) -> dict[str, Floats]:
+    """The columns (E, N) of one image's expressions and proposals."""
+    shape = (len(sentence), len(local))
+    columns = {
+        "c": sentence @ local.T,
+        "d": phrase @ local.T,
+        "local_norm": np.broadcast_to((local * local).sum(1), shape),
+    }
+    for k, features in globals_.items():
+        columns[f"a.k{k}"] = sentence @ features.T
+        columns[f"b.k{k}"] = phrase @ features.T
+        columns[f"global_norm.k{k}"] = np.broadcast_to((features * features).sum(1), shape)
+        columns[f"cross_norm.k{k}"] = np.broadcast_to((features * local).sum(1), shape)
+    return columns
+
+
+def _image_blocks(image_offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Runs of images (first, last) that own about a shard of proposals: vectors are read in large pieces."""
+    first = 0
+    while first < len(image_offsets) - 1:
+        last = int(np.searchsorted(image_offsets, image_offsets[first] + SHARD_ROWS, "right")) - 1
+        last = min(max(last, first + 1), len(image_offsets) - 1)
+        yield first, last
+        first = last

@@ -1,0 +1,183 @@
+"""FreeSOLO: one image in, ranked mask proposals out (arXiv 2202.12181; network and decoding of SOLOv2, 2003.10152).
+
+`FreeSolo.propose` is `preprocess`, `forward`, `decode`: they stand apart so that a caller may batch or overlap them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from stages.proposals.decode import STRIDES, BoxRule, DecodeSettings, Sizes, decode, mask_boxes
+from stages.proposals.network import GRIDS, RawOutput, SoloNetwork, expected_keys, read_architecture
+from store.errors import ParameterError, WeightsError
+
+SHORT_SIDE = 800
+SIZE_MULTIPLE = 32  # the coarsest feature's stride
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What a checkpoint may hold beside the weights: FreeSOLO's embedding head, detectron2's input statistics, counters.
+_EXTRA_PREFIXES = ("ins_head.emb_pred.", "pixel_mean", "pixel_std")
+_EXTRA_SUFFIXES = (".num_batches_tracked",)
+_EXTRA_KEYS = ("_iter", "iteration")
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """N proposals of one image (H, W), best first; N may be 0. No mask is empty."""
+
+    masks: npt.NDArray[np.bool_]  # (N, H, W)
+    boxes: npt.NDArray[np.float32]  # (N, 4) XYXY pixels, by the rule of `FreeSolo.settings.box`
+    scores: npt.NDArray[np.float32]  # (N,) 0..1
+
+
+class FreeSolo:
+    """A network and how its outputs are decoded. Device and dtype are the network's: move it by `.network.to(...)`."""
+
+    def __init__(
+        self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None
+    ) -> None:
+        settings = settings or DecodeSettings()
+        if short_side < 1:
+            raise ParameterError(f"short_side: expected at least 1 pixel, got {short_side}")
+        if len(settings.strides) != len(network.ins_head.grids):
+            raise ParameterError(f"strides: expected {len(network.ins_head.grids)}, got {list(settings.strides)}")
+        self.network = network
+        self.short_side = short_side
+        self.settings = settings
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state_dict: Mapping[str, object],
+        *,
+        short_side: int = SHORT_SIDE,
+        box: BoxRule = "reference",
+        score_threshold: float = 0.1,
+        update_threshold: float = 0.05,
+        max_candidates: int = 500,
+        max_proposals: int = 100,
+        grids: Sequence[int] = GRIDS,
+        strides: Sequence[int] = STRIDES,
+    ) -> "FreeSolo":
+        """A float32 CPU network in eval mode from detectron2's key names; its architecture is read off the shapes.
+
+        A `model` wrapper is opened; counters, the embedding head and metadata are ignored. Values are copied.
+        `grids` and `strides`, one per level from the finest on, cannot be read off the weights.
+        Raises WeightsError that names missing and unexpected keys and wrong shapes, ParameterError for a bad setting.
+        """
+        settings = DecodeSettings(score_threshold, update_threshold, max_candidates, max_proposals, box, tuple(strides))
+        network = load_network(state_dict, grids)
+        return cls(network, short_side=short_side, settings=settings)
+
+    def propose(self, image: Image.Image) -> Proposals:
+        """Proposals of one PIL image (converted to RGB)."""
+        pixels = self.preprocess(image)
+        raw = self.forward(padded(pixels)[None])
+        return self.decode(raw, 0, (pixels.shape[1], pixels.shape[2]), (image.height, image.width))
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The released input, float32 (3, h, w) on the CPU: short side resized (PIL bilinear), ImageNet-normalised."""
+        rgb = image.convert("RGB")
+        size = resized_size(rgb.size, self.short_side)
+        values = np.array(rgb.resize(size, Image.Resampling.BILINEAR))
+        tensor = torch.from_numpy(values).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+        return (tensor - _per_channel(IMAGENET_MEAN)) / _per_channel(IMAGENET_STD)
+
+    @torch.no_grad()
+    def forward(self, batch: Tensor) -> RawOutput:
+        """Padded inputs (B, 3, h, w), sides multiples of 32 -> raw outputs on the network's device and in its dtype."""
+        weight = self.network.backbone.bottom_up.stem.conv1.weight
+        raw: RawOutput = self.network(batch.to(weight.device, weight.dtype))
+        return raw
+
+    @torch.no_grad()
+    def decode(self, raw: RawOutput, index: int, resized: tuple[int, int], original: tuple[int, int]) -> Proposals:
+        """Proposals of one image of a batch; `resized` (h, w): its unpadded input, `original` (H, W): its masks."""
+        height, width = raw.mask_features.shape[-2:]
+        sizes = Sizes((4 * height, 4 * width), resized, original)
+        logits = [_at_least_float32(level[index]) for level in raw.category_logits]
+        kernels = [_at_least_float32(level[index]) for level in raw.kernels]
+        masks, scores = decode(logits, kernels, _at_least_float32(raw.mask_features[index]), sizes, self.settings)
+        boxes = mask_boxes(masks, self.settings.box)
+        return Proposals(masks.cpu().numpy(), boxes.cpu().numpy(), scores.float().cpu().numpy())
+
+
+def resized_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """(width, height) with the short side at `short_side` and the long one rounded down, without any cap."""
+    width, height = size
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def padded(pixels: Tensor) -> Tensor:
+    """(3, h, w) with zeros at the bottom and right up to multiples of 32."""
+    height, width = pixels.shape[-2:]
+    return functional.pad(pixels, (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE))
+
+
+def load_network(state_dict: Mapping[str, object], grids: Sequence[int] = GRIDS) -> SoloNetwork:
+    """The network of `FreeSolo.from_state_dict`, in eval mode; `.train()` makes it learn."""
+    if len(grids) != len(GRIDS) or min(grids) < 1:
+        raise ParameterError(f"grids: expected {len(GRIDS)} positive cell counts, got {list(grids)}")
+    weights = _weights(state_dict)
+    architecture = read_architecture({key: tuple(value.shape) for key, value in weights.items()})
+    with torch.device("meta"):  # no time for random values that are overwritten
+        network = SoloNetwork(architecture, grids)
+    expected = dict(expected_keys(network))
+    _check_keys(weights, expected)
+    network.to_empty(device="cpu")
+    for name, buffer in network.named_buffers():
+        if name.endswith(".num_batches_tracked"):
+            buffer.zero_()
+    network.load_state_dict(weights, strict=False)  # the keys are checked, the counters above are not in `weights`
+    return network.eval()
+
+
+def _weights(state_dict: Mapping[str, object]) -> dict[str, Tensor]:
+    """The tensors of the network among all that a checkpoint may hold."""
+    wrapped = state_dict.get("model")
+    entries = wrapped if isinstance(wrapped, Mapping) else state_dict
+    weights: dict[str, Tensor] = {}
+    for key, value in entries.items():
+        if key in _EXTRA_KEYS or key.startswith(_EXTRA_PREFIXES) or key.endswith(_EXTRA_SUFFIXES):
+            continue
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        if isinstance(value, Tensor):
+            weights[key] = value
+        elif key.startswith(("backbone.", "ins_head.", "mask_head.")):
+            raise WeightsError(f"{key}: expected a tensor, got {type(value).__name__}")
+    return weights
+
+
+def _check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    problems = []
+    if missing := sorted(set(expected) - set(weights)):
+        problems.append(f"{len(missing)} missing keys: {_listed(missing)}")
+    if unexpected := sorted(set(weights) - set(expected)):
+        problems.append(f"{len(unexpected)} unexpected keys: {_listed(unexpected)}")
+    for key in sorted(set(expected) & set(weights)):
+        if weights[key].shape != expected[key].shape:
+            problems.append(f"{key}: expected shape {list(expected[key].shape)}, got {list(weights[key].shape)}")
+    if problems:
+        raise WeightsError("not the weights of a FreeSOLO network with detectron2's names: " + "; ".join(problems[:12]))
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:20]) + (f" and {len(keys) - 20} more" if len(keys) > 20 else "")
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _per_channel(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)[:, None, None]

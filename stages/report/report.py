@@ -1,0 +1,117 @@
+"""Stage report: one self-contained HTML page about a run, readable offline."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import Field
+
+from stages.base import Context, Summary
+from stages.base import Params as BaseParams
+from stages.base import Paths as BasePaths
+from stages.report import charts, tables
+from stages.report.cards import Card, make_cards
+from stages.report.data import load_data
+from store.publish import replacing
+
+_FOLDER = Path(__file__).parent
+
+
+class Params(BaseParams):
+    """How much the page shows."""
+
+    cards: int = Field(6, ge=0, description="pictures of each kind (best, worst, differ) and split")
+    image_width: int = Field(320, ge=64, le=4096, description="width of a picture, pixels")
+    seed: int = Field(0, ge=0, description="of the choice among equally good pictures")
+
+
+class Paths(BasePaths):
+    index: Path
+    proposals: Path
+    parse: Path
+    pairs: Path
+    scores: Path
+    metrics: Path
+    grid: Path
+    images: Path
+    records: Path
+    report: Path
+    outputs: ClassVar[tuple[str, ...]] = ("report",)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the page. ``records`` (what each stage took) may be absent: times differ between equal runs."""
+    summary = Summary()
+    with ThreadPoolExecutor(1) as background:
+        libraries = background.submit(_vega)  # seconds of work outside Python, so beside everything else
+        with summary.timed("read"):
+            data = load_data(paths)
+        with summary.timed("pictures"):
+            cards = make_cards(data, paths.images, params.cards, params.image_width, params.seed, context)
+        with summary.timed("page"):
+            specs = charts.specs(data)
+            page = _render(
+                title=", ".join(data.datasets),
+                synthetic=[name for name in data.datasets if name.startswith("refshapes")],
+                splits=data.groups,
+                overview=tables.overview(data.metrics),
+                metrics=tables.metrics(data.metrics),
+                empty=data.scores.attrs["config"].get("empty", "count"),
+                points=tables.points(data.grid),
+                ablations=tables.ablations(data.grid["ablations"], data.groups),
+                parameters=tables.parameters(data),
+                stages=tables.stages(data.records),
+                skipped=tables.skipped(data),
+                cards=cards,
+                hero=_hero(cards),
+                charts=specs,
+            )
+        with summary.timed("chart library"):
+            page = page.replace("/*vega*/", libraries.result(), 1)
+    with replacing(paths.report) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
+    summary.wrote = {"pictures": len(cards), "charts": len(specs), "bytes": paths.report.stat().st_size}
+    summary.skipped = [f"picture of expression {card.expression_id}: {card.problem}" for card in cards if card.problem]
+    return summary
+
+
+def _hero(cards: list[Card]) -> list[Card]:
+    """One of the best pictures of each data set, three at most: what a reader sees first."""
+    first: dict[str, Card] = {}
+    for card in cards:
+        if "best" in card.kinds and card.picture:
+            first.setdefault(card.dataset, card)
+    return list(first.values())[:3]
+
+
+def _vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that sets ``window.vegaEmbed`` and nothing else."""
+    import vl_convert
+
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
+    return "(() => {" + script.replace("</", "<\\/").replace("<!--", "<\\!--") + "})();"
+
+
+def _render(**values: Any) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = tables.percent
+    environment.filters["script_json"] = _script_json
+    files = {name: Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
+    return environment.get_template("page.html").render(files=files, **values) + "\n"
+
+
+def _script_json(value: Any) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))

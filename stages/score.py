@@ -1,0 +1,118 @@
+"""Stage score: the chosen mask of every expression and the metrics, from the pair table alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stages.base import Context, Summary
+from stages.base import Params as BaseParams
+from stages.base import Paths as BasePaths
+from stages.fusion import first_best, fused_scores
+from stages.metrics import Outcome, bootstrap, outcome_of_random, summarise, upper_bound_choice
+from stages.pair_table import PairTable, Scoring, load_pairs
+from store.publish import replacing
+from store.table import write_table
+
+__all__ = ["Params", "Paths", "choose", "fused_scores", "metrics_of", "run"]
+
+
+class Bootstrap(BaseParams):
+    """The confidence intervals: percentile bootstrap over images."""
+
+    resamples: int = Field(1000, ge=0, le=100_000, description="0 for no intervals")
+    seed: int = Field(0, ge=0)
+
+
+class Params(Scoring, Bootstrap):
+    """Scoring and its confidence intervals."""
+
+
+class Paths(BasePaths):
+    pairs: Path
+    scores: Path
+    metrics: Path
+    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics")
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the scores table and the metrics file: data set -> split -> rule -> value."""
+    summary = Summary()
+    with summary.timed("read"):
+        pairs, attrs = load_pairs(paths.pairs, params.k)
+    summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
+    with summary.timed("score"):
+        chosen = choose(pairs.filtered(params), params)
+        metrics = metrics_of(pairs, params, chosen)
+    columns = {
+        "chosen": chosen["global_local"],
+        **{f"chosen_{rule}": chosen[rule] for rule in ("global", "cropping", "upper_bound")},
+        "score": pairs.dots.scores(alpha_of_expressions(pairs, params), params.beta),
+    }
+    config = {**params.config(), "k": attrs["k"]}
+    write_table(paths.scores, "scores", columns, config, {"pairs": attrs["digest"]})
+    with replacing(paths.metrics) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
+    return summary
+
+
+def alpha_of_expressions(pairs: PairTable, params: Scoring) -> NDArray[np.float64]:
+    """Alpha of every expression (E,)."""
+    return np.array(params.alpha_of(pairs.groups), np.float64)[pairs.group]
+
+
+def choose(pairs: PairTable, params: Scoring) -> dict[str, NDArray[np.int64]]:
+    """For each rule the chosen proposal of every expression (E,), among the image's unfiltered ones; -1 for none."""
+    rules = {"global_local": alpha_of_expressions(pairs, params), "global": 1.0, "cropping": 0.0}
+    chosen = {rule: first_best(pairs.dots.scores(a, params.beta), pairs.offsets) for rule, a in rules.items()}
+    chosen["upper_bound"] = upper_bound_choice(pairs.offsets, pairs.intersection, pairs.union)
+    return {rule: pairs.unfiltered(rows) for rule, rows in chosen.items()}
+
+
+def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
+    """Metrics by data set, split and rule, and the counts behind them.
+
+    Args:
+        pairs: unfiltered. chosen: by rule, see ``choose``. The random rule is the exact expectation of a uniform choice
+            among the filtered proposals.
+    """
+    kept = pairs.filtered(params)
+    outcomes = {rule: pairs.outcome(rows) for rule, rows in chosen.items()}
+    outcomes["random"] = outcome_of_random(kept.offsets, kept.intersection, kept.union, kept.area)
+    metrics: dict[str, Any] = {}
+    for group, (dataset, split) in enumerate(pairs.groups):
+        rows = pairs.members(group)
+        by_rule = {rule: _rule_metrics(outcome.at(rows), pairs.image[rows], params) for rule, outcome in outcomes.items()}
+        metrics.setdefault(dataset, {})[split] = {**by_rule, "counts": _counts(pairs, kept, chosen["global_local"], group)}
+    return metrics
+
+
+def _rule_metrics(outcome: Outcome, image: NDArray[np.int64], params: Params) -> dict[str, Any]:
+    skip = summarise(outcome, "skip")
+    counted = np.arange(len(image)) if params.empty == "count" else np.flatnonzero(outcome.decided)
+    return {
+        **summarise(outcome, params.empty),
+        **bootstrap(outcome.at(counted), image[counted], params.resamples, params.seed),
+        "skip": {name: skip[name] for name in ("oiou", "miou", "n")},
+    }
+
+
+def _counts(pairs: PairTable, kept: PairTable, chosen: NDArray[np.int64], group: int) -> dict[str, int]:
+    mine = np.flatnonzero(pairs.group == group)
+    images = np.unique(pairs.image[mine])
+    with_proposals = np.unique(pairs.image[mine][np.diff(kept.offsets)[mine] > 0])
+    return {
+        "expressions": len(mine),
+        "refs": len(np.unique(pairs.ref[mine])),
+        "images": len(images),
+        "images_without_proposals": len(images) - len(with_proposals),
+        "truncated_texts": int(pairs.truncated[mine].sum()),
+        "not_evaluated": int((~pairs.evaluated[mine]).sum()),
+        "no_choice": int((chosen[mine] < 0).sum()),
+    }

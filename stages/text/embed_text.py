@@ -1,0 +1,95 @@
+"""Stage embed_text: the raw text vector of every DISTINCT string, sentences and noun phrases together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from stages.base import Context, Result, Summary, compute_missing
+from stages.base import Params as BaseParams
+from stages.base import Paths as BasePaths
+from store.fingerprint import code_digest, file_digest, fingerprint
+from store.table import read_table
+from store.vectors import write_vectors
+from store.work import Parts, locked
+
+_UNIT = 512
+
+
+class Params(BaseParams):
+    """The CLIP model and the prompt (the paper uses none: the template "{}")."""
+
+    model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
+    template: str = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+
+    @field_validator("template")
+    @classmethod
+    def _has_one_place(cls, template: str) -> str:
+        if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
+            raise ValueError("expected exactly one {}")
+        return template
+
+
+class Paths(BasePaths):
+    parse: Path
+    weights: Path
+    text_features: Path
+    outputs: ClassVar[tuple[str, ...]] = ("text_features",)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the text features and, for each expression, the rows of its sentence and of its noun phrase."""
+    summary = Summary()
+    parse = read_table(paths.parse, "parse", ("sentence", "noun_phrase"))
+    texts = [[params.template.format(text) for text in parse[name]] for name in ("sentence", "noun_phrase")]
+    rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1]}))}
+    strings, keys = list(rows), [fingerprint(string) for string in rows]
+    summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
+    config = {
+        "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
+        "weights": file_digest(paths.weights),
+        "code": code_digest("stages.visual.encoder"),
+    }
+    with locked(context.work):
+        parts = Parts(context.work, "text", config)
+
+        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
+            from stages.visual.encoder import MaskedClip
+            from stages.visual.weights import load_clip
+
+            clip = MaskedClip(*load_clip(params.model, paths.weights, device=context.device), batch=context.batch)
+
+            def embed(positions: Sequence[int], _: tuple[str, ...]) -> list[Result]:
+                own = [strings[i] for i in positions]
+                pairs = zip(clip.text_features(own), clip.truncated(own), strict=True)
+                return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
+
+            return embed
+
+        compute_missing({"text": parts}, keys, load, context, summary, "strings", unit=_UNIT)
+        width = parts.get(keys[0])["feature"].shape[1] if keys else 1
+        truncated = np.array([parts.get(key)["truncated"][0] for key in keys], np.bool_)
+        columns = {
+            "string": strings,
+            "truncated": truncated,
+            "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
+            "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
+        }
+        vectors = {"feature": (parts.get(key)["feature"] for key in keys)}
+        write_vectors(
+            paths.text_features,
+            "text_features",
+            len(keys),
+            width,
+            vectors,
+            columns,
+            {**params.config(), **config},
+            {"parse": parse.digest},
+        )
+    summary.wrote = {"strings": len(strings)}
+    summary.skipped = [f"truncated to the context length: {s!r}" for s, cut in zip(strings, truncated, strict=True) if cut]
+    return summary

@@ -1,0 +1,154 @@
+"""Stage embed_masks: the global feature of every mask for each k, and its local feature, raw, once per mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stages.base import Context, Listed, Result, Summary, compute_missing
+from stages.base import Params as BaseParams
+from stages.base import Paths as BasePaths
+from stages.images import read_image
+from store.errors import DataError
+from store.fingerprint import code_digest, file_digest
+from store.masks import decode
+from store.table import Table, read_table, require_same
+from store.vectors import write_vectors
+from store.work import Item, Parts, locked
+
+
+class Params(BaseParams):
+    """The CLIP model and how images enter it (Yu, Seo and Son, CVPR 2023, sec. 3.2)."""
+
+    model: str = Field("ViT-B-32-quickgelu", description="open_clip architecture, or a JSON file in open_clip's form")
+    preprocess: Literal["reference", "clip"] = Field("reference", description="as the released code, or as CLIP was trained")
+    short_side: int = Field(800, ge=32, description="short side of the image from which all views are cut, pixels")
+    fill: Literal["reference", "mean"] = Field("reference", description="colour outside the mask in the local view")
+    masked_blocks: Listed[int] = Field([3], min_length=1, description="k: how many last blocks are masked, all to be stored")
+
+
+class Paths(BasePaths):
+    index: Path
+    images: Path
+    proposals: Path
+    weights: Path
+    mask_features: Path
+    outputs: ClassVar[tuple[str, ...]] = ("mask_features",)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the mask features. Local features and the global ones of each k are kinds of their own: a new k costs that k."""
+    summary = Summary()
+    index = read_table(paths.index, "index", ("image_name", "image_digest", "image_size"))
+    proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
+    require_same("embed_masks", (proposals, "index", index))
+    offsets = proposals["image_offsets"]
+    images = np.flatnonzero(np.diff(offsets)).tolist()
+    summary.read = {"images": len(images), "proposals": len(proposals["mask"])}
+    with locked(context.work):
+        kinds = open_parts(params, paths, context.work)
+        keys = [_input_key(index, proposals, image) for image in images]
+
+        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
+            embed = _embedder(params, paths, context, index, proposals)
+            return lambda positions, missing: [embed(images[i], missing) for i in positions]
+
+        compute_missing(kinds, keys, load, context, summary, "images")
+        with summary.timed("assemble"):
+            _assemble(params, paths, kinds, keys, proposals, summary)
+    return summary
+
+
+def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
+    """The parts of each kind: ``local`` and one ``global.k<k>`` per k."""
+    model = Path(params.model)
+    config = {
+        **params.model_dump(mode="json", exclude={"masked_blocks"}),
+        "model": file_digest(model) if params.model.endswith(".json") else params.model,
+        "weights": file_digest(paths.weights),
+        "code": code_digest("stages.visual.encoder"),
+    }
+    ks = sorted(set(params.masked_blocks))
+    return {kind: Parts(work, kind, config) for kind in ("local", *(f"global.k{k}" for k in ks))}
+
+
+def _input_key(index: Table, proposals: Table, image: int) -> str:
+    """What stands for an image with its proposals: the same pixels, masks and boxes give the same key."""
+    rows = slice(*proposals["image_offsets"][image : image + 2])
+    digest = hashlib.sha256(index["image_digest"][image].encode())
+    for counts in proposals["mask"][rows]:
+        digest.update(len(counts).to_bytes(8, "little") + counts)
+    digest.update(np.ascontiguousarray(proposals["box"][rows]).data)
+    return digest.hexdigest()
+
+
+def _embedder(params: Params, paths: Paths, context: Context, index: Table, proposals: Table) -> Callable[[int, tuple[str, ...]], Result]:
+    from stages.visual.encoder import MaskedClip
+    from stages.visual.preprocess import degenerate_boxes
+    from stages.visual.weights import load_clip
+
+    model, tokenizer = load_clip(params.model, paths.weights, device=context.device)
+    clip = MaskedClip(model, tokenizer, params.preprocess, short_side=params.short_side, fill=params.fill, batch=context.batch)
+
+    def embed(image: int, missing: tuple[str, ...]) -> Result:
+        name, (height, width) = index["image_name"][image], index["image_size"][image]
+        rows = slice(*proposals["image_offsets"][image : image + 2])
+        masks, boxes = decode(proposals["mask"][rows], height, width), proposals["box"][rows]
+        try:
+            prepared = clip.prepare(read_image(paths.images, name, index["image_digest"][image]))
+        except DataError as error:
+            nothing = _item(np.zeros((len(masks), clip.dim), np.float32), np.ones(len(masks), np.bool_), str(error))
+            return Result(dict.fromkeys(missing, nothing), [str(error)])
+        ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != "local"]
+        by_k = clip.global_features_by_k(prepared, masks, ks) if ks else {}
+        no_patch = ~clip.reaches_grid(masks)
+        items = {f"global.k{k}": _item(f, no_patch, "mask empty on the patch grid") for k, f in by_k.items()}
+        if "local" in missing:
+            local = clip.local_features(prepared, masks, boxes)
+            items["local"] = _item(local, degenerate_boxes(boxes, height, width), "zero-size box, widened to a pixel")
+        return Result(items)
+
+    return embed
+
+
+def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: str) -> Item:
+    return {
+        "feature": features,
+        "degenerate": degenerate,
+        "reason": np.frombuffer((reason if degenerate.any() else "").encode(), np.uint8),
+    }
+
+
+def _assemble(params: Params, paths: Paths, kinds: dict[str, Parts], keys: list[str], proposals: Table, summary: Summary) -> None:
+    from stages.visual.weights import score_rule_of
+
+    rows, width = len(proposals["mask"]), kinds["local"].get(keys[0])["feature"].shape[1] if keys else 1
+    reasons: list[list[str]] = []
+    for key in keys:
+        items = [parts.get(key) for parts in kinds.values()]
+        for row in range(len(items[0]["degenerate"])):
+            found = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
+            reasons.append(list(found))
+
+    def blocks(parts: Parts) -> Iterator[NDArray[np.float32]]:
+        return (parts.get(key)["feature"] for key in keys)
+
+    write_vectors(
+        paths.mask_features,
+        "mask_features",
+        rows,
+        width,
+        {kind: blocks(parts) for kind, parts in kinds.items()},
+        {"status": ["; ".join(found) for found in reasons]},
+        params.config(),
+        {"proposals": proposals.digest},
+        score_rule=score_rule_of(params.model),
+    )
+    summary.wrote = dict.fromkeys(kinds, rows)
+    summary.skipped += [f"proposal {row}: {'; '.join(found)}" for row, found in enumerate(reasons) if found]

@@ -1,0 +1,191 @@
+"""CLIP features of masks and texts (Yu et al., CVPR 2023, sec. 3): global (masked inside CLIP), local (crops), text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from PIL import Image
+from torch import Tensor, nn
+
+from stages.visual.masked_resnet import MaskedResNet, ScoreRule
+from stages.visual.masked_vit import MaskedViT, Masking
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fill, Prepared, Preprocess, crop_windows
+from store.errors import ParameterError
+
+PreprocessKind = Literal["reference", "clip"]
+Features = NDArray[np.float32]
+Masks = NDArray[np.bool_]
+
+
+class MaskedClip:
+    """Global, local and text features of an open_clip CLIP: a vision transformer or CLIP's ResNet, put in eval mode.
+
+    ``preprocess``: ``reference`` reads images as the released code does (ImageNet mean and std, no antialias on
+    tensors), ``clip`` with the model's own mean and std and antialiased. ``short_side`` (pixels) and ``fill`` as in
+    `Preprocess`, ``masking`` as in `MaskedViT` (a ResNet knows ``token`` only). ``batch`` bounds how many masks, crops
+    or texts are in one forward pass. Device and dtype are those of the model; all results are float32 on the CPU.
+
+    An image is PIL RGB, or what `prepare` made of it, so that global and local features decode it once. Masks are bool
+    (N, H, W) at the image's own size; N = 0 gives shape (0, D).
+
+    ``dim`` is D. ``score_rule`` says how features become scores: ``cosine``, or for a ResNet ``unnormalised``: 100 f.t,
+    where local and text vectors count by direction only and the global vector keeps its norm.
+    """
+
+    def __init__(
+        self,
+        open_clip_model: nn.Module,
+        tokenizer: Callable[..., Tensor],
+        preprocess: PreprocessKind = "reference",
+        *,
+        short_side: int = 800,
+        fill: Fill = "reference",
+        masking: Masking = "token",
+        batch: int = 64,
+    ) -> None:
+        if preprocess not in get_args(PreprocessKind):
+            raise ParameterError(
+                f"preprocess: expected one of {', '.join(get_args(PreprocessKind))}, got {preprocess!r}"
+            )
+        if batch < 1:
+            raise ParameterError(f"batch: expected at least 1, got {batch}")
+        visual: Any = getattr(open_clip_model, "visual", None)
+        self._model: Any = open_clip_model.eval()
+        self._tokenizer = tokenizer
+        self._batch = batch
+        self._backbone = _backbone(visual, masking)
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        if preprocess == "clip":
+            mean = tuple(getattr(visual, "image_mean", OPENAI_DATASET_MEAN))
+            std = tuple(getattr(visual, "image_std", OPENAI_DATASET_STD))
+        self._preprocess = Preprocess(mean, std, preprocess == "clip", short_side, fill)
+        self.dim: int = self._backbone.dim
+        self.score_rule: ScoreRule = self._backbone.score_rule
+
+    def prepare(self, image: Image.Image | Prepared) -> Prepared:
+        """Decode, resize and normalise once; the result stands for the image in every other method."""
+        if not isinstance(image, Prepared):
+            return self._preprocess.prepare(image, self._device)
+        if image.preprocess != self._preprocess:
+            raise ParameterError(
+                f"image: prepared by {image.preprocess}, expected {self._preprocess}; prepare it with this encoder"
+            )
+        return image
+
+    def global_features(self, image: Image.Image | Prepared, masks: Masks, masked_blocks: int = 3) -> Features:
+        """f_G of each mask, raw: float32 (N, D). ``masked_blocks`` is k, 1 to all blocks; a ResNet ignores it.
+
+        A mask that does not reach the grid (see `reaches_grid`) masks every patch: all of these have the same feature.
+        """
+        return self.global_features_by_k(image, masks, [masked_blocks])[masked_blocks]
+
+    @torch.inference_mode()
+    def global_features_by_k(
+        self, image: Image.Image | Prepared, masks: Masks, ks: Sequence[int]
+    ) -> dict[int, Features]:
+        """`global_features` for each k of ``ks``; the blocks before the masked ones run once for all."""
+        prepared = self.prepare(image)
+        _check_masks(masks, prepared)
+        pixels = self._preprocess.global_view(prepared, self._backbone.input_size)
+        states = self._backbone.shared(pixels.to(self._dtype), ks)
+        grid_masks = self._preprocess.grid_masks(masks, self._backbone.grid, self._batch, self._device)
+        return {
+            k: self._collect(
+                self._backbone.masked(states[k], grid_masks[rows], k) for rows in self._batches(len(masks))
+            )
+            for k in ks
+        }
+
+    def reaches_grid(self, masks: Masks) -> NDArray[np.bool_]:
+        """Which masks (N, H, W) keep a patch: bool (N,). Empty ones do not, nor do some that are small or thin."""
+        grid_masks = self._preprocess.grid_masks(masks, self._backbone.grid, self._batch, self._device)
+        reached: NDArray[np.bool_] = (grid_masks != 0).flatten(1).any(1).cpu().numpy()
+        return reached
+
+    @torch.inference_mode()
+    def local_features(self, image: Image.Image | Prepared, masks: Masks, boxes: NDArray[np.floating]) -> Features:
+        """f_L of each mask: float32 (N, D); raw, but L2-normalised for a ResNet, by its definition.
+
+        ``boxes`` float (N, 4) XYXY pixels, cropped as `crop_windows` says; `degenerate_boxes` tells which rows it had
+        to widen. A mask without a pixel inside its box gives the feature of the fill colour alone.
+        """
+        prepared = self.prepare(image)
+        _check_masks(masks, prepared)
+        windows = crop_windows(boxes, prepared.height, prepared.width)
+        if len(windows) != len(masks):
+            raise ParameterError(f"boxes: expected one for each of the {len(masks)} masks, got {len(windows)}")
+        source = self._preprocess.source_view(prepared)
+        size = self._backbone.input_size
+        return self._collect(
+            self._backbone.encode(
+                self._preprocess.local_views(source, masks[rows], windows[rows], size).to(self._dtype)
+            )
+            for rows in self._batches(len(masks))
+        )
+
+    @torch.inference_mode()
+    def text_features(self, strings: Sequence[str]) -> Features:
+        """Text vectors, raw: float32 (S, D). The tokenizer cuts strings over the context length (see `truncated`)."""
+        _check_strings(strings)
+        return self._collect(
+            self._model.encode_text(self._tokenizer(list(strings[rows])).to(self._device))
+            for rows in self._batches(len(strings))
+        )
+
+    def truncated(self, strings: Sequence[str]) -> NDArray[np.bool_]:
+        """Which strings have more tokens than the model reads (77 in CLIP, start and end included): bool (S,)."""
+        _check_strings(strings)
+        if not strings:
+            return np.zeros(0, dtype=bool)
+        # One position more than the model has: only a string that is too long puts anything but padding there.
+        length = int(self._model.context_length)
+        *last, padding = self._tokenizer([*strings, ""], context_length=length + 1)[:, length].tolist()
+        return np.array(last) != padding
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self._model.visual.conv1.weight.dtype
+
+    def _batches(self, count: int) -> Iterator[slice]:
+        return (slice(start, start + self._batch) for start in range(0, count, self._batch))
+
+    def _collect(self, parts: Iterator[Tensor]) -> Features:
+        rows = [part.float().cpu().numpy() for part in parts]
+        return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
+
+
+def _backbone(visual: Any, masking: Masking) -> MaskedViT | MaskedResNet:
+    if isinstance(visual, VisionTransformer):
+        return MaskedViT(visual, masking)
+    if not isinstance(visual, ModifiedResNet):
+        raise ParameterError(
+            f"open_clip_model: expected a CLIP whose image encoder is open_clip's VisionTransformer or ModifiedResNet, "
+            f"got {type(visual).__name__}"
+        )
+    if masking != "token":
+        raise ParameterError(f"masking: expected 'token', the only one that a ResNet has, got {masking!r}")
+    return MaskedResNet(visual)
+
+
+def _check_masks(masks: Masks, prepared: Prepared) -> None:
+    expected = (prepared.height, prepared.width)
+    if masks.dtype != np.bool_ or masks.ndim != 3 or masks.shape[1:] != expected:
+        raise ParameterError(
+            f"masks: expected bool (N, {expected[0]}, {expected[1]}), the image's size, got {masks.dtype} {masks.shape}"
+        )
+
+
+def _check_strings(strings: Sequence[str]) -> None:
+    if isinstance(strings, str):
+        raise ParameterError(f"strings: expected a sequence of strings, got one string, {strings!r}; wrap it in a list")

@@ -1,0 +1,100 @@
+"""Masked global features of a CLIP vision transformer (Yu et al., CVPR 2023, sec. 3.2).
+
+The first L - k blocks (the trunk) see no mask and run once per image; the last k (the tail) run once per mask. Built on
+open_clip's own modules, dense: every patch is kept. After the last attention only the class token is computed, in the
+plain encoder too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from torch import Tensor, nn
+
+from stages.visual.masked_resnet import ScoreRule
+from store.errors import ParameterError
+
+Masking = Literal["token", "attention"]
+
+
+class MaskedViT:
+    """A view of ``visual`` that can mask patches; holds no weights of its own.
+
+    ``masking`` ``token``: patch tokens are multiplied by their mask value before each of the last k blocks, the class
+    token is not. ``attention``: in those blocks the class token attends only to itself and to patches whose mask value
+    is not 0; patches attend freely, tokens keep their values.
+    """
+
+    score_rule: ScoreRule = "cosine"
+
+    def __init__(self, visual: VisionTransformer, masking: Masking) -> None:
+        if masking not in get_args(Masking):
+            raise ParameterError(f"masking: expected one of {', '.join(get_args(Masking))}, got {masking!r}")
+        if visual.attn_pool is not None or visual.pool_type != "tok":
+            raise ParameterError(
+                f"open_clip_model: expected a transformer pooled by its class token, got pool_type {visual.pool_type!r}"
+                f"{' with an attentional pool' if visual.attn_pool is not None else ''}; masking is not defined for it"
+            )
+        self._visual = visual
+        self._masking = masking
+        self._blocks = list(visual.transformer.resblocks)
+        self.input_size: tuple[int, int] = tuple(visual.image_size)
+        self.grid: tuple[int, int] = tuple(visual.grid_size)
+        self.dim: int = visual.output_dim
+
+    def shared(self, pixels: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+        """What all masks of an image share: for each k the tokens that enter block L - k.
+
+        ``pixels`` (1, 3, *input_size) -> k -> (1, 1 + patches, width). Every k must lie in 1..L.
+        """
+        depth = len(self._blocks)
+        wrong = [k for k in ks if not 1 <= k <= depth]
+        if wrong:
+            raise ParameterError(f"masked_blocks: expected 1 to {depth}, the blocks of this model, got {wrong[0]}")
+        tokens, done, states = self._visual._embeds(pixels), 0, {}
+        for k in sorted(ks, reverse=True):
+            for block in self._blocks[done : depth - k]:
+                tokens = block(tokens)
+            done, states[k] = depth - k, tokens
+        return states
+
+    def masked(self, state: Tensor, masks: Tensor, k: int) -> Tensor:
+        """The last ``k`` blocks for each mask: ``state`` of `shared`, ``masks`` (N, *grid) in [0, 1] -> (N, dim)."""
+        weights = masks.flatten(1).to(state.dtype)
+        tokens = state.expand(len(weights), -1, -1)
+        if self._masking == "attention":
+            return self._tail(tokens, k, self._attention_bias(weights))
+        # The class token is never masked: its weight is 1.
+        return self._tail(tokens, k, token_weights=torch.cat([torch.ones_like(weights[:, :1]), weights], 1)[..., None])
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """The plain image encoder, nothing masked: (N, 3, *input_size) -> (N, dim)."""
+        return self._tail(self._visual._embeds(pixels), len(self._blocks))
+
+    def _tail(self, tokens: Tensor, k: int, bias: Tensor | None = None, token_weights: Tensor | None = None) -> Tensor:
+        """The last ``k`` blocks and the projection of the class token: (N, 1 + patches, width) -> (N, dim)."""
+        *blocks, last = self._blocks[-k:]
+        for block in blocks:
+            tokens = block(tokens if token_weights is None else tokens * token_weights, attn_mask=bias)
+        token = _class_token(last, tokens if token_weights is None else tokens * token_weights, bias)
+        return self._visual.ln_post(token) @ self._visual.proj
+
+    def _attention_bias(self, weights: Tensor) -> Tensor:
+        """Keeps masked-out patches from the class token; added to logits: (N * heads, 1 + patches, 1 + patches)."""
+        count, patches = weights.shape
+        bias = weights.new_zeros(count, 1 + patches, 1 + patches)
+        bias[:, 0, 1:].masked_fill_(weights == 0, float("-inf"))
+        return bias.repeat_interleave(self._blocks[0].attn.num_heads, 0)
+
+
+def _class_token(block: nn.Module, tokens: Tensor, bias: Tensor | None) -> Tensor:
+    """Output of ``block`` for the class token alone: (N, T, width) -> (N, width)."""
+    if not isinstance(block, ResidualAttentionBlock):  # open_clip's custom block offers no query of its own
+        return block(tokens, attn_mask=bias)[:, 0]
+    seen = block.ln_1(tokens)
+    attended = block.attention(seen[:, :1], seen, seen, attn_mask=None if bias is None else bias[:, :1])
+    token = tokens[:, :1] + block.ls_1(attended)
+    return (token + block.ls_2(block.mlp(block.ln_2(token))))[:, 0]

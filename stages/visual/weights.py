@@ -1,0 +1,176 @@
+"""Build a CLIP from an open_clip architecture and a local weights file; downloads nothing, runs no code of a file."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from stages.visual import torchscript
+from stages.visual.masked_resnet import ScoreRule
+from store.errors import ParameterError, WeightsError, nearest
+
+# Scalars that only OpenAI's own archives hold; all their models use QuickGELU.
+OPENAI_SCALARS = frozenset({"input_resolution", "context_length", "vocab_size"})
+NAMES_SHOWN = 6
+# What readers raise on bytes that are not what they expect.
+_READ_ERRORS = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError),
+    *(SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError),
+)
+
+
+def load_clip(
+    model: str, weights: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[nn.Module, SimpleTokenizer]:
+    """An open_clip model in eval mode with the weights of a file, and CLIP's tokenizer for its context length.
+
+    ``model``: an architecture name of open_clip (``ViT-B-32-quickgelu``), or the path of a JSON file in open_clip's
+    model-config format, with or without ``model_cfg`` and ``preprocess_cfg`` around it. ``weights``: ``.safetensors``,
+    a PyTorch checkpoint, or an archive as OpenAI published them; any float type. Raises `ParameterError` for an unknown
+    ``model``, `WeightsError` for a file that is damaged, of another architecture, or trained with QuickGELU where
+    ``model`` has none.
+    """
+    config, pixels = _read_config(model)
+    state = _read_state(weights)
+    openai = OPENAI_SCALARS & state.keys()
+    if (openai or "openai" in weights.stem.lower()) and not config.get("quick_gelu", False):
+        reason = f"it holds {', '.join(sorted(openai))}" if openai else "its name says so"
+        raise WeightsError(
+            f"{weights}: OpenAI's weights ({reason}) were trained with QuickGELU, model {model!r} has none; "
+            f"take the architecture whose name ends in -quickgelu, or set quick_gelu to true in its JSON file"
+        )
+    net, tokenizer = _build(config, model)
+    _load_state(net, {name: tensor for name, tensor in state.items() if name not in OPENAI_SCALARS}, weights, model)
+    net.visual.image_mean = tuple(pixels.get("mean", OPENAI_DATASET_MEAN))
+    net.visual.image_std = tuple(pixels.get("std", OPENAI_DATASET_STD))
+    return net.to(device=device, dtype=dtype).eval().requires_grad_(False), tokenizer
+
+
+def score_rule_of(model: str) -> ScoreRule:
+    """The ``score_rule`` that `MaskedClip` will have with this ``model`` (as in `load_clip`), without its weights."""
+    config, _ = _read_config(model)
+    return "unnormalised" if isinstance(config["vision_cfg"].get("layers"), list) else "cosine"
+
+
+def _read_config(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model config, and the preprocessing config that may come with it."""
+    if not model.endswith(".json"):
+        # Only names in the package: open_clip would look up hf-hub: names on the network.
+        if model not in open_clip.list_models():
+            raise ParameterError(
+                f"model: expected the path of a .json model config or an open_clip architecture, got {model!r}; "
+                f"{nearest(model, open_clip.list_models())}"
+            )
+        document = open_clip.get_model_config(model)
+    else:
+        try:
+            document = json.loads(Path(model).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"{model}: expected a JSON model config, cannot read it ({error}); check the path of the model"
+            ) from error
+    config = document.get("model_cfg", document) if isinstance(document, dict) else None
+    if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("vision_cfg", "text_cfg")):
+        raise WeightsError(
+            f"{model}: expected an open_clip model config with a vision_cfg and a text_cfg; give such a file"
+        )
+    foreign = [
+        name
+        for name, section in (
+            ("timm_model_name", "vision_cfg"),
+            ("hf_model_name", "text_cfg"),
+            ("hf_tokenizer_name", "text_cfg"),
+        )
+        if config[section].get(name)
+    ]
+    if foreign or "multimodal_cfg" in config:
+        found = ", ".join(foreign) or "multimodal_cfg"
+        raise ParameterError(
+            f"model: {model!r} has {found}, expected a CLIP with open_clip's own two encoders; choose another"
+        )
+    return config, document.get("preprocess_cfg", {})
+
+
+def _build(config: dict[str, Any], model: str) -> tuple[Any, SimpleTokenizer]:
+    arguments = dict(config)
+    build = open_clip.CustomTextCLIP if arguments.pop("custom_text", False) else open_clip.CLIP
+    text = arguments["text_cfg"]
+    try:
+        net: Any = build(**arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise WeightsError(f"{model}: open_clip cannot build this model config ({error}); correct the file") from error
+    tokenizer = SimpleTokenizer(context_length=net.context_length, **(text.get("tokenizer_kwargs") or {}))
+    if net.vocab_size < tokenizer.vocab_size:
+        raise WeightsError(
+            f"{model}: expected a vocab_size of at least {tokenizer.vocab_size}, the tokenizer's, got {net.vocab_size}"
+        )
+    return net, tokenizer
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """Name -> tensor of a weights file of any form that `load_clip` reads."""
+    try:
+        if path.suffix == ".safetensors":
+            state: Any = load_file(path)
+        elif torchscript.is_archive(path):
+            # The causal mask is stored with the code; the model makes its own.
+            state = {
+                name: value for name, value in torchscript.read_tensors(path).items() if not name.endswith("attn_mask")
+            }
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{path}: expected a weights file, found none; fetch the weights or correct the path"
+        ) from error
+    except _READ_ERRORS as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path}: cannot be read as tensors in plain containers ({said}); it is damaged, no weights file, or holds "
+            f"other objects: fetch it again, or if you trust it load it yourself and save its state_dict as safetensors"
+        ) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(
+            f"{path}: expected a state_dict, names with tensors, got {type(state).__name__}; save model.state_dict()"
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _load_state(net: nn.Module, state: dict[str, Tensor], path: Path, model: str) -> None:
+    expected = net.state_dict()
+    shapes = {
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if state[name].shape != expected[name].shape
+    }
+    problems = {
+        "missing": expected.keys() - state.keys(),
+        "unexpected": state.keys() - expected.keys(),
+        "other shapes": shapes,
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
+        raise WeightsError(
+            f"{path}: does not fit model {model!r}: {said}; give the architecture that these weights were made with"
+        )
+    net.load_state_dict(state)
+
+
+def _few(names: set[str]) -> str:
+    shown = ", ".join(sorted(names)[:NAMES_SHOWN])
+    return f"{shown}, ..." if len(names) > NAMES_SHOWN else shown

@@ -1,0 +1,176 @@
+"""Tables: an HDF5 file of typed, checksummed columns, written whole (see ``store.schema``).
+
+Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``digest`` (of all columns), ``made_from`` (name -> digest of
+the tables it was computed from), ``config`` (the parameters of its stage) and what the stage adds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from store import schema
+from store.errors import StoreError, reading
+from store.fingerprint import arrays_digest, canonical
+from store.publish import replacing
+from store.ragged import Bytes
+
+_CHUNK = 1 << 18
+_DESCRIPTION = "description"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and attributes of a table in memory. ``table["name"]`` is the column."""
+
+    path: Path
+    columns: Mapping[str, Any]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.columns:
+            raise StoreError(f"{self.path}: has no column {name!r}; it has {', '.join(sorted(self.columns))}")
+        return self.columns[name]
+
+    @property
+    def digest(self) -> str:
+        return str(self.attrs["digest"])
+
+    def ks(self) -> list[int]:
+        """The masked_blocks values for which the table has columns, ascending."""
+        return sorted({int(n.rpartition(".k")[2]) for n in self.columns if n.rpartition(".k")[2].isdigit()})
+
+
+def flatten(name: str, columns: Mapping[str, Any], described: schema.Table) -> dict[str, NDArray[Any]]:
+    """Check ``columns`` against the schema; return the arrays that are stored, ragged ones as two arrays."""
+    missing = set(described.columns) - set(columns)
+    unknown = sorted(c for c in columns if described.column(c) is None)
+    if missing or unknown:
+        raise StoreError(f"table {name}: missing columns {sorted(missing)}, unknown columns {unknown}")
+    sizes: dict[str, tuple[int, str]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    for key, value in columns.items():
+        column = described.column(key)
+        assert column is not None
+        if column.dtype in ("utf8", "bytes"):
+            ragged = (
+                value
+                if isinstance(value, Bytes)
+                else Bytes.of(v.encode("utf-8", "surrogatepass") if isinstance(v, str) else v for v in value)
+            )
+            shape: tuple[int, ...] = (len(ragged),)
+            arrays[f"{key}.bytes"], arrays[f"{key}.offsets"] = ragged.flat, ragged.offsets
+        else:
+            array = np.asarray(value)
+            shape = array.shape
+            if array.dtype != np.dtype(column.dtype):
+                raise StoreError(f"table {name}, column {key}: expected {column.dtype}, got {array.dtype}")
+            arrays[key] = array
+        if len(shape) != len(column.dims):
+            raise StoreError(f"table {name}, column {key}: expected shape ({', '.join(column.dims)}), got {shape}")
+        for symbol, size in zip(column.dims, shape, strict=True):
+            known, where = sizes.setdefault(symbol, (int(symbol) if symbol.isdigit() else size, key))
+            if known != size:
+                raise StoreError(f"table {name}: {symbol} is {known} in column {where} and {size} in column {key}")
+    for symbol, (size, where) in sizes.items():
+        base = symbol.removesuffix("+1")
+        if base != symbol and base in sizes and size != sizes[base][0] + 1:
+            raise StoreError(f"table {name}, column {where}: expected {sizes[base][0] + 1} offsets, got {size}")
+    return arrays
+
+
+def write_table(
+    path: Path,
+    name: str,
+    columns: Mapping[str, Any],
+    config: Mapping[str, Any],
+    made_from: Mapping[str, str],
+    **attrs: Any,
+) -> Table:
+    """Write table ``name`` (a key of ``store.schema.TABLES``) to ``path``, whole or not at all; return it.
+
+    Equal columns and attributes give equal bytes.
+    """
+    arrays = flatten(name, columns, schema.TABLES[name])
+    described = {
+        "schema": name,
+        "version": schema.VERSION,
+        "digest": arrays_digest(arrays),
+        "made_from": dict(made_from),
+        "config": dict(config),
+        **attrs,
+    }
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver="earliest") as file:
+        for key in sorted(arrays):
+            array = arrays[key]
+            options = {"chunks": (min(_CHUNK, array.shape[0]), *array.shape[1:]), "fletcher32": True} if array.size else {}
+            file.create_dataset(key, data=array, **options)
+        file.create_dataset(_DESCRIPTION, data=np.frombuffer(canonical(described).encode(), np.uint8), fletcher32=True, chunks=True)
+    return Table(path, dict(columns), described)
+
+
+def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> Table:
+    """Read table ``name`` from ``path``: all columns, or those given (``per_k`` ones by their full name).
+
+    ``utf8`` columns come as lists of str, ``bytes`` columns as ``store.ragged.Bytes``, the rest as arrays.
+
+    Raises:
+        StoreError: no file, another table or schema version, a damaged byte.
+    """
+    described = schema.TABLES[name]
+    remedy = f"make it again: dvc repro --force --single-item {described.producer}"
+    with reading(path, remedy), h5py.File(path, "r") as file:
+        attrs = check_description(path, name, file[_DESCRIPTION][()].tobytes() if _DESCRIPTION in file else b"{}", remedy)
+        stored = sorted({key.removesuffix(".bytes").removesuffix(".offsets") for key in file} - {_DESCRIPTION})
+        wanted = stored if columns is None else list(columns)
+        absent = sorted(set(wanted) - set(stored))
+        if absent:
+            raise StoreError(f"{path}: has no column {', '.join(absent)}; it has {', '.join(stored)}; {remedy}")
+        read = {key: _column(file, key, described.column(key)) for key in wanted}
+    return Table(path, read, attrs)
+
+
+def read_description(path: Path, name: str) -> dict[str, Any]:
+    """The attributes of a table without its columns."""
+    return dict(read_table(path, name, ()).attrs)
+
+
+def check_description(path: Path, name: str, text: bytes, remedy: str) -> dict[str, Any]:
+    """The attributes in ``text`` (JSON), checked to be those of table ``name`` in this schema version."""
+    attrs: dict[str, Any] = json.loads(text)
+    if attrs.get("schema") != name or attrs.get("version") != schema.VERSION:
+        raise StoreError(
+            f"{path}: expected table {name!r} version {schema.VERSION}, found {attrs.get('schema')!r} version "
+            f"{attrs.get('version')}; {remedy}"
+        )
+    return attrs
+
+
+def _column(file: h5py.File, key: str, column: schema.Column | None) -> Any:
+    if column is None or column.dtype not in ("utf8", "bytes"):
+        return file[key][()]
+    ragged = Bytes(file[f"{key}.bytes"][()], file[f"{key}.offsets"][()])
+    return [row.decode("utf-8", "surrogatepass") for row in ragged] if column.dtype == "utf8" else ragged
+
+
+def require_same(consumer: str, *uses: tuple[Table, str, Table]) -> None:
+    """Check that tables fit each other: for each (made, name, source), ``made`` was computed from this ``source``."""
+    for made, name, source in uses:
+        if made.attrs["made_from"].get(name) != source.digest:
+            raise StoreError(
+                f"{consumer}: {made.path} was made from another {name} than {source.path}; "
+                f"make it again: dvc repro {schema.TABLES[str(made.attrs['schema'])].producer}"
+            )
+
+
+def as_rows(values: Sequence[Any], dtype: str, width: int | None = None) -> NDArray[Any]:
+    """Rows as an array of ``dtype``, of shape (R,) or (R, width), also when there are none."""
+    array = np.asarray(values, dtype)
+    return array.reshape(len(values), *(() if width is None else (width,)))

@@ -1,0 +1,153 @@
+"""Vectors: a folder of sharded Zarr v3 arrays with checksums, and the manifest that makes it complete.
+
+A missing Zarr shard reads as zeros without an error, so completeness never comes from an array: ``manifest.json`` names
+every file with its size, and opening a folder checks them. A flipped byte inside a chunk is caught by crc32c on reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+
+from store import schema
+from store.errors import StoreError, reading
+from store.fingerprint import arrays_digest, canonical
+from store.publish import replacing
+from store.ragged import Bytes
+from store.table import check_description, flatten
+
+CHUNK_ROWS = 256
+SHARD_ROWS = 16_384
+MANIFEST = "manifest.json"
+
+Blocks = Iterable[NDArray[np.float32]]
+
+
+def write_vectors(
+    path: Path,
+    name: str,
+    rows: int,
+    width: int,
+    vectors: Mapping[str, Blocks],
+    columns: Mapping[str, Any],
+    config: Mapping[str, Any],
+    made_from: Mapping[str, str],
+    **attrs: Any,
+) -> None:
+    """Write the vector table ``name`` to the folder ``path``, whole or not at all.
+
+    Args:
+        vectors: column -> blocks of float32 (n, width) that add up to ``rows``; read one after another, so a column
+            larger than memory can be streamed. Whole shards are written at a time.
+        columns: the other columns of the table, in memory.
+    """
+    with replacing(path) as temporary:
+        group = zarr.create_group(temporary, zarr_format=3)
+        digests = {key: _write_blocks(group, key, rows, width, blocks) for key, blocks in vectors.items()}
+        shapes = {key: np.broadcast_to(np.float32(0), (rows, width)) for key in vectors}
+        arrays = flatten(name, {**columns, **shapes}, schema.TABLES[name])
+        small = {key: array for key, array in arrays.items() if key not in vectors}
+        for key, array in small.items():
+            _create(group, key, array.shape, array.dtype)[...] = array
+        digests[""] = arrays_digest(small)
+        described = {
+            "schema": name,
+            "version": schema.VERSION,
+            "digest": hashlib.sha256(canonical(digests).encode()).hexdigest(),
+            "made_from": dict(made_from),
+            "config": dict(config),
+            **attrs,
+            "files": {
+                file.relative_to(temporary).as_posix(): file.stat().st_size for file in sorted(temporary.rglob("*")) if file.is_file()
+            },
+        }
+        (temporary / MANIFEST).write_text(canonical(described))
+
+
+def _create(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: Any) -> zarr.Array[Any]:
+    return group.create_array(
+        key,
+        shape=shape,
+        dtype=dtype,
+        chunks=(CHUNK_ROWS, *shape[1:]),
+        shards=(SHARD_ROWS, *shape[1:]),
+        compressors=[Crc32cCodec()],
+        fill_value=0,
+    )
+
+
+def _write_blocks(group: zarr.Group, key: str, rows: int, width: int, blocks: Blocks) -> str:
+    """Write ``blocks`` as array ``key``, a whole shard at a time; return the digest of the values."""
+    array = _create(group, key, (rows, width), np.float32)
+    digest = hashlib.sha256()
+    buffer = np.empty((min(SHARD_ROWS, rows), width), np.float32)
+    held = written = 0
+    for block in blocks:
+        digest.update(np.ascontiguousarray(block).data)
+        while len(block):
+            taken = block[: len(buffer) - held]
+            if not len(taken):
+                raise StoreError(f"column {key}: got more than the {rows} rows expected")
+            buffer[held : held + len(taken)] = taken
+            held, block = held + len(taken), block[len(taken) :]
+            if held == len(buffer) or written + held == rows:
+                array[written : written + held] = buffer[:held]
+                written, held = written + held, 0
+    if written + held != rows:
+        raise StoreError(f"column {key}: expected {rows} rows, got {written + held}")
+    return digest.hexdigest()
+
+
+class Vectors:
+    """An opened vector table: ``rows(column, start, stop)`` reads a range, ``column(name)`` a small column whole."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        """Open the folder ``path`` as table ``name``.
+
+        Raises:
+            StoreError: no folder, another table, or a file of the manifest missing or of another size.
+        """
+        self.path, self.name = path, name
+        self.remedy = f"make it again: dvc repro --force --single-item {schema.TABLES[name].producer}"
+        with reading(path, self.remedy):
+            self.attrs = check_description(path, name, (path / MANIFEST).read_bytes(), self.remedy)
+            for file, size in self.attrs["files"].items():
+                found = (path / file).stat().st_size if (path / file).is_file() else None
+                if found != size:
+                    came = "none" if found is None else f"{found} bytes"
+                    raise StoreError(f"{path}: expected {file} of {size} bytes, found {came}; {self.remedy}")
+            self.group = zarr.open_group(path, mode="r", zarr_format=3)
+
+    @property
+    def digest(self) -> str:
+        return str(self.attrs["digest"])
+
+    def ks(self) -> list[int]:
+        """The masked_blocks values stored, ascending."""
+        return sorted(int(key.rpartition(".k")[2]) for key in self.group if key.rpartition(".k")[2].isdigit())
+
+    def rows(self, column: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of a vector column, float32 (stop - start, D); all by default.
+
+        Raises:
+            StoreError: no such column, or a checksum that does not fit.
+        """
+        with reading(self.path / column, self.remedy):
+            array = self.group[column]
+            return np.asarray(array[start : array.shape[0] if stop is None else stop])  # type: ignore[union-attr,index]
+
+    def column(self, name: str) -> Any:
+        """A small column: list of str for ``utf8``, else an array."""
+        described = schema.TABLES[self.name].column(name)
+        with reading(self.path / name, self.remedy):
+            if described is not None and described.dtype == "utf8":
+                ragged = Bytes(np.asarray(self.group[f"{name}.bytes"][...]), np.asarray(self.group[f"{name}.offsets"][...]))  # type: ignore[index]
+                return [row.decode("utf-8", "surrogatepass") for row in ragged]
+            return np.asarray(self.group[name][...])  # type: ignore[index]
