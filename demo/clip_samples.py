@@ -1,26 +1,25 @@
 """Training pairs for RefShapes' CLIP: single objects cut out by good and bad masks, and whole scenes, with captions.
 
-Images are prepared just as the pipeline prepares them (reference preprocessing: ImageNet statistics, no antialiasing,
-the fill 0.485, 0.456, 0.406 written into the normalised pixels).
+Images are prepared by the pipeline's own code (reference preprocessing), but for the first resize of the short side,
+which says little here and costs much.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
-from torch.nn import functional
 
 from demo.captions import Expression, Phrase, appearance, description, noun_phrase, position, relation
 from demo.scenes import COLOURS, FILLINGS, SHAPES, SIZES, Mask, Scene, SceneObject
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 SIDE = 112  # input pixels of the CLIP
-_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-_STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+_PREPROCESS = Preprocess(IMAGENET_MEAN, IMAGENET_STD, antialias=False, short_side=240, fill="reference")
 _VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "filling": FILLINGS, "size": tuple(SIZES)}
 
 WHOLE, SCENE, PART, AROUND, BACKGROUND = range(5)  # what an image shows, and what a caption speaks of
@@ -42,34 +41,19 @@ class Sample:
     objects: tuple[SceneObject, ...]
 
 
-def normalised(image: Image.Image, short_side: int | None = None) -> Tensor:
-    """RGB image -> ImageNet-normalised float32 (3, h, w), its short side first resized to `short_side` if given."""
-    if short_side is not None:
-        scale = short_side / min(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
-        image = image.resize(size, Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-    return (pixels - _MEAN) / _STD
-
-
-def resized(pixels: Tensor, height: int, width: int) -> Tensor:
-    """(3, h, w) -> (3, height, width), bilinear without antialiasing."""
-    if pixels.shape[1:] == (height, width):
-        return pixels
-    return functional.interpolate(pixels[None], (height, width), mode="bilinear", align_corners=False)[0]
+def normalised(image: Image.Image) -> Tensor:
+    """RGB image -> ImageNet-normalised float32 (3, H, W) of the same size."""
+    return replace(_PREPROCESS, short_side=min(image.size)).prepare(image, torch.device("cpu")).tensor
 
 
 def cut_out(pixels: Tensor, mask: Mask, fill: bool = True, jitter: npt.NDArray[np.intp] | None = None) -> Tensor:
-    """The masked object in its box, (3, SIDE, SIDE); `jitter` (4,) moves the box's XYXY ends, in pixels."""
+    """The object in its mask's box, (3, SIDE, SIDE), with `fill` beyond the mask; `jitter` (4,) moves the box's ends."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    window = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     if jitter is not None:
-        box = np.clip(box + jitter, 0, [mask.shape[1], mask.shape[0]] * 2)
-    left, top, right, bottom = (int(end) for end in box)
-    crop = pixels[:, top:bottom, left:right]
-    if fill:
-        crop = torch.where(torch.from_numpy(mask[top:bottom, left:right].copy()), crop, _MEAN)
-    return resized(crop, SIDE, SIDE)
+        window = np.clip(window + jitter, 0, [mask.shape[1], mask.shape[0]] * 2)
+    shown = mask if fill else np.ones_like(mask)
+    return _PREPROCESS.local_views(pixels, shown[None], window[None], (SIDE, SIDE))[0]
 
 
 def samples(rng: np.random.Generator, scene: Scene, crops: int) -> list[Sample]:
@@ -100,7 +84,7 @@ def _codes(item: Phrase | SceneObject) -> list[int]:
 
 
 def _scene_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
-    squashed = resized(pixels, SIDE, SIDE)
+    squashed = _PREPROCESS.resize(pixels[None], (SIDE, SIDE))[0]
     named = rng.permutation(len(scene.objects))[: int(rng.integers(1, 4))]
     if len(named) == 1 and rng.random() < 0.5:
         caption, phrases = _expression(rng, scene, int(named[0]))

@@ -180,7 +180,10 @@ def main() -> None:
     parser.add_argument("--images-per-split", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    counts = write_benchmark(options.out, options.images_per_split, options.seed)
+    try:
+        counts = write_benchmark(options.out, options.images_per_split, options.seed)
+    except DataError as error:
+        parser.exit(1, f"{error}\n")
     for name, refs in counts.items():
         print(f"{options.out / name}: {refs} refs")
 

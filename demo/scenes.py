@@ -207,7 +207,8 @@ def shape_outlines(shape: str) -> list[Plane]:
         start = np.arctan2(tip[1], tip[0] - centre_x)
         inner = np.linspace(2 * np.pi - start, start, 40)
         inside = np.stack([centre_x + radius * np.cos(inner), radius * np.sin(inner)], axis=1)
-        outlines = [np.concatenate([np.stack([np.cos(outer), np.sin(outer)], axis=1), inside]) + [0.1, 0.0]]
+        outside = np.stack([np.cos(outer), np.sin(outer)], axis=1)
+        outlines = [np.concatenate([outside, inside]) + np.array([0.1, 0.0])]
     elif shape == "square":
         outlines = [0.8 * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])]
     elif shape == "triangle":

@@ -95,9 +95,7 @@ def assign_cells(sample: Sample, grid: int, scale: tuple[float, float]) -> Tenso
     cells = torch.full((grid, grid), -1)
     for item in torch.nonzero((sample.sizes >= scale[0]) & (sample.sizes <= scale[1]))[:, 0].tolist():
         reach = (sample.boxes[item, 2:] - sample.boxes[item, :2]) * CENTRE / 2
-        middle, first, last = (
-            ((sample.centres[item] + shift) * to_cells).floor().long() for shift in (0, -reach, reach)
-        )
+        middle, first, last = (((sample.centres[item] + shift) * to_cells).floor().long() for shift in (0, -reach, reach))
         left, top = torch.maximum(first, middle - 1).clamp(min=0).tolist()
         right, bottom = torch.minimum(last, middle + 1).clamp(max=grid - 1).tolist()
         cells[top : bottom + 1, left : right + 1] = item
@@ -155,9 +153,7 @@ def new_network(architecture: Architecture = ARCHITECTURE) -> SoloNetwork:
     return network
 
 
-def train_step(
-    network: SoloNetwork, samples: Sequence[Sample], optimizer: torch.optim.Optimizer
-) -> tuple[float, float]:
+def train_step(network: SoloNetwork, samples: Sequence[Sample], optimizer: torch.optim.Optimizer) -> tuple[float, float]:
     """One update in bfloat16 autocast (twice as fast on a CPU that has it); returns the two losses."""
     network.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):

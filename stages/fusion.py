@@ -97,11 +97,12 @@ class Dots:
             phrase_scale = np.repeat(q / _lengths(phrase), counts)
             dots = v * (sentence_scale * self.a + phrase_scale * self.b)
             dots += w * (sentence_scale * self.c + phrase_scale * self.d)
-            return np.float32(LOGIT_SCALE) * dots
+            return (np.float32(LOGIT_SCALE) * dots).astype(np.float32, copy=False)
         dots = v * (r * self.a + q * self.b) + w * (r * self.c + q * self.d)
         visual = v * v * self.global_norm + (2 * v * w) * self.cross_norm + w * w * self.local_norm
         text = r * r * sentence + (2 * r * q) * both + q * q * phrase
-        return np.float32(LOGIT_SCALE) * dots / _lengths(visual) / np.repeat(_lengths(text), counts)
+        scores = np.float32(LOGIT_SCALE) * dots / _lengths(visual) / np.repeat(_lengths(text), counts)
+        return scores.astype(np.float32, copy=False)
 
 
 def _lengths(squares: Floats) -> Floats:

@@ -1,8 +1,8 @@
 """Masks drawn over an image, as every picture of Glimpse shows them (Pillow and numpy only).
 
-The chosen mask is tinted with a solid outline, the ground truth is a dashed outline, another rule's choice a solid one
-in its own colour, all other proposals are thin lines. Lines are drawn from a blurred mask: near its border the blur is
-a known function of the distance, which gives smooth lines of even width without tracing contours.
+The chosen mask stands out of a shaded picture and has a solid outline, the ground truth is a dashed outline, another
+rule's choice a solid one in its own colour, all other proposals are thin lines. Lines are drawn from a blurred mask:
+near its border the blur is a known function of the distance, which gives smooth lines without tracing contours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from math import pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ PROPOSAL = (255, 255, 255)
 _CASING = (16, 20, 28)
 _PAPER, _INK, _MUTED = (24, 28, 36), (240, 243, 247), (166, 175, 188)
 LEGEND = {"choice": "chosen", "truth": "ground truth", "rival": "other rule's choice", "proposals": "other proposals"}
-_TINT = 0.38
+_TINT, _SHADE = 0.12, 0.25  # a strong tint would change the colours that expressions speak of
 _BLUR = 2.0  # pixels at the nominal size
 _NOMINAL = 320  # width in pixels at which lines and letters have their nominal size
 
@@ -75,11 +76,11 @@ def overlay(
     picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     unit = max(1.0, (width / _NOMINAL) ** 0.7)  # larger pictures need less than proportional lines and letters
 
+    if choice is not None and choice.any():
+        _highlight(picture, choice)
     others = [_Outline(mask, size, unit) for mask in ([] if proposals is None else proposals)]
     for other in others:
         other.draw(picture, PROPOSAL, width=0.9, casing=1.6, opacity=0.75)
-    if choice is not None and choice.any():
-        _tint(picture, choice)
     if rival is not None:
         _Outline(rival, size, unit).draw(picture, RIVAL, width=2.2)
     if choice is not None:
@@ -97,6 +98,7 @@ class _Outline:
 
     Attributes:
         mask: bool (H, W), at the size of the image.
+        box: what the mask covers of the picture, None for nothing.
         corner: x, y of the surroundings' left top pixel in the picture; may be negative.
         distance: approximate signed distance to the border in pixels (h, w), positive inside, cut at 1.25 blurs.
     """
@@ -106,14 +108,16 @@ class _Outline:
         blur = _BLUR * unit
         pad = int(3 * blur) + 1
         plane = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-        left, top, right, bottom = plane.getbbox() or (0, 0, 0, 0)
+        self.box = plane.getbbox()
+        if self.box is None:
+            return
+        left, top, right, bottom = self.box
+        self.corner = (left - pad, top - pad)
         # What lies beyond the picture is cut as zeros, so that a mask at its edge has a border there.
         cut = plane.crop((left - pad, top - pad, right + pad, bottom + pad)).filter(ImageFilter.GaussianBlur(blur))
         field = np.asarray(cut, np.float32) / 255
-        peak = float(field.max(initial=0.0))
-        level = 0.5 if peak > 0.6 else peak / 2  # the blur of a sliver stays under one half
-        self.corner = (left - pad, top - pad)
-        self.distance: Plane = (field - level) * np.float32(blur * np.sqrt(2 * np.pi))
+        level = min(0.5, 0.8 * float(field.max()))  # the blur of a sliver stays under one half
+        self.distance: Plane = ((field / level - 1) * blur * sqrt(pi / 2)).astype(np.float32)
 
     def draw(
         self,
@@ -125,7 +129,7 @@ class _Outline:
         dash: float = 0.0,
     ) -> None:
         """Paint the line over a dark casing; ``width``, the ``casing``'s extra and ``dash`` in nominal pixels."""
-        if not self.mask.any():
+        if self.box is None:
             return
         dashes = self._dashes(dash * self.unit) if dash else np.float32(1)
         for paint, breadth, strength in ((_CASING, width + casing, 0.6), (colour, width, 1.0)):
@@ -138,14 +142,16 @@ class _Outline:
         """1 on dashes, 0 in gaps (h, w): stripes along whichever diagonal crosses the border more steeply."""
         rows, columns = np.gradient(self.distance)
         y, x = np.indices(self.distance.shape, np.float32)
-        along = np.where(rows * columns > 0, x - y, x + y) / np.float32(2 * length * np.sqrt(2))
+        along = np.where(rows * columns > 0, x - y, x + y) / np.float32(2 * length * sqrt(2))
         stripes: Plane = np.clip(2 * length * (0.27 - np.abs(along % 1 - 0.5)) + 0.5, 0, 1).astype(np.float32)
         return stripes
 
 
-def _tint(picture: Image.Image, mask: Mask) -> None:
-    plane = Image.fromarray(mask.astype(np.uint8) * round(255 * _TINT))
-    picture.paste(CHOICE, mask=plane.resize(picture.size, Image.Resampling.BILINEAR))
+def _highlight(picture: Image.Image, mask: Mask) -> None:
+    """Tint ``mask`` and shade everything else."""
+    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+    picture.paste(_CASING, mask=inside.point(lambda value: round((255 - value) * _SHADE)))
+    picture.paste(CHOICE, mask=inside.point(lambda value: round(value * _TINT)))
 
 
 def _tag(picture: Image.Image, mask: Mask, text: str, unit: float) -> None:
@@ -208,7 +214,7 @@ def _swatch(draw: ImageDraw.ImageDraw, key: str, x: int, y: int, line: int) -> N
     thickness = max(1, line // (18 if key == "proposals" else 8))
     left, right, middle = x, round(x + 1.6 * line), round(y + 0.45 * line)
     if key == "choice":
-        fill = tuple(round(_TINT * c + (1 - _TINT) * p) for c, p in zip(CHOICE, _PAPER, strict=True))
+        fill = tuple(round(0.4 * c + 0.6 * p) for c, p in zip(CHOICE, _PAPER, strict=True))
         draw.rectangle((left, y, right, round(y + 0.9 * line)), fill=fill, outline=colour, width=thickness)
         return
     pieces = 3 if key == "truth" else 1

@@ -69,7 +69,7 @@ def alpha_of_expressions(pairs: PairTable, params: Scoring) -> NDArray[np.float6
 
 def choose(pairs: PairTable, params: Scoring) -> dict[str, NDArray[np.int64]]:
     """For each rule the chosen proposal of every expression (E,), among the image's unfiltered ones; -1 for none."""
-    rules = {"global_local": alpha_of_expressions(pairs, params), "global": 1.0, "cropping": 0.0}
+    rules: dict[str, Any] = {"global_local": alpha_of_expressions(pairs, params), "global": 1.0, "cropping": 0.0}
     chosen = {rule: first_best(pairs.dots.scores(a, params.beta), pairs.offsets) for rule, a in rules.items()}
     chosen["upper_bound"] = upper_bound_choice(pairs.offsets, pairs.intersection, pairs.union)
     return {rule: pairs.unfiltered(rows) for rule, rows in chosen.items()}

@@ -76,21 +76,21 @@ def import_closure(module: str) -> tuple[Path, ...]:
     found: set[Path] = set()
     waiting = [module]
     while waiting:
-        path = module_path(waiting.pop())
+        name = waiting.pop()
+        path = module_path(name)
         if path is None or path in found:
             continue
         found.add(path)
+        waiting.extend(name.rpartition(".")[:1])
         waiting.extend(_imports(ast.parse(path.read_bytes())))
     return tuple(sorted(path for path in found if path.read_bytes().strip()))
 
 
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
-                node.body = node.body[1:] or [ast.Pass()]
-    return tree
+class _WithoutDocstrings(ast.NodeTransformer):
+    """Drops every string that stands alone: those of modules, classes, functions, and of fields and constants."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
 
 
 @cache
@@ -102,5 +102,5 @@ def code_digest(module: str) -> str:
     digest = hashlib.sha256()
     for path in import_closure(module):
         digest.update(str(path.relative_to(ROOT)).encode())
-        digest.update(ast.dump(_without_docstrings(ast.parse(path.read_bytes()))).encode())
+        digest.update(ast.dump(_WithoutDocstrings().visit(ast.parse(path.read_bytes()))).encode())
     return digest.hexdigest()

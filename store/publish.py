@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        if temporary.is_dir() and path.exists():
+        if temporary.is_dir() and os.path.lexists(path):
             remove(path)
         os.replace(temporary, path)
     except BaseException:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import numpy as np
@@ -107,7 +107,7 @@ def write_table(
         "config": dict(config),
         **attrs,
     }
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="earliest") as file:
+    with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         for key in sorted(arrays):
             array = arrays[key]
             options = {"chunks": (min(_CHUNK, array.shape[0]), *array.shape[1:]), "fletcher32": True} if array.size else {}
@@ -160,10 +160,20 @@ def _column(file: h5py.File, key: str, column: schema.Column | None) -> Any:
     return [row.decode("utf-8", "surrogatepass") for row in ragged] if column.dtype == "utf8" else ragged
 
 
-def require_same(consumer: str, *uses: tuple[Table, str, Table]) -> None:
+class Stored(Protocol):
+    """A table or a folder of vectors."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def attrs(self) -> Mapping[str, Any]: ...
+
+
+def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
     """Check that tables fit each other: for each (made, name, source), ``made`` was computed from this ``source``."""
     for made, name, source in uses:
-        if made.attrs["made_from"].get(name) != source.digest:
+        if made.attrs["made_from"].get(name) != source.attrs["digest"]:
             raise StoreError(
                 f"{consumer}: {made.path} was made from another {name} than {source.path}; "
                 f"make it again: dvc repro {schema.TABLES[str(made.attrs['schema'])].producer}"

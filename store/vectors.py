@@ -1,7 +1,8 @@
 """Vectors: a folder of sharded Zarr v3 arrays with checksums, and the manifest that makes it complete.
 
 A missing Zarr shard reads as zeros without an error, so completeness never comes from an array: ``manifest.json`` names
-every file with its size, and opening a folder checks them. A flipped byte inside a chunk is caught by crc32c on reading.
+every file, and opening a folder checks them. A flipped byte inside a chunk is caught by crc32c on reading; Zarr does not
+protect its own metadata, so the manifest holds their digests, and its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zarr.codecs import Crc32cCodec
 
 from store import schema
 from store.errors import StoreError, reading
-from store.fingerprint import arrays_digest, canonical
+from store.fingerprint import arrays_digest, canonical, file_digest, fingerprint
 from store.publish import replacing
 from store.ragged import Bytes
 from store.table import check_description, flatten
@@ -26,6 +27,7 @@ from store.table import check_description, flatten
 CHUNK_ROWS = 256
 SHARD_ROWS = 16_384
 MANIFEST = "manifest.json"
+_CHECK = "manifest_digest"
 
 Blocks = Iterable[NDArray[np.float32]]
 
@@ -64,11 +66,14 @@ def write_vectors(
             "made_from": dict(made_from),
             "config": dict(config),
             **attrs,
-            "files": {
-                file.relative_to(temporary).as_posix(): file.stat().st_size for file in sorted(temporary.rglob("*")) if file.is_file()
-            },
+            "files": {file.relative_to(temporary).as_posix(): _stamp(file) for file in sorted(temporary.rglob("*")) if file.is_file()},
         }
-        (temporary / MANIFEST).write_text(canonical(described))
+        (temporary / MANIFEST).write_text(canonical({**described, _CHECK: fingerprint(described)}))
+
+
+def _stamp(file: Path) -> int | str:
+    """What the manifest holds of a file: the size of a shard, whose bytes are checksummed, else the digest."""
+    return file_digest(file) if file.name == "zarr.json" else file.stat().st_size
 
 
 def _create(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: Any) -> zarr.Array[Any]:
@@ -90,6 +95,8 @@ def _write_blocks(group: zarr.Group, key: str, rows: int, width: int, blocks: Bl
     buffer = np.empty((min(SHARD_ROWS, rows), width), np.float32)
     held = written = 0
     for block in blocks:
+        if block.dtype != np.float32 or block.shape[1:] != (width,):
+            raise StoreError(f"column {key}: expected blocks of float32 (n, {width}), got {block.dtype} {block.shape}")
         digest.update(np.ascontiguousarray(block).data)
         while len(block):
             taken = block[: len(buffer) - held]
@@ -112,17 +119,19 @@ class Vectors:
         """Open the folder ``path`` as table ``name``.
 
         Raises:
-            StoreError: no folder, another table, or a file of the manifest missing or of another size.
+            StoreError: no folder, another table, a damaged manifest, or a file of it missing or not as it was written.
         """
         self.path, self.name = path, name
         self.remedy = f"make it again: dvc repro --force --single-item {schema.TABLES[name].producer}"
         with reading(path, self.remedy):
             self.attrs = check_description(path, name, (path / MANIFEST).read_bytes(), self.remedy)
-            for file, size in self.attrs["files"].items():
-                found = (path / file).stat().st_size if (path / file).is_file() else None
-                if found != size:
-                    came = "none" if found is None else f"{found} bytes"
-                    raise StoreError(f"{path}: expected {file} of {size} bytes, found {came}; {self.remedy}")
+            if self.attrs.pop(_CHECK, None) != fingerprint(self.attrs):
+                raise StoreError(f"{path / MANIFEST}: damaged, its digest is another one; {self.remedy}")
+            for file, stamp in self.attrs["files"].items():
+                found = _stamp(path / file) if (path / file).is_file() else None
+                if found != stamp:
+                    came = "no such file" if found is None else found
+                    raise StoreError(f"{path / file}: expected {stamp} (bytes, or sha256), found {came}; {self.remedy}")
             self.group = zarr.open_group(path, mode="r", zarr_format=3)
 
     @property
@@ -131,7 +140,8 @@ class Vectors:
 
     def ks(self) -> list[int]:
         """The masked_blocks values stored, ascending."""
-        return sorted(int(key.rpartition(".k")[2]) for key in self.group if key.rpartition(".k")[2].isdigit())
+        columns = {file.partition("/")[0].rpartition(".k")[2] for file in self.attrs["files"]}
+        return sorted(int(k) for k in columns if k.isdigit())
 
     def rows(self, column: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of a vector column, float32 (stop - start, D); all by default.

@@ -1,7 +1,7 @@
 """The resumable work folder of a stage: append-only parts, each the finished work of one unit.
 
     <work>/<kind>/<config key>/config.json      what the results depend on, apart from the data
-                              /manifest.jsonl   one line per part: file, digest, inputs, seconds, skipped rows
+                              /manifest.jsonl   one line per part: file, inputs, seconds, skipped rows
                               /<n>.npz          the part
 
 The config key covers parameters, weights and code; the data do not enter it: a part says for which inputs (digests of
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from store import schema
 from store.errors import BusyError, StoreError
 from store.fingerprint import canonical, fingerprint
-from store.publish import replacing
+from store.publish import remove, replacing
 from store.ragged import offsets_of
 
 Item = Mapping[str, NDArray[Any]]
@@ -66,6 +66,8 @@ class Parts:
         (self.folder / "config.json").write_text(json.dumps(described, indent=1, sort_keys=True))
         self._where: dict[str, tuple[str, int]] = {}
         self._open: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
+        for left in self.folder.glob(".*.tmp"):  # of a killed write: whoever opens parts holds the lock
+            remove(left)
         for line in self._manifest():
             for position, key in enumerate(line["inputs"]):
                 self._where[key] = (line["part"], position)
@@ -77,8 +79,11 @@ class Parts:
         if torn:  # the last line of a killed run; the next one must not be glued to it
             with replacing(path) as temporary:
                 temporary.write_text(whole + newline)
-        lines = [json.loads(line) for line in whole.splitlines()]
-        return [line for line in lines if (self.folder / line["part"]).is_file()]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            return [line for line in lines if (self.folder / line["part"]).is_file()]
+        except (ValueError, KeyError) as error:
+            raise StoreError(f"{path}: a damaged line ({error}); remove that line and run again") from error
 
     def __contains__(self, key: str) -> bool:
         return key in self._where
@@ -90,7 +95,7 @@ class Parts:
 
     def append(self, keys: Sequence[str], items: Sequence[Item], seconds: float, skipped: Sequence[str] = ()) -> None:
         """Write one unit's finished work: ``items[i]`` is the result for input ``keys[i]``."""
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{end}:{name}": value
             for name in (items[0] if items else ())
             for end, value in (
@@ -99,7 +104,7 @@ class Parts:
             )
         }
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, allow_pickle=False, **arrays)
         part = f"{fingerprint(list(keys))[:20]}.npz"
         with replacing(self.folder / part) as temporary:
             temporary.write_bytes(buffer.getvalue())

@@ -80,10 +80,7 @@ def oracle_decode(logits, kernels, features, sizes, config):
             if not kept[c][i][j] > config.score_threshold:
                 continue
             kernel = [channel[i][j] for channel in level_kernels]
-            soft = [
-                [sigmoid(sum(k * f[y][x] for k, f in zip(kernel, features, strict=True))) for x in range(width)]
-                for y in range(height)
-            ]
+            soft = [[sigmoid(sum(k * f[y][x] for k, f in zip(kernel, features, strict=True))) for x in range(width)] for y in range(height)]
             inside = {(y, x) for y in range(height) for x in range(width) if soft[y][x] > 0.5}
             if len(inside) > config.strides[level]:
                 maskness = sum(soft[y][x] for y, x in inside) / len(inside)
@@ -141,7 +138,8 @@ def test_decoding_equals_plain_loops(seed, score_threshold, update_threshold, li
 
 def test_the_random_cases_are_not_hollow():
     counts = [len(decode(*random_outputs(seed), SIZES, DecodeSettings(strides=(3, 6)))[1]) for seed in range(20)]
-    assert min(counts) >= 1 and max(counts) >= 15
+    assert min(counts) >= 1
+    assert max(counts) >= 15
 
 
 def test_chunks_do_not_show(monkeypatch):
@@ -158,7 +156,8 @@ def test_chunks_do_not_show(monkeypatch):
 def test_nothing_fires():
     logits, kernels, features = random_outputs(0)
     masks, scores = decode([x - 100 for x in logits], kernels, features, SIZES, DecodeSettings(strides=(3, 6)))
-    assert masks.shape == (0, 11, 17) and masks.dtype == torch.bool
+    assert masks.shape == (0, 11, 17)
+    assert masks.dtype == torch.bool
     assert scores.shape == (0,)
     assert mask_boxes(masks, "reference").shape == mask_boxes(masks, "tight").shape == (0, 4)
 
@@ -221,11 +220,7 @@ def test_equal_scores_keep_level_row_column_class_order():
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.integers(1, 6).flatmap(
-        lambda n: st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=n, max_size=n)
-    )
-)
+@given(st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=n, max_size=n)))
 def test_point_nms_equals_plain_loops(values):
     """Few distinct values, so that ties are common."""
     planes = torch.tensor([values], dtype=torch.float64) / 4

@@ -48,14 +48,19 @@ def test_architecture_is_read_off_the_shapes(tiny_weights):
 def test_proposals_have_the_promised_form(tiny_weights):
     found = load(tiny_weights).propose(picture())
     assert len(found.scores) >= 3
-    assert found.masks.shape == (len(found.scores), 50, 70) and found.masks.dtype == np.bool_
-    assert found.boxes.shape == (len(found.scores), 4) and found.boxes.dtype == found.scores.dtype == np.float32
-    assert (np.diff(found.scores) <= 0).all() and found.masks.any((1, 2)).all()
+    assert found.masks.shape == (len(found.scores), 50, 70)
+    assert found.masks.dtype == np.bool_
+    assert found.boxes.shape == (len(found.scores), 4)
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+    assert (np.diff(found.scores) <= 0).all()
+    assert found.masks.any((1, 2)).all()
 
 
 def test_no_proposals_is_a_result(tiny_weights):
     found = load(tiny_weights, score_threshold=1.0).propose(picture())
-    assert found.masks.shape == (0, 50, 70) and found.boxes.shape == (0, 4) and found.scores.shape == (0,)
+    assert found.masks.shape == (0, 50, 70)
+    assert found.boxes.shape == (0, 4)
+    assert found.scores.shape == (0,)
 
 
 def test_the_box_rule_is_a_choice(tiny_weights):
@@ -140,7 +145,8 @@ def test_inference_keeps_no_gradients_and_follows_the_dtype(tiny_weights):
     single = net.propose(picture())
     net.network.double()
     raw = net.forward(padded(net.preprocess(picture()))[None])
-    assert raw.mask_features.dtype == torch.float64 and not raw.mask_features.requires_grad
+    assert raw.mask_features.dtype == torch.float64
+    assert not raw.mask_features.requires_grad
     double = net.propose(picture())
     np.testing.assert_allclose(double.scores, single.scores, atol=1e-5)
 
@@ -173,4 +179,6 @@ def test_resized_size(size, expected):
 
 def test_padding_is_zeros_at_the_bottom_and_right():
     out = padded(torch.ones(3, 33, 64))
-    assert out.shape == (3, 64, 64) and out[:, :33].min() == 1 and out[:, 33:].max() == 0
+    assert out.shape == (3, 64, 64)
+    assert out[:, :33].min() == 1
+    assert out[:, 33:].max() == 0

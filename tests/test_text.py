@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from stages.text.words import POSITIONS, RELATIONS, classes
 from store.errors import WeightsError
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "text.json").read_text("utf-8"))["expressions"]
-WORDS = (
+WORDS = re.findall(
+    r"\S+",
     "the a red blue small left right middle second man woman dog cat table umbrella plate in on near behind with "
-    "wearing holding from of front that isn't guy's café naïve cannot who standing looking 3rd t-shirt zebra ."
-).split()
+    "wearing holding from of front that isn't guy's café naïve cannot who standing looking 3rd t-shirt zebra .",
+)
 
 
 @pytest.fixture(scope="module")

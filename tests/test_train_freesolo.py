@@ -34,10 +34,7 @@ def perfect_outputs(samples):
     """Raw outputs that say exactly what the samples hold: kernels pick one feature channel per object."""
     objects = max(len(sample.sizes) for sample in samples)
     features = torch.stack(
-        [
-            torch.cat([40 * s.masks.round() - 20, s.masks.new_zeros(objects, *s.masks.shape[1:])])[:objects]
-            for s in samples
-        ]
+        [torch.cat([40 * s.masks.round() - 20, s.masks.new_zeros(objects, *s.masks.shape[1:])])[:objects] for s in samples]
     )
     logits, kernels = [], []
     for grid, scale in zip((40, 36, 24, 16, 12), recipe.SCALES, strict=True):
@@ -50,16 +47,16 @@ def perfect_outputs(samples):
 def test_samples_cover_what_the_scene_shows(samples):
     scene = draw_scene(training_rng(0), (320, 240))
     sample = samples[0]
-    assert sample.pixels.shape == (3, 96, 128) and sample.masks.shape == (len(scene.objects), 24, 32)
+    assert sample.pixels.shape == (3, 96, 128)
+    assert sample.masks.shape == (len(scene.objects), 24, 32)
     shares = [item.mask.mean() for item in scene.objects]
     np.testing.assert_allclose(sample.masks.mean((1, 2)), shares, atol=2e-3)
     for mask, box, item in zip(sample.masks, sample.boxes, scene.objects, strict=True):
-        centroid = [
-            (mask.sum(axis) * (4 * torch.arange(mask.shape[1 - axis]) + 2)).sum() / mask.sum() for axis in (0, 1)
-        ]
+        centroid = [(mask.sum(axis) * (4 * torch.arange(mask.shape[1 - axis]) + 2)).sum() / mask.sum() for axis in (0, 1)]
         assert centroid == pytest.approx([0.4 * value for value in item.centre], abs=0.2)
         rows = np.nonzero(mask.numpy() > 0.5)[0]
-        assert 4 * rows.min() >= box[1] - 4 and 4 * (rows.max() + 1) <= box[3] + 4
+        assert 4 * rows.min() >= box[1] - 4
+        assert 4 * (rows.max() + 1) <= box[3] + 4
 
 
 def test_every_object_has_a_cell_near_its_centre(samples):
@@ -71,19 +68,19 @@ def test_every_object_has_a_cell_near_its_centre(samples):
             found.add(item)
             assert scale[0] <= sample.sizes[item] <= scale[1]
             x, y = (column + 0.5) * 128 / grid, (row + 0.5) * 96 / grid
-            assert (
-                abs(x - sample.centres[item][0]) < 1.5 * 128 / grid
-                and abs(y - sample.centres[item][1]) < 1.5 * 96 / grid
-            )
+            assert abs(x - sample.centres[item][0]) < 1.5 * 128 / grid
+            assert abs(y - sample.centres[item][1]) < 1.5 * 96 / grid
     assert found == set(range(len(sample.sizes)))
 
 
 def test_the_losses_are_small_only_for_right_outputs(samples):
     right = perfect_outputs(samples)
     focal, dice = recipe.losses(right, samples)
-    assert focal < 1e-6 and dice < 0.1  # soft coverage at the borders keeps dice from zero
+    assert focal < 1e-6
+    assert dice < 0.1
     wrong_focal, wrong_dice = recipe.losses(right, samples[::-1])
-    assert wrong_focal > 1 and wrong_dice > 0.5
+    assert wrong_focal > 1
+    assert wrong_dice > 0.5
 
 
 def test_focal_and_dice_on_numbers_worked_by_hand():
@@ -115,9 +112,9 @@ def test_rounded_weights_load_as_the_same_architecture(samples):
 
 
 def test_the_schedule_warms_up_and_ends_at_zero():
-    assert (
-        recipe.rate(0) == 0 and recipe.rate(recipe.WARM_UP) == pytest.approx(1) and recipe.rate(1) == pytest.approx(0)
-    )
+    assert recipe.rate(0) == 0
+    assert recipe.rate(recipe.WARM_UP) == pytest.approx(1)
+    assert recipe.rate(1) == pytest.approx(0)
     falling = [recipe.rate(x) for x in np.linspace(recipe.WARM_UP, 1, 20)]
     assert falling == sorted(falling, reverse=True)
 

@@ -11,35 +11,32 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import functional as reference
 
-from stages.visual.encoder import MaskedClip
-from stages.visual.preprocess import Preprocess, crop_windows, degenerate_boxes
+from stages.visual.preprocess import Preprocess, crop_windows
 from store.errors import ParameterError
-
-WIDTH, HEADS, DEPTH, GRID, PATCH, SIDE = 64, 2, 4, 4, 8, 32
-H, W = 40, 50
-TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-VIT = {"layers": DEPTH, "width": WIDTH, "head_width": WIDTH // HEADS, "patch_size": PATCH, "image_size": SIDE}
-RESNET = {"layers": [1, 1, 1, 1], "width": 16, "patch_size": None, "image_size": 96}
-Array = NDArray[Any]
-
-
-def random_model(vision: dict[str, Any], **options: Any) -> Any:
-    """A CLIP in which no parameter keeps its start value, so that a forgotten bias or scale shows."""
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        model = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=TEXT, **options)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model.eval()
-
-
-def clip_of(model: Any, **options: Any) -> MaskedClip:
-    return MaskedClip(model, open_clip.SimpleTokenizer(), short_side=60, **options)
+from tests.visual_oracles import (
+    DEPTH,
+    GRID,
+    RESNET,
+    SIDE,
+    VIT,
+    Array,
+    H,
+    W,
+    bilinear,
+    clip_of,
+    imagenet,
+    local_oracle,
+    oracle_pool,
+    oracle_vit,
+    random_model,
+    relative,
+    resized,
+    some_boxes,
+    some_image,
+    some_masks,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,109 +51,17 @@ def resnet() -> Any:
 
 @pytest.fixture(scope="module")
 def image() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8))
+    return some_image()
 
 
 @pytest.fixture(scope="module")
 def masks() -> Array:
-    masks = np.zeros((7, H, W), dtype=bool)
-    masks[0, 5:30, 10:45] = True
-    masks[1, :, :25] = True
-    masks[2] = True
-    masks[3, 20, 20] = True  # too small for the grid
-    masks[4, 0:12, 0:12] = masks[4, 28:, 30:] = True
-    masks[5] = np.random.default_rng(1).random((H, W)) < 0.5
-    return masks  # row 6 is empty
+    return some_masks()
 
 
 @pytest.fixture(scope="module")
 def boxes() -> Array:
-    return np.array(
-        [[9.5, 4.5, 44.5, 29.5], [-0.5, -0.5, 24.5, 39.5], [-0.5, -0.5, 49.5, 39.5], [19.5, 19.5, 20.5, 20.5],
-         [8.7, 9.2, 31.1, 28.8], [3, 4, 47, 38], [0, 0, 0, 0]]
-    )  # fmt: skip
-
-
-def relative(got: Array, expected: Array) -> float:
-    return float((np.linalg.norm(got - expected, axis=-1) / np.linalg.norm(expected, axis=-1)).max(initial=0))
-
-
-# Oracles, float64 NumPy written from the formulas.
-
-
-def bilinear(plane: Array, size: tuple[int, int]) -> Array:
-    """One plane at ``size``: align_corners false, four neighbours, no antialias."""
-    out = np.zeros(size)
-    for y, x in np.ndindex(*size):
-        at = [max((i + 0.5) * old / new - 0.5, 0) for i, old, new in zip((y, x), plane.shape, size, strict=True)]
-        (top, fy), (left, fx) = ((int(a), a - int(a)) for a in at)
-        bottom, right = min(top + 1, plane.shape[0] - 1), min(left + 1, plane.shape[1] - 1)
-        upper = plane[top, left] * (1 - fx) + plane[top, right] * fx
-        lower = plane[bottom, left] * (1 - fx) + plane[bottom, right] * fx
-        out[y, x] = upper * (1 - fy) + lower * fy
-    return out
-
-
-def layer_norm(x: Array, state: dict[str, Array], name: str) -> Array:
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-    return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
-
-
-def attend(q: Array, k: Array, v: Array, heads: int, allowed: Array) -> Array:
-    """Multi-head attention of (T, width) projections; ``allowed`` (T, T) says which key a query may see."""
-    parts = []
-    for h in np.split(np.arange(q.shape[1]), heads):
-        logits = np.where(allowed, q[:, h] @ k[:, h].T / np.sqrt(len(h)), -np.inf)
-        weights = np.exp(logits - logits.max(1, keepdims=True))
-        parts.append(weights / weights.sum(1, keepdims=True) @ v[:, h])
-    return np.concatenate(parts, axis=1)
-
-
-def oracle_vit(model: Any, pixels: Array, soft: Array, k: int, masking: str) -> Array:
-    """The global feature (D,) of one mask (GRID, GRID) for ``pixels`` (3, SIDE, SIDE)."""
-    state = {name: value.double().numpy() for name, value in model.visual.state_dict().items()}
-    patches = pixels.reshape(3, GRID, PATCH, GRID, PATCH).transpose(1, 3, 0, 2, 4).reshape(GRID * GRID, -1)
-    x = np.vstack([state["class_embedding"], patches @ state["conv1.weight"].reshape(WIDTH, -1).T])
-    x = layer_norm(x + state["positional_embedding"], state, "ln_pre")
-    weight = np.append(1, soft.ravel())[:, None]
-    for index in range(DEPTH):
-        name = f"transformer.resblocks.{index}"
-        allowed = np.ones((len(x), len(x)), dtype=bool)
-        if index >= DEPTH - k and masking == "token":
-            x = x * weight
-        elif index >= DEPTH - k:
-            allowed[0] = weight[:, 0] != 0
-        y = layer_norm(x, state, f"{name}.ln_1")
-        qkv = y @ state[f"{name}.attn.in_proj_weight"].T + state[f"{name}.attn.in_proj_bias"]
-        y = attend(*np.split(qkv, 3, axis=1), HEADS, allowed)
-        x = x + y @ state[f"{name}.attn.out_proj.weight"].T + state[f"{name}.attn.out_proj.bias"]
-        y = layer_norm(x, state, f"{name}.ln_2") @ state[f"{name}.mlp.c_fc.weight"].T + state[f"{name}.mlp.c_fc.bias"]
-        y = y / (1 + np.exp(-1.702 * y))
-        x = x + y @ state[f"{name}.mlp.c_proj.weight"].T + state[f"{name}.mlp.c_proj.bias"]
-    return layer_norm(x[0], state, "ln_post") @ state["proj"]
-
-
-def oracle_pool(model: Any, features: Array) -> Array:
-    """CLIP's attention pooling of (C, h, w) features: the mean over positions asks, mean and positions answer."""
-    state = {name: value.double().numpy() for name, value in model.visual.attnpool.state_dict().items()}
-    x = features.reshape(len(features), -1).T
-    x = np.vstack([x.mean(0), x]) + state["positional_embedding"]
-    q, k, v = (x @ state[f"{p}_proj.weight"].T + state[f"{p}_proj.bias"] for p in "qkv")
-    pooled = attend(q, k, v, model.visual.attnpool.num_heads, np.ones((len(x), len(x)), dtype=bool))[0]
-    return pooled @ state["c_proj.weight"].T + state["c_proj.bias"]
-
-
-def normalised(image: Image.Image, mean: Any, std: Any, short_side: int = 60) -> torch.Tensor:
-    return reference.normalize(reference.to_tensor(reference.resize(image, [short_side])), mean, std)
-
-
-def imagenet(image: Image.Image) -> torch.Tensor:
-    return normalised(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-
-
-def resized(tensor: torch.Tensor, size: tuple[int, int]) -> Array:
-    return np.stack([bilinear(plane, size) for plane in tensor.double().numpy()])
+    return some_boxes()
 
 
 # Global features.
@@ -226,19 +131,6 @@ def test_masks_that_miss_the_grid(vit: Any, image: Image.Image, masks: Array) ->
 # Local features.
 
 
-def local_oracle(encode: Callable[..., torch.Tensor], source: Array, masks: Array, boxes: Array, side: int) -> Array:
-    rows = []
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-        filled = source.copy()
-        for channel, colour in enumerate((0.485, 0.456, 0.406)):
-            filled[channel][~mask] = colour
-        crop = filled[:, y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)]
-        view = resized(torch.from_numpy(crop), (side, side)).astype(np.float32)
-        with torch.inference_mode():
-            rows.append(encode(torch.from_numpy(view)[None])[0].numpy())
-    return np.array(rows)
-
-
 def test_vit_local(vit: Any, image: Image.Image, masks: Array, boxes: Array) -> None:
     source = resized(imagenet(image), (H, W))
     expected = local_oracle(vit.encode_image, source, masks, boxes, SIDE)
@@ -249,80 +141,6 @@ def test_resnet_local_is_normalised(resnet: Any, image: Image.Image, masks: Arra
     source = resized(imagenet(image), (H, W))
     expected = local_oracle(lambda x: resnet.encode_image(x, normalize=True), source, masks, boxes, 96)
     assert relative(clip_of(resnet).local_features(image, masks, boxes), expected) < 1e-5
-
-
-def test_fill(image: Image.Image, masks: Array, boxes: Array) -> None:
-    windows = crop_windows(boxes, H, W)
-    for fill, colour in (("reference", [0.485, 0.456, 0.406]), ("mean", [0.0, 0.0, 0.0])):
-        preprocess = Preprocess((0.1, 0.2, 0.3), (1.0, 0.9, 0.8), False, 60, fill)  # type: ignore[arg-type]
-        source = preprocess.source_view(preprocess.prepare(image, torch.device("cpu")))
-        views = preprocess.local_views(source, masks, windows, (8, 8)).numpy()
-        np.testing.assert_allclose(views[6], np.broadcast_to(np.array(colour)[:, None, None], (3, 8, 8)), rtol=1e-6)
-        # the full mask has no fill at all
-        expected = resized(source[:, :39, :49], (8, 8))
-        np.testing.assert_allclose(views[2], expected, atol=1e-5)
-
-
-def test_boxes_are_truncated_clamped_and_widened() -> None:
-    boxes = np.array(
-        [[9.5, 4.5, 44.9, 29.5], [-0.5, 3, 0.5, 9], [4, -0.5, 9, 0.5], [-9, -9, 99, 99], [50, 40, 60, 60], [7, 8, 3, 2]]
-    )  # fmt: skip
-    windows = [[9, 4, 44, 29], [0, 3, 1, 9], [4, 0, 9, 1], [0, 0, 50, 40], [49, 39, 50, 40], [7, 8, 8, 9]]
-    np.testing.assert_array_equal(crop_windows(boxes, H, W), windows)
-    np.testing.assert_array_equal(degenerate_boxes(boxes, H, W), [False, True, True, False, True, True])
-    assert crop_windows(np.zeros((0, 4)), H, W).shape == (0, 4)
-    assert degenerate_boxes(np.zeros((0, 4)), H, W).shape == (0,)
-
-
-@given(st.lists(st.tuples(*[st.floats(-20, 70, width=32)] * 4), min_size=1, max_size=5))
-def test_every_window_holds_a_pixel(rows: list[tuple[float, float, float, float]]) -> None:
-    windows = crop_windows(np.array(rows), H, W)
-    for row, (left, top, right, bottom), widened in zip(
-        rows, windows, degenerate_boxes(np.array(rows), H, W), strict=True
-    ):
-        assert 0 <= left < right <= W
-        assert 0 <= top < bottom <= H
-        x1, y1, x2, y2 = (min(max(int(v), 0), size) for v, size in zip(row, (W, H, W, H), strict=True))
-        assert widened == (x2 <= x1 or y2 <= y1)
-        if not widened:
-            assert (left, top, right, bottom) == (x1, y1, x2, y2)
-
-
-# Preprocessing.
-
-
-def test_clip_preprocessing_antialiases_and_takes_the_models_statistics(image: Image.Image, masks: Array) -> None:
-    model = random_model(VIT)
-    model.visual.image_mean, model.visual.image_std = (0.3, 0.4, 0.5), (0.2, 0.3, 0.4)
-    clip = MaskedClip(model, open_clip.SimpleTokenizer(), "clip", short_side=60)
-    tensor = normalised(image, (0.3, 0.4, 0.5), (0.2, 0.3, 0.4))
-    prepared = clip.prepare(image)
-    torch.testing.assert_close(prepared.tensor, tensor)
-    for got, expected in (
-        (clip._preprocess.global_view(prepared, (SIDE, SIDE))[0], reference.resize(tensor, [SIDE, SIDE])),
-        (clip._preprocess.source_view(prepared), reference.resize(tensor, [H, W])),
-        (
-            clip._preprocess.grid_masks(masks, (GRID, GRID), 2, torch.device("cpu")),
-            reference.resize(torch.from_numpy(masks).float(), [GRID, GRID]),
-        ),
-    ):
-        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_clip_preprocessing_without_statistics_is_openais(vit: Any, image: Image.Image) -> None:
-    clip = MaskedClip(vit, open_clip.SimpleTokenizer(), "clip", short_side=60)
-    expected = normalised(image, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
-    torch.testing.assert_close(clip.prepare(image).tensor, expected)
-
-
-@pytest.mark.parametrize("size", [(33, 57), (57, 33), (20, 20), (61, 90), (5, 300)])
-def test_short_side(size: tuple[int, int]) -> None:
-    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
-    prepared = Preprocess((0.0,) * 3, (1.0,) * 3, False, 20, "mean").prepare(image, torch.device("cpu"))
-    short, long = min(size), max(size)
-    assert sorted(prepared.tensor.shape[1:]) == sorted([20, int(20 * long / short)])
-    assert (prepared.width, prepared.height) == size
-    torch.testing.assert_close(prepared.tensor, reference.to_tensor(reference.resize(image, [20])))
 
 
 # Invariances.

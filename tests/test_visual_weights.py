@@ -80,7 +80,8 @@ def test_every_form_gives_the_same_model(
     assert_same(loaded, state)
     assert not loaded.training
     assert tokenizer(["a dog"]).shape == (1, 12)
-    assert loaded.visual.image_mean == open_clip.OPENAI_DATASET_MEAN
+    visual: Any = loaded.visual
+    assert visual.image_mean == open_clip.OPENAI_DATASET_MEAN
     clip = MaskedClip(loaded, tokenizer)
     assert clip.text_features(["a dog"]).shape == (1, 16)
     assert clip.truncated(["dog " * 10, "dog " * 11]).tolist() == [False, True]
@@ -90,7 +91,8 @@ def test_config_with_preprocessing(state: dict[str, Tensor], tmp_path: Path) -> 
     path = tmp_path / "open_clip_config.json"
     path.write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 2]}}))
     loaded, _ = load_clip(str(path), save_plain(state, tmp_path), dtype=torch.bfloat16)
-    assert (loaded.visual.image_mean, loaded.visual.image_std) == ((0.1, 0.2, 0.3), (1, 1, 2))
+    visual: Any = loaded.visual
+    assert (visual.image_mean, visual.image_std) == ((0.1, 0.2, 0.3), (1, 1, 2))
     assert {value.dtype for value in loaded.parameters()} == {torch.bfloat16}
 
 

@@ -87,7 +87,9 @@ def unsafe_name(file_name: str) -> str | None:
             return f"file_name {file_name!r} is absolute, expected a path below the image root"
         if ".." in path.parts:
             return f"file_name {file_name!r} climbs out of the image root"
-    return None if file_name.strip(". ") and "\0" not in file_name else f"file_name {file_name!r} names no file"
+        if not path.name or "\0" in file_name:
+            return f"file_name {file_name!r} names no file"
+    return None
 
 
 def is_number(value: object) -> bool:

@@ -19,14 +19,13 @@ from store.masks import Rle
 
 Overlap = Literal["union", "reference"]
 _MAX_PIXELS = 2**25
-"""pycocotools writes past its buffer where every run takes six characters or more, which needs a larger image."""
+"""pycocotools reserves six characters a run. Up to this size only masks of three runs or fewer can fill them all, and
+its end mark then falls into what malloc rounds up; in larger images it would write past its buffer."""
 _FAR = 8
 """A polygon point may lie this many image sizes outside; rasterising takes memory in proportion to its distance."""
 
 
-def annotation_mask_rle(
-    segmentation: object, height: int, width: int, overlap: Overlap = "union", skipped: list[str] | None = None
-) -> Rle:
+def annotation_mask_rle(segmentation: object, height: int, width: int, overlap: Overlap = "union", skipped: list[str] | None = None) -> Rle:
     """The mask of one annotated object.
 
     Args:
@@ -43,7 +42,7 @@ def annotation_mask_rle(
     Raises:
         DataError: no part is usable, or the size is no image size; with the reason.
     """
-    if not (0 < height and 0 < width and height * width <= _MAX_PIXELS):
+    if min(height, width) < 1 or height * width > _MAX_PIXELS:
         raise DataError(f"expected an image of 1 to {_MAX_PIXELS} pixels, got {height} x {width} (height x width)")
     elements = [segmentation] if isinstance(segmentation, Mapping) else segmentation
     if not isinstance(elements, list) or not elements:
@@ -111,7 +110,7 @@ def _run_lengths(rle: Mapping[str, object], height: int, width: int) -> Rle:
     if not isinstance(size, list | tuple) or list(size) != [height, width]:
         raise DataError(f"RLE: expected size [{height}, {width}] (height, width of the image), got {shown(size)}")
     if isinstance(counts, str):
-        counts = counts.encode("utf-8", "replace")
+        counts = counts.encode("utf-8", "surrogatepass")
     if isinstance(counts, bytes):
         runs = rle_counts(counts)
     elif isinstance(counts, list) and all(isinstance(n, int) and not isinstance(n, bool) for n in counts):

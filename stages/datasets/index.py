@@ -74,7 +74,8 @@ class _Union:
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the index table. Faulty rows stay in it with a status."""
     summary = Summary()
-    union, groups = _Union(), []
+    union = _Union()
+    groups: list[tuple[str, str]] = []
     with summary.timed("read"):
         for name, choice in params.datasets.items():
             data = read_refer(paths.refer, choice.folder or name, choice.split_by, choice.splits)

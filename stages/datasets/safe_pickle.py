@@ -45,7 +45,8 @@ def load_refs(path: Path) -> list[Any]:
     except DataError:
         raise
     except Exception as error:  # damaged bytes can fail in any instruction, with any error
-        raise DataError(f"{path}: truncated or not a pickle ({type(error).__name__}: {error}); {_REMEDY}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{path}: truncated or not a pickle ({reason}); {_REMEDY}") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of refs, got {type(rows).__name__}; {_REMEDY}")
     return rows

@@ -40,9 +40,7 @@ class Proposals:
 class FreeSolo:
     """A network and how its outputs are decoded. Device and dtype are the network's: move it by `.network.to(...)`."""
 
-    def __init__(
-        self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None
-    ) -> None:
+    def __init__(self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None) -> None:
         settings = settings or DecodeSettings()
         if short_side < 1:
             raise ParameterError(f"short_side: expected at least 1 pixel, got {short_side}")
@@ -164,9 +162,11 @@ def _check_keys(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
         problems.append(f"{len(missing)} missing keys: {_listed(missing)}")
     if unexpected := sorted(set(weights) - set(expected)):
         problems.append(f"{len(unexpected)} unexpected keys: {_listed(unexpected)}")
-    for key in sorted(set(expected) & set(weights)):
-        if weights[key].shape != expected[key].shape:
-            problems.append(f"{key}: expected shape {list(expected[key].shape)}, got {list(weights[key].shape)}")
+    problems += [
+        f"{key}: expected shape {list(expected[key].shape)}, got {list(weights[key].shape)}"
+        for key in sorted(set(expected) & set(weights))
+        if weights[key].shape != expected[key].shape
+    ]
     if problems:
         raise WeightsError("not the weights of a FreeSOLO network with detectron2's names: " + "; ".join(problems[:12]))
 

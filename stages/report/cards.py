@@ -106,9 +106,7 @@ def _spread(expressions: NDArray[np.int64], image_of: NDArray[np.int64]) -> Iter
     yield from later
 
 
-def _image_cards(
-    data: Data, images: Path, expressions: list[int], picked: dict[int, tuple[str, ...]], width: int
-) -> dict[int, Card]:
+def _image_cards(data: Data, images: Path, expressions: list[int], picked: dict[int, tuple[str, ...]], width: int) -> dict[int, Card]:
     """Cards of expressions that share one image, which is read once."""
     row = int(data.pairs["expression_image"][expressions[0]])
     image, problem = _open(data, images, row)
@@ -126,8 +124,7 @@ def _image_cards(
             image=data.index["image_name"][row],
             expression=data.index["expression_raw"][expression],
             noun_phrase=data.parse["noun_phrase"][expression],
-            iou={rule: float(data.iou[rule][expression]) if _choice(data, expression, rule) is not None else None
-                 for rule in CHOICES},
+            iou={rule: float(data.iou[rule][expression]) if _choice(data, expression, rule) is not None else None for rule in CHOICES},
             ranked=_ranked(data, expression, ranking[:_RANKED]),
             proposals=len(ranking),
             picture=_data_uri(_draw(data, image, expression, ranking, width)) if image else "",
@@ -193,5 +190,5 @@ def _draw(data: Data, image: Image.Image, expression: int, ranking: NDArray[np.i
 
 def _data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    picture.save(buffer, "WEBP", quality=_QUALITY, method=2)  # 4 takes twice the time for 3 % of the size
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

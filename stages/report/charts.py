@@ -17,7 +17,7 @@ _CELLS = 41
 """Grid points shown along an axis; a finer grid is thinned, the marked points stay exact."""
 _BINS = 20
 _SIDE = 200
-_LOOKS = {
+_LOOKS: dict[str, dict[str, Any]] = {
     "best": {"shape": "cross", "fill": "#ffffff", "stroke": "#11151c", "strokeWidth": 1},
     "in use": {"shape": "circle", "fill": "transparent", "stroke": "#ff2f8b", "strokeWidth": 3},
 }
@@ -35,7 +35,7 @@ def specs(data: Data) -> dict[str, dict[str, Any]]:
 
 def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any]) -> dict[str, Any]:
     """The alpha x beta surface in percent. Its parameter ``metric`` (oiou or miou) says which of the two is shown."""
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"alpha": alphas[i], "beta": betas[j], "a0": bottom, "a1": top, "b0": left, "b1": right}
         | {metric: percent(surface[metric][i][j]) for metric in METRICS}
         for i, bottom, top in _cells(alphas)
@@ -52,15 +52,13 @@ def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any]) -
         "encoding": {"x": x, "x2": {"field": "b1"}, "y": y, "y2": {"field": "a1"}, "color": colour}
         | {"tooltip": _tooltip(alpha="α", beta="β", oiou="oIoU %", miou="mIoU %")},
     }
-    marked = {"x": {**x, "field": "beta"}, "y": {**y, "field": "alpha"}} | {
-        "tooltip": _tooltip(point="point", alpha="α", beta="β", value="value %")
-    }
+    x, y = {**x, "field": "beta"}, {**y, "field": "alpha"}
     marks = [
         {
             "data": {"values": _points(surface)},
             "transform": [{"filter": f"datum.metric == metric && datum.point == '{point}'"}],
-            "mark": {"type": "point", "size": 120, "opacity": 1, **look},
-            "encoding": marked,
+            "mark": look | {"type": "point", "size": 120, "opacity": 1},
+            "encoding": {"x": x, "y": y, "tooltip": _tooltip(point="point", alpha="α", beta="β", value="value %")},
         }
         for point, look in _LOOKS.items()
     ]
@@ -93,8 +91,7 @@ def histogram(iou: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     edges = np.linspace(0, 1, _BINS + 1).round(6).tolist()
     counts = {rule: np.histogram(values, edges)[0] for rule, values in iou.items()}
     bins = [
-        {"low": low, "high": high}
-        | {rule: round(100 * float(count[i]) / max(1, len(iou[rule])), 3) for rule, count in counts.items()}
+        {"low": low, "high": high} | {rule: round(100 * float(count[i]) / max(1, len(iou[rule])), 3) for rule, count in counts.items()}
         for i, (low, high) in enumerate(pairwise(edges))
     ]
     end = {**bins[-1], "low": 1.0, "high": 1.0}  # a step line needs the right border of its last step
@@ -109,7 +106,7 @@ def histogram(iou: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
         "encoding": {"x": x, "x2": {"field": "high"}, "tooltip": _tooltip(low="IoU from", high="to", **RULES)},
     }
     layers = [layer("upper_bound", "area"), layer("cropping", "line"), layer("global_local", "line"), hover]
-    return {"width": _SIDE + 60, "height": 150, "data": {"values": [*bins, end]}, "layer": layers}
+    return {"width": _SIDE + 90, "height": 150, "data": {"values": [*bins, end]}, "layer": layers}
 
 
 def percent(value: float | None) -> float | None:

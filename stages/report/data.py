@@ -17,12 +17,22 @@ from store.table import Table, read_table, require_same
 if TYPE_CHECKING:
     from stages.report.report import Paths
 
-CHOICES = {"global_local": "chosen", "global": "chosen_global", "cropping": "chosen_cropping",
-           "upper_bound": "chosen_upper_bound"}
+CHOICES = {"global_local": "chosen", "global": "chosen_global", "cropping": "chosen_cropping", "upper_bound": "chosen_upper_bound"}
 """Rule -> column of the scores table."""
 _STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "score", "sweep")
-_PAIRS = ("expression_offsets", "expression_image", "expression_ref", "expression_group", "expression_area",
-          "expression_status", "proposal", "intersection", "union", "proposal_score", "proposal_area")
+_PAIRS = (
+    "expression_offsets",
+    "expression_image",
+    "expression_ref",
+    "expression_group",
+    "expression_area",
+    "expression_status",
+    "proposal",
+    "intersection",
+    "union",
+    "proposal_score",
+    "proposal_area",
+)
 
 
 @dataclass(frozen=True)

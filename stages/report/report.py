@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -82,10 +83,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
 
 def _hero(cards: list[Card]) -> list[Card]:
-    """One of the best pictures of each data set, three at most: what a reader sees first."""
+    """One of the best pictures of each data set, of different images, three at most: what a reader sees first."""
     first: dict[str, Card] = {}
     for card in cards:
-        if "best" in card.kinds and card.picture:
+        if "best" in card.kinds and card.picture and all(card.image != other.image for other in first.values()):
             first.setdefault(card.dataset, card)
     return list(first.values())[:3]
 
@@ -95,7 +96,8 @@ def _vega() -> str:
     import vl_convert
 
     script: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
-    return "(() => {" + script.replace("</", "<\\/").replace("<!--", "<\\!--") + "})();"
+    # Only a string can hold these: a regular expression may well hold "</", which must stay.
+    return "(() => {" + re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE) + "})();"
 
 
 def _render(**values: Any) -> str:

@@ -90,14 +90,16 @@ def overview(metrics: Json) -> list[Json]:
         for split, content in splits.items():
             miou = {rule: content[rule]["miou"] or 0.0 for rule in RULES if rule in content}
             ours, bound, random = (miou.get(rule, 0.0) for rule in ("global_local", "upper_bound", "random"))
-            lines.append({
-                "dataset": dataset,
-                "split": split,
-                "miou": miou,
-                "ci": content.get("global_local", {}).get("miou_ci"),
-                "of_bound": ours / bound if bound else None,
-                "of_random": ours / random if random else None,
-            })
+            lines.append(
+                {
+                    "dataset": dataset,
+                    "split": split,
+                    "miou": miou,
+                    "ci": content.get("global_local", {}).get("miou_ci"),
+                    "of_bound": ours / bound if bound else None,
+                    "of_random": ours / random if random else None,
+                }
+            )
     return lines
 
 
@@ -115,10 +117,7 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
     lines: dict[tuple[str, str], dict[tuple[str, str], Json]] = {}
     for row in rows:
         lines.setdefault((row["name"], row["setting"]), {})[row["dataset"], row["split"]] = row
-    return [
-        {"name": name, "setting": setting, "cells": [cells.get(group) for group in groups]}
-        for (name, setting), cells in lines.items()
-    ]
+    return [{"name": name, "setting": setting, "cells": [cells.get(group) for group in groups]} for (name, setting), cells in lines.items()]
 
 
 def parameters(data: Data) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -172,8 +171,8 @@ def skipped(data: Data) -> list[Json]:
     index, parse = data.index, data.parse
     found: list[tuple[str, str, str]] = []
     found += [("image", name, s) for name, s in zip(index["image_name"], index["image_status"], strict=True)]
-    found += [("image without proposals", name, s)
-              for name, s in zip(index["image_name"], data.proposals["status"], strict=True)]
+    alone = zip(index["image_name"], data.proposals["status"], index["image_status"], strict=True)
+    found += [("image without proposals", name, status) for name, status, unusable in alone if not unusable]
     found += [("ref", f"ref {ref}", s) for ref, s in zip(index["ref_id"], index["ref_status"], strict=True)]
     statuses = (("text", parse["status"]), ("expression not evaluated", data.pairs["expression_status"]))
     for what, column in statuses:

@@ -92,8 +92,8 @@ def _target(root: Token, chunks: Sequence[Span]) -> Span | None:
 
 def _is_other(chunk: Span, target: Span | None, root: Token) -> bool:
     """Whether a noun chunk names an object that is not the target: "the table", but neither "who" nor "the left"."""
-    if target is None:
-        is_target = chunk.root.head.i == root.i and chunk.root.dep_ in _SUBJECTS
-    else:
-        is_target = chunk.start == target.start
-    return not is_target and any(t.pos_ in ("NOUN", "PROPN") and t.lower_ not in PLACES for t in chunk)
+    if target is None and chunk.root.head.i == root.i and chunk.root.dep_ in _SUBJECTS:
+        return False  # the sentence says something of its subject: that is the target, though the phrase is all of it
+    if target is not None and chunk.start == target.start:
+        return False
+    return any(t.pos_ in ("NOUN", "PROPN") and t.lower_ not in PLACES for t in chunk)

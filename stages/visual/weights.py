@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +10,15 @@ import open_clip
 import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from stages.visual import torchscript
+from stages.state_dict import read_state_dict
 from stages.visual.masked_resnet import ScoreRule
 from store.errors import ParameterError, WeightsError, nearest
 
 # Scalars that only OpenAI's own archives hold; all their models use QuickGELU.
 OPENAI_SCALARS = frozenset({"input_resolution", "context_length", "vocab_size"})
 NAMES_SHOWN = 6
-# What readers raise on bytes that are not what they expect.
-_READ_ERRORS = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError),
-    *(SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError),
-)
 
 
 def load_clip(
@@ -42,7 +33,7 @@ def load_clip(
     ``model`` has none.
     """
     config, pixels = _read_config(model)
-    state = _read_state(weights)
+    state = read_state_dict(weights)
     openai = OPENAI_SCALARS & state.keys()
     if (openai or "openai" in weights.stem.lower()) and not config.get("quick_gelu", False):
         reason = f"it holds {', '.join(sorted(openai))}" if openai else "its name says so"
@@ -116,39 +107,6 @@ def _build(config: dict[str, Any], model: str) -> tuple[Any, SimpleTokenizer]:
             f"{model}: expected a vocab_size of at least {tokenizer.vocab_size}, the tokenizer's, got {net.vocab_size}"
         )
     return net, tokenizer
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """Name -> tensor of a weights file of any form that `load_clip` reads."""
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        elif torchscript.is_archive(path):
-            # The causal mask is stored with the code; the model makes its own.
-            state = {
-                name: value for name, value in torchscript.read_tensors(path).items() if not name.endswith("attn_mask")
-            }
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"{path}: expected a weights file, found none; fetch the weights or correct the path"
-        ) from error
-    except _READ_ERRORS as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(
-            f"{path}: cannot be read as tensors in plain containers ({said}); it is damaged, no weights file, or holds "
-            f"other objects: fetch it again, or if you trust it load it yourself and save its state_dict as safetensors"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(
-            f"{path}: expected a state_dict, names with tensors, got {type(state).__name__}; save model.state_dict()"
-        )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
 
 
 def _load_state(net: nn.Module, state: dict[str, Tensor], path: Path, model: str) -> None:

@@ -1,0 +1,77 @@
+"""Imports run one way: pipeline -> stages -> store; stages do not import each other; light modules load no torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.stage_table import MODULES
+
+ROOT = Path(__file__).resolve().parent.parent
+ALLOWED = {
+    "store": {"store"},
+    "stages": {"stages", "store"},
+    "pipeline": {"pipeline", "stages", "store"},
+    "demo": {"demo", "stages", "store"},
+}
+FOREIGN = {
+    "store": {"torch", "open_clip", "spacy", "dvc", "typer", "yaml", "dask"},
+    "stages": {"dvc", "typer", "yaml", "dask", "os"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def sources() -> list[Path]:
+    return [path for package in ALLOWED for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_run_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    tops = {name.partition(".")[0] for name in imported(path)}
+    assert not (tops & set(ALLOWED)) - ALLOWED[package]
+    assert not tops & FOREIGN.get(package, set())
+
+
+def test_stages_do_not_import_each_other() -> None:
+    """The modules of a stage's own package may know it; another stage may not."""
+    stages = set(MODULES.values())
+    for path in (ROOT / "stages").rglob("*.py"):
+        own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        others = {stage for stage in stages - {own} if own in stages or stage.rpartition(".")[0] != own.rpartition(".")[0]}
+        assert not imported(path) & others, f"{path} imports another stage"
+
+
+def test_every_stage_has_params_paths_and_run() -> None:
+    for module in MODULES.values():
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+        assert {"Params", "Paths", "run"} <= {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+
+
+def test_checking_parameters_and_scoring_load_no_torch() -> None:
+    code = (
+        "import sys, pipeline.project, stages.score, stages.sweep, stages.report.report\n"
+        "heavy = {'torch', 'open_clip', 'spacy', 'dask', 'dvc'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_our_packages_come_from_this_repository() -> None:
+    for package in ALLOWED:
+        assert Path(__import__(package).__file__).resolve().is_relative_to(ROOT)
