@@ -96,7 +96,7 @@ def noun_phrase(rng: np.random.Generator, phrase: Phrase) -> str:
 
 def description(rng: np.random.Generator, item: SceneObject) -> Phrase:
     """A phrase that is true of `item` and says two to four things, its shape nearly always."""
-    kept = {name: getattr(item, name) for name in _ATTRIBUTES if rng.random() < (0.95 if name == "shape" else 0.7)}
+    kept = {name: getattr(item, name) for name in _ATTRIBUTES if rng.random() < (0.95 if name == "shape" else 0.75)}
     return Phrase(**(kept if len(kept) > 1 else {"shape": item.shape, "colour": item.colour}))
 
 

@@ -16,29 +16,36 @@ from torch import Tensor
 
 from demo.captions import Expression, Phrase, appearance, description, noun_phrase, position, relation
 from demo.scenes import COLOURS, FILLINGS, SHAPES, SIZES, Mask, Scene, SceneObject
-from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, crop_windows
 
 SIDE = 112  # input pixels of the CLIP
 _PREPROCESS = Preprocess(IMAGENET_MEAN, IMAGENET_STD, antialias=False, short_side=240, fill="reference")
 _VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "filling": FILLINGS, "size": tuple(SIZES)}
 
 WHOLE, SCENE, PART, AROUND, BACKGROUND = range(5)  # what an image shows, and what a caption speaks of
-_SPOILT_WORDS = {PART: ("part of the", "a piece of the", "half of the"), AROUND: ("background around the",)}
+_SPOILT_WORDS = {PART: ("part of ", "a piece of ", "half of "), AROUND: ("background around ", "background and ")}
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is said, and its meaning: the kind of image it speaks of, a phrase for each object it names."""
+
+    text: str
+    kind: int
+    phrases: tuple[Phrase, ...]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, float32 (3, SIDE, SIDE), with its caption.
+    """One image, float32 (3, SIDE, SIDE), the objects it shows, a true caption, and a foil: nearly the same, but false.
 
-    `kind` and `objects` say what the image shows, `phrases` what the caption says, so that a batch knows which of its
-    captions happen to be true of which other images.
+    The kind of the image is that of its caption.
     """
 
     pixels: Tensor
-    caption: str
-    kind: int
-    phrases: tuple[Phrase, ...]
     objects: tuple[SceneObject, ...]
+    caption: Caption
+    foil: Caption
 
 
 def normalised(image: Image.Image) -> Tensor:
@@ -51,9 +58,10 @@ def cut_out(pixels: Tensor, mask: Mask, fill: bool = True, jitter: npt.NDArray[n
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     window = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
     if jitter is not None:
-        window = np.clip(window + jitter, 0, [mask.shape[1], mask.shape[0]] * 2)
+        window = window + jitter
+    windows = crop_windows(window[None].astype(np.float64), *mask.shape)
     shown = mask if fill else np.ones_like(mask)
-    return _PREPROCESS.local_views(pixels, shown[None], window[None], (SIDE, SIDE))[0]
+    return _PREPROCESS.local_views(pixels, shown[None], windows, (SIDE, SIDE))[0]
 
 
 def samples(rng: np.random.Generator, scene: Scene, crops: int) -> list[Sample]:
@@ -62,20 +70,20 @@ def samples(rng: np.random.Generator, scene: Scene, crops: int) -> list[Sample]:
     return [_scene_sample(rng, scene, pixels), *(_crop_sample(rng, scene, pixels) for _ in range(crops))]
 
 
-def truths(batch: list[Sample]) -> npt.NDArray[np.bool_]:
-    """Bool (N, N): caption i is true of image j. A crop's caption must name all that the crop shows."""
-    said = np.array([_codes(phrase) for sample in batch for phrase in sample.phrases])
+def truths(captions: list[Caption], batch: list[Sample]) -> npt.NDArray[np.bool_]:
+    """Bool (C, N): caption i is true of image j. A crop's caption must name all that the crop shows."""
+    said = np.array([_codes(phrase) for caption in captions for phrase in caption.phrases])
     shown = np.array([_codes(item) for sample in batch for item in sample.objects])
-    phrase_counts = np.array([len(sample.phrases) for sample in batch])
+    phrase_counts = np.array([len(caption.phrases) for caption in captions])
     object_counts = np.array([len(sample.objects) for sample in batch])
-    kinds = np.array([sample.kind for sample in batch])
+    spoken, seen = np.array([caption.kind for caption in captions]), np.array([sample.caption.kind for sample in batch])
     fits = ((said[:, None] == -1) | (said[:, None] == shown[None])).all(axis=2)
     fits = np.logical_or.reduceat(fits, np.cumsum(object_counts) - object_counts, axis=1)
     fits = np.logical_and.reduceat(fits, np.cumsum(phrase_counts) - phrase_counts, axis=0)
-    clean = np.isin(kinds, (WHOLE, SCENE))
-    same_kind = np.where(clean[:, None], clean[None], kinds[:, None] == kinds[None])
-    complete = (kinds == SCENE)[None] | (phrase_counts[:, None] == object_counts[None])
-    return np.asarray(same_kind & complete & fits | np.eye(len(batch), dtype=np.bool_))
+    plain = (WHOLE, SCENE)
+    same_kind = (spoken[:, None] == seen) | (np.isin(spoken, plain)[:, None] & np.isin(seen, plain))
+    complete = (seen == SCENE) | (phrase_counts[:, None] == object_counts)
+    return np.asarray(same_kind & complete & fits)
 
 
 def _codes(item: Phrase | SceneObject) -> list[int]:
@@ -85,59 +93,70 @@ def _codes(item: Phrase | SceneObject) -> list[int]:
 
 def _scene_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
     squashed = _PREPROCESS.resize(pixels[None], (SIDE, SIDE))[0]
-    named = rng.permutation(len(scene.objects))[: int(rng.integers(1, 4))]
+    named = [int(i) for i in rng.permutation(len(scene.objects))[: int(rng.integers(1, 4))]]
     if len(named) == 1 and rng.random() < 0.5:
-        caption, phrases = _expression(rng, scene, int(named[0]))
+        caption = _expression(rng, scene, named[0], SCENE)
     else:
-        caption, phrases = _listing(rng, [scene.objects[i] for i in named])
-    return Sample(squashed, caption, SCENE, phrases, tuple(scene.objects))
+        caption = _listing(rng, [description(rng, scene.objects[i]) for i in named], SCENE)
+    return Sample(squashed, tuple(scene.objects), caption, _foil(rng, caption))
 
 
 def _crop_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
     index = int(rng.integers(len(scene.objects)))
     item, chance = scene.objects[index], rng.random()
     if chance < 0.12:
-        mask, kind = part_of(rng, item.mask), PART
+        crop, caption = cut_out(pixels, part_of(rng, item.mask)), _listing(rng, [description(rng, item)], PART)
     elif chance < 0.20:
-        mask, kind = beyond(rng, item.mask), AROUND
-    elif chance < 0.29:
+        crop, caption = cut_out(pixels, beyond(rng, item.mask)), _listing(rng, [description(rng, item)], AROUND)
+    elif chance < 0.24:
+        crop, caption = (
+            cut_out(pixels, background(rng, scene)),
+            Caption(_background_words(rng), BACKGROUND, (Phrase(),)),
+        )
+        return Sample(crop, (item,), caption, _listing(rng, [description(rng, item)], WHOLE))
+    elif chance < 0.32:
         other = scene.objects[(index + int(rng.integers(1, len(scene.objects)))) % len(scene.objects)]
-        caption, phrases = _listing(rng, [item, other])
-        return Sample(cut_out(pixels, item.mask | other.mask), caption, WHOLE, phrases, (item, other))
-    elif chance < 0.34:
-        mask = background(rng, scene)
-        return Sample(cut_out(pixels, mask), _background_words(rng), BACKGROUND, (Phrase(),), (item,))
+        caption = _listing(rng, [description(rng, item), description(rng, other)], WHOLE)
+        return Sample(cut_out(pixels, item.mask | other.mask), (item, other), caption, _foil(rng, caption))
     else:
-        caption, phrases = _expression(rng, scene, index)
         mask = item.mask if rng.random() < 0.5 else roughened(rng, item.mask)
-        crop = cut_out(pixels, mask, fill=rng.random() < 0.88, jitter=rng.integers(-3, 4, 4))
-        return Sample(crop, caption, WHOLE, phrases, (item,))
-    words = _SPOILT_WORDS[kind]
-    phrase = description(rng, item)
-    caption = f"{words[int(rng.integers(len(words)))]} {noun_phrase(rng, phrase)}"
-    return Sample(cut_out(pixels, mask), caption, kind, (phrase,), (item,))
+        crop = cut_out(pixels, mask, fill=rng.random() < 0.9, jitter=rng.integers(-3, 4, 4))
+        caption = _expression(rng, scene, index, WHOLE)
+    return Sample(crop, (item,), caption, _foil(rng, caption))
 
 
-def _expression(rng: np.random.Generator, scene: Scene, index: int) -> tuple[str, tuple[Phrase, ...]]:
-    """A caption about one object: half the time a plain noun phrase, else a referring expression of any family."""
+def _expression(rng: np.random.Generator, scene: Scene, index: int, kind: int) -> Caption:
+    """A caption about one object: mostly a plain noun phrase, else a referring expression of any family."""
     chance = rng.random()
     found: Expression | None = None
-    if chance < 0.16:
+    if chance < 0.12:
         found = appearance(rng, scene, index)
-    elif chance < 0.32:
+    elif chance < 0.24:
         found = position(rng, scene, index)
-    elif chance < 0.5:
+    elif chance < 0.38:
         found = relation(rng, scene, index)
     if found is None:
-        return _listing(rng, [scene.objects[index]])
-    return found.sentence, (found.phrase,)
+        return _listing(rng, [description(rng, scene.objects[index])], kind)
+    return Caption(found.sentence, kind, (found.phrase,))
 
 
-def _listing(rng: np.random.Generator, items: list[SceneObject]) -> tuple[str, tuple[Phrase, ...]]:
+def _listing(rng: np.random.Generator, phrases: list[Phrase], kind: int) -> Caption:
+    """The noun phrases joined by "and", with the words for what is wrong with the crop, if anything."""
     article = ("", "a ", "the ")[int(rng.integers(3))]
-    phrases = tuple(description(rng, item) for item in items)
-    listed = " and ".join(article + noun_phrase(rng, phrase) for phrase in phrases)
-    return ("a photo of " if rng.random() < 0.1 else "") + listed, phrases
+    text = " and ".join(article + noun_phrase(rng, phrase) for phrase in phrases)
+    openings = _SPOILT_WORDS.get(kind, ("", "", "", "", "a photo of "))
+    return Caption(openings[int(rng.integers(len(openings)))] + text, kind, tuple(phrases))
+
+
+def _foil(rng: np.random.Generator, caption: Caption) -> Caption:
+    """A caption like the given one with one word of one phrase changed; it may by chance still be true."""
+    phrases = list(caption.phrases)
+    chosen = int(rng.integers(len(phrases)))
+    said = [name for name in _VALUES if getattr(phrases[chosen], name) is not None]
+    name = said[int(rng.integers(len(said)))]
+    others = [value for value in _VALUES[name] if value != getattr(phrases[chosen], name)]
+    phrases[chosen] = replace(phrases[chosen], **{name: others[int(rng.integers(len(others)))]})
+    return _listing(rng, phrases, caption.kind)
 
 
 def _background_words(rng: np.random.Generator) -> str:
@@ -148,7 +167,8 @@ def roughened(rng: np.random.Generator, mask: Mask) -> Mask:
     """The mask as a network would find it: blurred by a few pixels and cut at a random level."""
     plane = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).filter(ImageFilter.BoxBlur(rng.uniform(1.5, 6)))
     rough: Mask = np.asarray(plane) > rng.uniform(70, 180)
-    return rough if rough.any() else mask
+    alike = 2 * np.count_nonzero(rough & mask) > np.count_nonzero(rough | mask)
+    return rough if alike else mask  # thin shapes may all but vanish
 
 
 def part_of(rng: np.random.Generator, mask: Mask) -> Mask:

@@ -11,7 +11,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, IterableDataset
 
 from demo.captions import appearance
 from demo.clip_samples import Sample, samples, truths
@@ -33,10 +34,12 @@ NAME = "refshapes_clip"
 CONFIG = MODELS / f"{NAME}.json"
 HELD_OUT_SEED = 1_000_000  # of training_rng; the benchmark's scenes stay unseen until it runs
 HELD_OUT_SCENES = 300
-SCENES, CROPS = 48, 1  # of one batch: each scene gives itself and so many crops
-FRESH = 16  # of a batch's scenes; the others come from the last REPLAY ones, with other crops and captions
+SCENES, CROPS = 36, 2  # of one batch: each scene gives itself and so many crops
+FRESH = 14  # of a batch's scenes; the others come from the last REPLAY ones, with other crops and captions
 REPLAY = 400
-PEAK_RATE, WARM_UP, WEIGHT_DECAY = 1.5e-3, 60, 0.05
+PEAK_RATE, WARM_UP, WEIGHT_DECAY = 5e-4, 60, 0.05
+FIRST_SCALE, LAST_SCALE = 30.0, 60.0  # of the cosines in the loss: at the start, and at most
+POSITION_GAIN = 6.0  # open_clip's first position vectors are faint; made louder, shapes are learned twice as fast
 
 
 def build_model(config: Path = CONFIG) -> CLIP:
@@ -70,19 +73,27 @@ def text_features(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, true: Tensor) -> Tensor:
-    """Symmetric InfoNCE over (N, D) features; a caption true of another image of the batch is no negative for it."""
+    """Symmetric InfoNCE of images (N, D) and texts (N + M, D), of which text i < N belongs to image i.
+
+    `true` is bool (N + M, N): a text that happens to be true of another image is no negative for it. The last M texts
+    are negatives only.
+    """
     logits = scale * functional.normalize(images, dim=1) @ functional.normalize(texts, dim=1).T
-    spared = true.T & ~torch.eye(len(true), dtype=torch.bool)
-    logits = logits.masked_fill(spared, -math.inf)
-    target = torch.arange(len(logits))
-    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    own = torch.eye(len(images), len(texts), dtype=torch.bool)
+    logits = logits.masked_fill(true.T & ~own, -math.inf)
+    target = torch.arange(len(images))
+    by_text = logits[:, : len(images)].T
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(by_text, target)) / 2
 
 
 class Trainer:
-    """A model, its optimiser, and one `step` over a batch of samples."""
+    """A fresh model, its optimiser, and one `step` over a batch of samples."""
 
     def __init__(self, model: CLIP) -> None:
         self.model = model.train()
+        with torch.no_grad():
+            model.logit_scale.fill_(math.log(FIRST_SCALE))
+            model.visual.positional_embedding.mul_(POSITION_GAIN)
         self.tokenizer = SimpleTokenizer(context_length=77)
         self.tokens_seen = torch.zeros(model.token_embedding.num_embeddings, dtype=torch.bool)
         decayed = [p for key, p in model.named_parameters() if p.ndim == 2 and "embedding" not in key]
@@ -95,7 +106,8 @@ class Trainer:
         """One update at the given learning rate; returns the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        tokens = self.tokenizer([sample.caption for sample in batch])
+        captions = [sample.caption for sample in batch] + [sample.foil for sample in batch]
+        tokens = self.tokenizer([caption.text for caption in captions])
         self.tokens_seen[tokens] = True
         pixels = torch.stack([sample.pixels for sample in batch])
         # Twice as fast together on a CPU that has bfloat16; its fused attention is slow for such short sequences.
@@ -103,13 +115,13 @@ class Trainer:
             images = self.model.encode_image(pixels)
             texts = text_features(self.model, tokens)
         scale = self.model.logit_scale.exp()
-        loss = contrastive_loss(images.float(), texts.float(), scale, torch.from_numpy(truths(batch)))
+        loss = contrastive_loss(images.float(), texts.float(), scale, torch.from_numpy(truths(captions, batch)))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         with torch.no_grad():
-            self.model.logit_scale.clamp_(max=math.log(50))
+            self.model.logit_scale.clamp_(max=math.log(LAST_SCALE))
         return float(loss.detach())
 
 
@@ -130,6 +142,19 @@ def batches(seed: int) -> Iterator[list[Sample]]:
         replayed = [recent[i] for i in rng.choice(len(recent), SCENES - len(fresh), replace=False)] if recent else []
         yield [sample for scene in fresh + replayed for sample in samples(rng, scene, CROPS)]
         recent = (recent + fresh)[-REPLAY:]
+
+
+class _Batches(IterableDataset[list[Sample]]):
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        return batches(self.seed)
+
+
+def prefetched(seed: int) -> Iterable[list[Sample]]:
+    """`batches`, drawn in a process of their own while the model learns."""
+    return DataLoader(_Batches(seed), batch_size=None, num_workers=1, prefetch_factor=4)
 
 
 def held_out_accuracy(model: CLIP, scenes: int) -> dict[str, float]:
@@ -166,7 +191,7 @@ def train(minutes: float | None, steps: int | None, seed: int, out: Path, config
     losses: list[float] = []
     log: dict[str, Any] = {"seed": seed, "threads": torch.get_num_threads(), "losses": [], "held_out": []}
     start = time.monotonic()
-    for step, batch in enumerate(batches(seed)):
+    for step, batch in enumerate(prefetched(seed)):
         spent = (time.monotonic() - start) / 60
         done = step / steps if steps is not None else spent / minutes if minutes is not None else 1.0
         if done >= 1:

@@ -36,7 +36,8 @@ ARCHITECTURE = Architecture(
     classes=2,
 )
 SHORT_SIDE = 256
-SCORE_THRESHOLD = 0.05  # low: the benchmark filters later, and a missed object cannot be chosen
+# Low, because the benchmark filters later and a missed object cannot be chosen; about 20 proposals an image.
+THRESHOLDS: dict[str, Any] = {"score_threshold": 0.1, "update_threshold": 0.08}
 NAME = "refshapes_freesolo"
 SEED = 7
 HELD_OUT_SEED = SEED + 1  # never trained on, and no evaluation scene either
@@ -95,7 +96,9 @@ def assign_cells(sample: Sample, grid: int, scale: tuple[float, float]) -> Tenso
     cells = torch.full((grid, grid), -1)
     for item in torch.nonzero((sample.sizes >= scale[0]) & (sample.sizes <= scale[1]))[:, 0].tolist():
         reach = (sample.boxes[item, 2:] - sample.boxes[item, :2]) * CENTRE / 2
-        middle, first, last = (((sample.centres[item] + shift) * to_cells).floor().long() for shift in (0, -reach, reach))
+        middle, first, last = (
+            ((sample.centres[item] + shift) * to_cells).floor().long() for shift in (0, -reach, reach)
+        )
         left, top = torch.maximum(first, middle - 1).clamp(min=0).tolist()
         right, bottom = torch.minimum(last, middle + 1).clamp(max=grid - 1).tolist()
         cells[top : bottom + 1, left : right + 1] = item
@@ -153,7 +156,9 @@ def new_network(architecture: Architecture = ARCHITECTURE) -> SoloNetwork:
     return network
 
 
-def train_step(network: SoloNetwork, samples: Sequence[Sample], optimizer: torch.optim.Optimizer) -> tuple[float, float]:
+def train_step(
+    network: SoloNetwork, samples: Sequence[Sample], optimizer: torch.optim.Optimizer
+) -> tuple[float, float]:
     """One update in bfloat16 autocast (twice as fast on a CPU that has it); returns the two losses."""
     network.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -174,7 +179,7 @@ def rounded_weights(network: SoloNetwork) -> dict[str, Tensor]:
 
 def evaluate(weights: dict[str, Tensor], scenes: int) -> dict[str, float]:
     """Held-out figures of float16 weights: per object its best IoU, per image its proposals and seconds."""
-    net = FreeSolo.from_state_dict(weights, short_side=SHORT_SIDE, score_threshold=SCORE_THRESHOLD)
+    net = FreeSolo.from_state_dict(weights, short_side=SHORT_SIDE, **THRESHOLDS)
     best: list[float] = []
     counts, seconds = [], []
     for index in range(scenes):
@@ -199,7 +204,7 @@ def save(network: SoloNetwork, log: dict[str, Any], out: Path, scenes: int) -> d
     """Measure the rounded weights, then write them and the log, each whole or not at all."""
     weights = rounded_weights(network)
     figures = evaluate(weights, scenes)
-    log["held_out"].append({"step": log["steps"], "minutes": log["minutes"], "scenes": scenes, **figures})
+    log["held_out"].append({"step": log["steps"], "minutes": log["minutes"], "scenes": scenes, **THRESHOLDS, **figures})
     for path, write in (
         (out / f"{NAME}.safetensors", lambda at: save_file(weights, at)),
         (out / f"{NAME}.log.json", lambda at: at.write_text(json.dumps(log, indent=1) + "\n")),

@@ -96,7 +96,9 @@ def load_project(file: Path) -> LoadedProject:
     try:
         values: Any = yaml.safe_load(file.read_text())
     except OSError as error:
-        raise ParameterError(f"{file}: expected a params file ({' or '.join(PARAMS_FILES)}), found none; name it with --params") from error
+        raise ParameterError(
+            f"{file}: expected a params file ({' or '.join(PARAMS_FILES)}), found none; name it with --params"
+        ) from error
     except yaml.YAMLError as error:
         raise ParameterError(f"{file}: not YAML: {error}") from error
     if not isinstance(values, dict):

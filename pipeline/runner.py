@@ -45,7 +45,9 @@ def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Run stage ``name`` with command-line words (see ``pipeline.arguments``); return its record."""
     stage = stage_module(name)
     values, paths, work = split_values(words_to_values(words), (stage.Params, stage.Paths, Work), name)
-    return run_stage(name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), checked(Work, work, name).work)
+    return run_stage(
+        name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), checked(Work, work, name).work
+    )
 
 
 def run_stage(name: str, params: Any, paths: Any, work: Path) -> dict[str, Any]:

@@ -19,15 +19,16 @@ from store.publish import replacing
 _DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
 
 
-def segment_file(project: LoadedProject, file: Path, text: str, alpha: float | None, beta: float | None, out: Path) -> str:
+def segment_file(
+    project: LoadedProject, file: Path, text: str, alpha: float | None, beta: float | None, out: Path
+) -> str:
     """Segment the image in ``file`` by ``text``; write the overlay to ``out``; return what there is to say.
 
     Raises:
         DataError: the file is no image. WeightsError: a model is missing or another one.
     """
-    from stages.state_dict import read_state_dict
-
     from stages.proposals.freesolo import FreeSolo
+    from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
     from stages.visual.encoder import MaskedClip
     from stages.visual.weights import load_clip
@@ -39,11 +40,17 @@ def segment_file(project: LoadedProject, file: Path, text: str, alpha: float | N
         image = Image.open(file).convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise DataError(f"{file}: cannot be read as an image ({error}); give a PNG or JPEG file") from error
-    net = FreeSolo.from_state_dict(read_state_dict(project.path(values.propose.weights)), **values.propose.model_dump(exclude={"weights"}))
+    net = FreeSolo.from_state_dict(
+        read_state_dict(project.path(values.propose.weights)), **values.propose.model_dump(exclude={"weights"})
+    )
     net.network.to(execution.device)
-    model, tokenizer = load_clip(str(project.path(values.clip.model)), project.path(values.clip.weights), device=execution.device)
+    model, tokenizer = load_clip(
+        str(project.path(values.clip.model)), project.path(values.clip.weights), device=execution.device
+    )
     visual = values.embed_masks
-    clip = MaskedClip(model, tokenizer, visual.preprocess, short_side=visual.short_side, fill=visual.fill, batch=execution.batch)
+    clip = MaskedClip(
+        model, tokenizer, visual.preprocess, short_side=visual.short_side, fill=visual.fill, batch=execution.batch
+    )
     k = scoring.k if scoring.k is not None else max(visual.masked_blocks)
     found = segment(
         image,

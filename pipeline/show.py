@@ -41,12 +41,19 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     if chosen >= 0:
         inter, union = pairs["intersection"][mine][chosen], pairs["union"][mine][chosen]
         best = np.argsort(-score, kind="stable")[:3]
-        lines.append(f"IoU {inter / union if union else 0:.3f}; best scores: {', '.join(f'{score[i]:.2f} (#{i})' for i in best)}")
+        lines.append(
+            f"IoU {inter / union if union else 0:.3f}; best scores: {', '.join(f'{score[i]:.2f} (#{i})' for i in best)}"
+        )
     else:
         lines.append("no proposal to choose from")
     rest = np.delete(masks, chosen, axis=0) if chosen >= 0 else masks
     drawn = overlay(
-        picture, choice=masks[chosen] if chosen >= 0 else None, truth=truth, proposals=rest, caption=lines, width=max(640, int(width))
+        picture,
+        choice=masks[chosen] if chosen >= 0 else None,
+        truth=truth,
+        proposals=rest,
+        caption=lines,
+        width=max(640, int(width)),
     )
     with replacing(out) as temporary:
         drawn.save(temporary, format="PNG")
@@ -64,7 +71,11 @@ def _find(index: Table, number: int, dataset: str | None, by_ref: bool) -> int:
     kind = "ref" if by_ref else "expression"
     if not len(rows):
         of = f" of data set {dataset!r}" if dataset else ""
-        raise ParameterError(f"no {kind} {number}{of}; ids go from {ids.min()} to {ids.max()}" if len(ids) else f"no {kind} at all")
+        raise ParameterError(
+            f"no {kind} {number}{of}; ids go from {ids.min()} to {ids.max()}" if len(ids) else f"no {kind} at all"
+        )
     if len(set(names)) > 1 and dataset is None:
-        raise ParameterError(f"{kind} {number} is in several data sets ({', '.join(sorted(set(names)))}): name one with --dataset")
+        raise ParameterError(
+            f"{kind} {number} is in several data sets ({', '.join(sorted(set(names)))}): name one with --dataset"
+        )
     return int(rows[0])

@@ -31,7 +31,9 @@ def dvc_states(project: LoadedProject) -> dict[str, str]:
         StoreError: DVC itself failed, for example outside a DVC project.
     """
     file = project.file.parent / "dvc.yaml"
-    done = subprocess.run([sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}

@@ -59,7 +59,14 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
                 row = rules[rule]
                 first = rule == "global_local"
                 cells = [_percent(row[value]) for value in VALUES]
-                table.add_row(name if first else "", split if first else "", label, *cells, str(row["n"]), end_section=rule == "random")
+                table.add_row(
+                    name if first else "",
+                    split if first else "",
+                    label,
+                    *cells,
+                    str(row["n"]),
+                    end_section=rule == "random",
+                )
     Console(width=100).print(table)
 
 
@@ -75,9 +82,15 @@ def print_last_run(project: LoadedProject) -> None:
     """
     file, report = project.path(project.values.metrics), project.table("report.html")
     if not file.is_file():
-        raise DataError(f"{file}: expected the metrics of a run, found none; run: dvc repro {project.file.parent}/dvc.yaml")
+        raise DataError(
+            f"{file}: expected the metrics of a run, found none; run: dvc repro {project.file.parent}/dvc.yaml"
+        )
     print_metrics(json.loads(file.read_text()))
-    print(f"report: {report}" if report.is_file() else f"no report at {report}; run: dvc repro {project.file.parent}/dvc.yaml")
+    print(
+        f"report: {report}"
+        if report.is_file()
+        else f"no report at {report}; run: dvc repro {project.file.parent}/dvc.yaml"
+    )
 
 
 def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> None:
@@ -97,5 +110,7 @@ def print_best(project: LoadedProject, points: int, k: int | None, dataset: str 
         for measure, values in surfaces.items():
             if dataset in (None, name):
                 best = best_point(values[group], grid, grid)
-                table.add_row(name, split, VALUES[measure], _percent(best["value"]), f"{best['alpha']:.2f}", f"{best['beta']:.2f}")
+                table.add_row(
+                    name, split, VALUES[measure], _percent(best["value"]), f"{best['alpha']:.2f}", f"{best['beta']:.2f}"
+                )
     Console(width=100).print(table)

@@ -30,7 +30,9 @@ def read_image(root: Path, name: str, digest: str) -> Image.Image:
     """
     data = _bytes(root, name)
     if hashlib.sha256(data).hexdigest() != digest:
-        raise DataError(f"{root / name}: the file changed since it was indexed; run: dvc repro --force --single-item index")
+        raise DataError(
+            f"{root / name}: the file changed since it was indexed; run: dvc repro --force --single-item index"
+        )
     with _decoding(root / name, data) as image:
         try:
             return image.convert("RGB")

@@ -69,12 +69,16 @@ def outcome_of_choice(
     return Outcome(inter.astype(np.float64), uni.astype(np.float64), iou, _hits(iou), decided)
 
 
-def upper_bound_choice(offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64]) -> NDArray[np.int64]:
+def upper_bound_choice(
+    offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Position of the pair with the highest IoU of each expression, the first on ties; -1 for none."""
     return first_best(iou_of(intersection, union), offsets)
 
 
-def outcome_of_random(offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64], area: NDArray[np.int64]) -> Outcome:
+def outcome_of_random(
+    offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64], area: NDArray[np.int64]
+) -> Outcome:
     """The expected outcome of choosing uniformly among an expression's proposals: exact, no seed."""
     counts = np.diff(offsets)
     owners, size = owners_of(offsets), len(counts)
@@ -109,7 +113,9 @@ def summarise(outcome: Outcome, empty: Empty = "count") -> dict[str, Any]:
     }
 
 
-def bootstrap(outcome: Outcome, image: NDArray[np.int64], resamples: int, seed: int, level: float = 0.95) -> dict[str, list[float]]:
+def bootstrap(
+    outcome: Outcome, image: NDArray[np.int64], resamples: int, seed: int, level: float = 0.95
+) -> dict[str, list[float]]:
     """Percentile confidence intervals of oIoU and mIoU by resampling IMAGES (expressions of one image depend).
 
     Args:

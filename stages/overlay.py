@@ -87,7 +87,7 @@ def overlay(
         _Outline(choice, size, unit).draw(picture, CHOICE, width=2.4)
     if truth is not None:
         _Outline(truth, size, unit).draw(picture, TRUTH, width=2.0, dash=6.0)
-    for other, tag in zip(others, tags, strict=False):
+    for other, tag in reversed(list(zip(others, tags, strict=False))):  # the first on top
         _tag(picture, other.mask, tag, unit)
     shown = [key for key, mask in named.items() if mask is not None] if legend else []
     return _with_strip(picture, [*shown, *(["proposals"] if legend and others else [])], caption, unit)
@@ -180,7 +180,9 @@ def _with_strip(picture: Image.Image, shown: Sequence[str], caption: Sequence[st
     size = round(13 * unit)
     font, line, margin = _font(size), round(size * 1.4), round(10 * unit)
     lines = [
-        (_INK if i == 0 else _MUTED, part) for i, text in enumerate(caption) for part in _wrapped(text, font, picture.width - 2 * margin)
+        (_INK if i == 0 else _MUTED, part)
+        for i, text in enumerate(caption)
+        for part in _wrapped(text, font, picture.width - 2 * margin)
     ]
     places = _legend_places(shown, font, line, margin, picture.width)
     legend_height = places[-1][1] + line if places else 0

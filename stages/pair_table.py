@@ -117,7 +117,9 @@ def load_pairs(path: Path, k: int | None) -> tuple[PairTable, dict[str, Any]]:
     ks = table.ks()
     k = ks[-1] if k is None else k
     if k not in ks:
-        raise ParameterError(f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks")
+        raise ParameterError(
+            f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks"
+        )
     dots = Dots(
         offsets=table["expression_offsets"],
         text_norms=table["text_norms"],

@@ -53,7 +53,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     offsets = expressions["expression_offsets"]
     image_offsets = proposals["image_offsets"]
     proposal = _ranges(image_offsets[expressions["expression_image"]], np.diff(offsets))
-    summary.read = {"expressions": len(offsets) - 1, "proposals": len(proposals["mask"]), "strings": len(text.column("truncated"))}
+    summary.read = {
+        "expressions": len(offsets) - 1,
+        "proposals": len(proposals["mask"]),
+        "strings": len(text.column("truncated")),
+    }
     columns: dict[str, Any] = {
         **expressions,
         "proposal": proposal,
@@ -94,7 +98,8 @@ def expression_columns(index: Table, proposals: Table, overlap: Table, text: Vec
         "expression_status": [index["ref_status"][r] for r in ref],
         "expression_truncated": truncated[rows[0]] | truncated[rows[1]],
         "text_norms": np.stack(
-            [(x * y).sum(1, dtype=np.float32) for x, y in ((sentence, sentence), (phrase, phrase), (sentence, phrase))], 1
+            [(x * y).sum(1, dtype=np.float32) for x, y in ((sentence, sentence), (phrase, phrase), (sentence, phrase))],
+            1,
         ),
     }
 

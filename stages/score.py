@@ -88,8 +88,13 @@ def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.in
     metrics: dict[str, Any] = {}
     for group, (dataset, split) in enumerate(pairs.groups):
         rows = pairs.members(group)
-        by_rule = {rule: _rule_metrics(outcome.at(rows), pairs.image[rows], params) for rule, outcome in outcomes.items()}
-        metrics.setdefault(dataset, {})[split] = {**by_rule, "counts": _counts(pairs, kept, chosen["global_local"], group)}
+        by_rule = {
+            rule: _rule_metrics(outcome.at(rows), pairs.image[rows], params) for rule, outcome in outcomes.items()
+        }
+        metrics.setdefault(dataset, {})[split] = {
+            **by_rule,
+            "counts": _counts(pairs, kept, chosen["global_local"], group),
+        }
     return metrics
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from stages import torchscript
 from store.errors import WeightsError
 
-
 # What readers raise on bytes that are not what they expect.
 _READ_ERRORS = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError),
@@ -38,22 +37,29 @@ def read_state_dict(path: Path) -> dict[str, Any]:
             state: Any = load_file(path)
         elif torchscript.is_archive(path):
             # The causal mask is stored with the code; the model makes its own.
-            state = {name: value for name, value in torchscript.read_tensors(path).items() if not name.endswith("attn_mask")}
+            state = {
+                name: value for name, value in torchscript.read_tensors(path).items() if not name.endswith("attn_mask")
+            }
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(f"{path}: expected a weights file, found none; fetch the weights or correct the path") from error
-    except _READ_ERRORS as error:
         raise WeightsError(
-            f"{path}: cannot be read as tensors: it is damaged, or holds more than tensors in plain containers, which is refused because loading it "
-            f"could run code ({str(error).splitlines()[0] if str(error) else type(error).__name__}); fetch it again, or where "
-            f"you trust it, load it yourself and save its state_dict as .safetensors"
+            f"{path}: expected a weights file, found none; fetch the weights or correct the path"
+        ) from error
+    except _READ_ERRORS as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise WeightsError(
+            f"{path}: cannot be read as tensors: {reason}; it is damaged, or holds more than tensors in plain containers, "
+            f"which is refused because loading it could run code; fetch it again, or where you trust it, load it yourself "
+            f"and save its state_dict as .safetensors"
         ) from error
     for wrapper in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: expected a state_dict, names with tensors, got {type(state).__name__}; save model.state_dict()")
+        raise WeightsError(
+            f"{path}: expected a state_dict, names with tensors, got {type(state).__name__}; save model.state_dict()"
+        )
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state

@@ -89,7 +89,9 @@ def point(pairs: PairTable, alpha: float, beta: float, empty: Empty, group: int)
     return {name: summed[name] for name in ("oiou", "miou")}
 
 
-def best_point(values: NDArray[np.float64], alphas: NDArray[np.float64], betas: NDArray[np.float64]) -> dict[str, float]:
+def best_point(
+    values: NDArray[np.float64], alphas: NDArray[np.float64], betas: NDArray[np.float64]
+) -> dict[str, float]:
     """The grid point with the greatest value (A, B), the first one on ties: its alpha, beta and value."""
     i, j = np.unravel_index(np.argmax(values), values.shape)
     return {"alpha": float(alphas[i]), "beta": float(betas[j]), "value": float(values[i, j])}

@@ -1,7 +1,8 @@
 """Tables: an HDF5 file of typed, checksummed columns, written whole (see ``store.schema``).
 
-Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``digest`` (of all columns), ``made_from`` (name -> digest of
-the tables it was computed from), ``config`` (the parameters of its stage) and what the stage adds.
+Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``digest`` (of
+all columns), ``made_from`` (name -> digest of the tables it was computed from), ``config`` (the parameters of its stage)
+and what the stage adds.
 """
 
 from __future__ import annotations
@@ -110,9 +111,13 @@ def write_table(
     with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         for key in sorted(arrays):
             array = arrays[key]
-            options = {"chunks": (min(_CHUNK, array.shape[0]), *array.shape[1:]), "fletcher32": True} if array.size else {}
+            options = (
+                {"chunks": (min(_CHUNK, array.shape[0]), *array.shape[1:]), "fletcher32": True} if array.size else {}
+            )
             file.create_dataset(key, data=array, **options)
-        file.create_dataset(_DESCRIPTION, data=np.frombuffer(canonical(described).encode(), np.uint8), fletcher32=True, chunks=True)
+        file.create_dataset(
+            _DESCRIPTION, data=np.frombuffer(canonical(described).encode(), np.uint8), fletcher32=True, chunks=True
+        )
     return Table(path, dict(columns), described)
 
 
@@ -127,7 +132,9 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
     described = schema.TABLES[name]
     remedy = f"make it again: dvc repro --force --single-item {described.producer}"
     with reading(path, remedy), h5py.File(path, "r") as file:
-        attrs = check_description(path, name, file[_DESCRIPTION][()].tobytes() if _DESCRIPTION in file else b"{}", remedy)
+        attrs = check_description(
+            path, name, file[_DESCRIPTION][()].tobytes() if _DESCRIPTION in file else b"{}", remedy
+        )
         stored = sorted({key.removesuffix(".bytes").removesuffix(".offsets") for key in file} - {_DESCRIPTION})
         wanted = stored if columns is None else list(columns)
         absent = sorted(set(wanted) - set(stored))

@@ -66,7 +66,11 @@ def write_vectors(
             "made_from": dict(made_from),
             "config": dict(config),
             **attrs,
-            "files": {file.relative_to(temporary).as_posix(): _stamp(file) for file in sorted(temporary.rglob("*")) if file.is_file()},
+            "files": {
+                file.relative_to(temporary).as_posix(): _stamp(file)
+                for file in sorted(temporary.rglob("*"))
+                if file.is_file()
+            },
         }
         (temporary / MANIFEST).write_text(canonical({**described, _CHECK: fingerprint(described)}))
 
@@ -158,6 +162,9 @@ class Vectors:
         described = schema.TABLES[self.name].column(name)
         with reading(self.path / name, self.remedy):
             if described is not None and described.dtype == "utf8":
-                ragged = Bytes(np.asarray(self.group[f"{name}.bytes"][...]), np.asarray(self.group[f"{name}.offsets"][...]))  # type: ignore[index]
+                ragged = Bytes(self._whole(f"{name}.bytes"), self._whole(f"{name}.offsets"))
                 return [row.decode("utf-8", "surrogatepass") for row in ragged]
-            return np.asarray(self.group[name][...])  # type: ignore[index]
+            return self._whole(name)
+
+    def _whole(self, key: str) -> NDArray[Any]:
+        return np.asarray(self.group[key][...])  # type: ignore[index]

@@ -132,7 +132,7 @@ class Parts:
     def _read(self, part: str) -> dict[str, NDArray[Any]]:
         if part not in self._open:
             try:
-                with np.load(self.folder / part, allow_pickle=False) as stored:
+                with (self.folder / part).open("rb") as file, np.load(file, allow_pickle=False) as stored:
                     self._open[part] = {name: stored[name] for name in stored.files}
             except Exception as error:  # zip, numpy and OS errors alike: the part is not what was written
                 raise StoreError(f"{self.folder / part}: damaged part ({error}); remove it and run again") from error

@@ -22,7 +22,9 @@ def demo_values(folder: Path) -> dict[str, Any]:
     values["images"] = f"{folder}/refer/images"
     values["index"]["refer"] = f"{folder}/refer"
     for section in ("propose", "clip"):
-        values[section] = {n: str(ROOT / v) if str(v).startswith("demo/models") else v for n, v in values[section].items()}
+        values[section] = {
+            n: str(ROOT / v) if str(v).startswith("demo/models") else v for n, v in values[section].items()
+        }
     return values
 
 

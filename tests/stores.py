@@ -55,13 +55,15 @@ class Synthetic:
 
 
 def synthetic(
-    folder: Path, seed: int = 0, counts: tuple[int, ...] = (4, 0, 6, 1, 3), ks: tuple[int, ...] = (1, 3), **attrs: Any
+    folder: Path, seed: int = 0, counts: tuple[int, ...] = (5, 0, 12, 1, 9), ks: tuple[int, ...] = (1, 3), **attrs: Any
 ) -> Synthetic:
     """Write a store below ``folder``: images with ``counts`` proposals each, three refs an image, up to three
     expressions a ref in shuffled groups; the last ref has no ground truth, and one image may have no proposal."""
     rng = np.random.default_rng(seed)
     sizes = [tuple(int(s) for s in rng.integers(5, 11, 2)) for _ in counts]
-    proposals = [rng.random((n, *size)) < rng.uniform(0.1, 0.9, (n, 1, 1)) for n, size in zip(counts, sizes, strict=True)]
+    proposals = [
+        rng.random((n, *size)) < rng.uniform(0.1, 0.9, (n, 1, 1)) for n, size in zip(counts, sizes, strict=True)
+    ]
     ref_image = [int(i) for i in rng.permutation(np.repeat(np.arange(len(counts)), 3))]
     truth: list[NDArray[np.bool_] | None] = [rng.random(sizes[i]) < 0.5 for i in ref_image]
     truth[-1] = None
@@ -76,7 +78,7 @@ def synthetic(
         ref_group=[int(g) for g in rng.integers(0, len(GROUPS), len(ref_image))],
         ref=ref,
         strings=[(int(s), int(p)) for s, p in rng.integers(0, len(STRINGS), (len(ref), 2))],
-        f_global={k: rng.normal(1, 2, (total, dim)).astype(np.float32) for k in ks},
+        f_global={k: rng.normal(1, 3, (total, dim)).astype(np.float32) for k in ks},
         f_local=rng.normal(0, 3, (total, dim)).astype(np.float32),
         text=rng.normal(0, 2, (len(STRINGS), dim)).astype(np.float32),
         scores=np.sort(rng.random(total))[::-1].astype(np.float32),
@@ -163,5 +165,12 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
         "phrase_string": np.array([p for _, p in made.strings]),
     }
     write_vectors(
-        made.paths["text_features"], "text_features", len(STRINGS), dim, {"feature": [made.text]}, columns, {}, {"parse": parse.digest}
+        made.paths["text_features"],
+        "text_features",
+        len(STRINGS),
+        dim,
+        {"feature": [made.text]},
+        columns,
+        {},
+        {"parse": parse.digest},
     )

@@ -27,9 +27,15 @@ def test_the_ten_stages_are_the_dvc_stages() -> None:
 def test_code_dependencies_are_the_import_closure(name: str) -> None:
     closure = {path.relative_to(ROOT).as_posix() for path in import_closure(MODULES[name])}
     if name == "report":
-        closure |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "stages/report").iterdir() if path.suffix in (".html", ".css", ".js")}
+        closure |= {
+            path.relative_to(ROOT).as_posix()
+            for path in (ROOT / "stages/report").iterdir()
+            if path.suffix in (".html", ".css", ".js")
+        }
     listed = {dep for dep in STAGES[name]["deps"] if dep.startswith(("stages/", "store/", "pipeline/"))}
-    assert listed == closure, f"deps of {name} in dvc.yaml should be:\n" + "\n".join(f"      - {p}" for p in sorted(closure))
+    assert listed == closure, f"deps of {name} in dvc.yaml should be:\n" + "\n".join(
+        f"      - {p}" for p in sorted(closure)
+    )
 
 
 @pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml"])
@@ -44,9 +50,11 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     paths = {field: str(given.pop(field)) for field in stage.Paths.model_fields}
     stage.Params.model_validate(given)
     outputs = {paths.pop(output) for output in stage.Paths.outputs}
-    metrics = {unfold(list(m)[0], values) for m in STAGES[name].get("metrics", [])}
+    metrics = {unfold(next(iter(m)), values) for m in STAGES[name].get("metrics", [])}
     assert {unfold(out, values) for out in STAGES[name]["outs"]} | metrics == outputs
-    inputs = {unfold(dep, values) for dep in STAGES[name]["deps"]} - {d for d in STAGES[name]["deps"] if d.endswith(".py")}
+    inputs = {unfold(dep, values) for dep in STAGES[name]["deps"]} - {
+        d for d in STAGES[name]["deps"] if d.endswith(".py")
+    }
     # Records may be absent; images are checked by digest instead (docs/architecture.md).
     assert set(paths.values()) - {values["images"], f"{values['work']}/records"} <= inputs
 

@@ -33,7 +33,11 @@ class Project:
         (folder / "demo/dvc.lock").unlink(missing_ok=True)
         write_benchmark(folder / "data/refshapes", images_per_split=2)
         self.set(sweep={"alphas": 3, "betas": 3}, report={"cards": 1}, bootstrap={"resamples": 20})
-        for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"]):
+        for words in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
+        ):
             subprocess.run(["git", *words], cwd=folder, check=True)
 
     def set(self, **sections: dict[str, Any]) -> None:
@@ -48,7 +52,12 @@ class Project:
         for name in ("PYTHONPATH", "GLIMPSE_BATCH", "GLIMPSE_UNIT"):
             environment.pop(name, None)
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", *words], cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "dvc", *words],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -94,7 +103,9 @@ def test_a_new_k_reruns_embed_masks_and_what_follows_but_keeps_local_features(pr
 
 def test_metrics_and_experiments_work_offline(project: Project) -> None:
     subprocess.run(["git", "add", "-A"], cwd=project.folder, check=True)
-    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "run"], cwd=project.folder, check=True)
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "run"], cwd=project.folder, check=True
+    )
     assert "global_local" in project.dvc("metrics", "show")
     said = project.dvc("exp", "run", "-S", "demo/params.yaml:score.alpha=0.75", "-n", "a75", "demo/dvc.yaml")
     assert sorted(re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", said)) == sorted(AFTER_SCORE)

@@ -133,7 +133,12 @@ def test_new_images_cost_only_themselves(finished: tuple[Values, dict[str, Any]]
     first = run_stages(small, "index", "propose", "embed_masks", "parse", "embed_text")
     second = run_stages(profile)
     assert first["propose"]["computed"]["images"] == 3
-    for stage, what in (("propose", "images"), ("embed_masks", "images"), ("parse", "sentences"), ("embed_text", "strings")):
+    for stage, what in (
+        ("propose", "images"),
+        ("embed_masks", "images"),
+        ("parse", "sentences"),
+        ("embed_text", "strings"),
+    ):
         assert second[stage]["reused"][what] == first[stage]["computed"][what] > 0
         assert second[stage]["computed"][what] == records[stage]["computed"][what] - first[stage]["computed"][what] > 0
     same_files(Path(values["data"], "mask_features"), Path(profile["data"], "mask_features"))
@@ -246,7 +251,9 @@ def test_an_image_that_changed_after_indexing_is_refused_not_mixed(faulty: Value
     assert any("changed since it was indexed" in line for line in record["skipped"])
 
 
-def test_outputs_that_do_not_belong_together_are_refused(finished: tuple[Values, dict[str, Any]], tmp_path: Path) -> None:
+def test_outputs_that_do_not_belong_together_are_refused(
+    finished: tuple[Values, dict[str, Any]], tmp_path: Path
+) -> None:
     values, _ = finished
     mixed = copy.deepcopy(values)
     mixed["data"], mixed["work"] = f"{tmp_path}/data", f"{tmp_path}/work"
@@ -285,7 +292,9 @@ def test_scoring_from_the_table_equals_the_stage(finished: tuple[Values, dict[st
 def test_show_draws_an_expression(finished: tuple[Values, dict[str, Any]], params_file: Path, tmp_path: Path) -> None:
     index = read_table(Path(finished[0]["data"], "index.h5"), "index")
     number = int(index["expression_id"][0])
-    said = draw_expression(load_project(params_file), number, index.attrs["groups"][index["ref_group"][0]][0], False, tmp_path / "o.png")
+    said = draw_expression(
+        load_project(params_file), number, index.attrs["groups"][index["ref_group"][0]][0], False, tmp_path / "o.png"
+    )
     assert index["expression_raw"][0] in said
     assert Image.open(tmp_path / "o.png").width >= 320
     with pytest.raises(ParameterError, match="no expression 123456789"):
@@ -298,7 +307,14 @@ def test_segment_equals_the_stages(finished: tuple[Values, dict[str, Any]], para
     index, scores = read_table(data / "index.h5", "index"), read_table(data / "scores.h5", "scores")
     offsets = read_table(data / "pairs.h5", "pairs", ("expression_offsets",))["expression_offsets"]
     image = index["image_name"][index["ref_image"][index["expression_ref"][0]]]
-    said = segment_file(load_project(params_file), Path(values["images"], image), index["expression_raw"][0], None, None, tmp_path / "o.png")
+    said = segment_file(
+        load_project(params_file),
+        Path(values["images"], image),
+        index["expression_raw"][0],
+        None,
+        None,
+        tmp_path / "o.png",
+    )
     assert f"score {scores['score'][offsets[0] : offsets[1]].max():.2f}" in said
     assert "know only RefShapes" in said
     assert (tmp_path / "o.png").stat().st_size > 1000
@@ -307,5 +323,3 @@ def test_segment_equals_the_stages(finished: tuple[Values, dict[str, Any]], para
 def test_a_missing_input_names_file_and_remedy(profile: Values) -> None:
     with pytest.raises(StoreError, match=r"index\.h5.*dvc repro --force --single-item index"):
         run_stages(profile, "overlap")
-
-

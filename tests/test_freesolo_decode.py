@@ -80,7 +80,10 @@ def oracle_decode(logits, kernels, features, sizes, config):
             if not kept[c][i][j] > config.score_threshold:
                 continue
             kernel = [channel[i][j] for channel in level_kernels]
-            soft = [[sigmoid(sum(k * f[y][x] for k, f in zip(kernel, features, strict=True))) for x in range(width)] for y in range(height)]
+            soft = [
+                [sigmoid(sum(k * f[y][x] for k, f in zip(kernel, features, strict=True))) for x in range(width)]
+                for y in range(height)
+            ]
             inside = {(y, x) for y in range(height) for x in range(width) if soft[y][x] > 0.5}
             if len(inside) > config.strides[level]:
                 maskness = sum(soft[y][x] for y, x in inside) / len(inside)
@@ -220,7 +223,11 @@ def test_equal_scores_keep_level_row_column_class_order():
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=n, max_size=n)))
+@given(
+    st.integers(1, 6).flatmap(
+        lambda n: st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=n, max_size=n)
+    )
+)
 def test_point_nms_equals_plain_loops(values):
     """Few distinct values, so that ties are common."""
     planes = torch.tensor([values], dtype=torch.float64) / 4

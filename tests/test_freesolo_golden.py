@@ -55,7 +55,9 @@ def traced(net, image):
     for name in ("stem", "res2", "res3", "res4", "res5"):
         module = net.network.backbone.bottom_up.get_submodule(name)
         hooks.append(module.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.clone()})))
-    hooks.append(net.network.backbone.register_forward_hook(lambda _, __, out: seen.update(zip(PYRAMID, out, strict=True))))
+    hooks.append(
+        net.network.backbone.register_forward_hook(lambda _, __, out: seen.update(zip(PYRAMID, out, strict=True)))
+    )
     seen["input"] = net.preprocess(image)[None]
     seen["padded"] = padded(seen["input"])
     raw = net.forward(seen["padded"])

@@ -130,7 +130,16 @@ def test_large_runs_are_read_back(runs: list[int]) -> None:
 
 
 def test_result_does_not_depend_on_unusable_parts() -> None:
-    bad: list[Any] = [[], [1.0, 1.0], [1, 1, 5, 5], [*SQUARE, 3.0], ["a"] * 6, [float("nan")] * 6, [1e9] * 6, [10**400] * 6]
+    bad: list[Any] = [
+        [],
+        [1.0, 1.0],
+        [1, 1, 5, 5],
+        [*SQUARE, 3.0],
+        ["a"] * 6,
+        [float("nan")] * 6,
+        [1e9] * 6,
+        [10**400] * 6,
+    ]
     bad += [None, 5, "ab", {"size": [H, W]}, [[1, 1], [2, 2], [3, 3]]]
     reasons: list[str] = []
     rle = annotation_mask_rle([*bad, SQUARE], H, W, skipped=reasons)

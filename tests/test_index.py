@@ -37,7 +37,9 @@ class Benchmark:
         }
         (folder / "images").mkdir(parents=True, exist_ok=True)
 
-    def add(self, number: int, raw: str = "the red square", *, file: bytes | None = b"", split: str = "val", **ref: Any) -> str:
+    def add(
+        self, number: int, raw: str = "the red square", *, file: bytes | None = b"", split: str = "val", **ref: Any
+    ) -> str:
         """Add image, annotation and ref ``number``; ``file``: None for no file, b"" for a good one, else its bytes."""
         name = f"image_{number}.png"
         path = self.folder / "images" / name

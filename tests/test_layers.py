@@ -52,14 +52,18 @@ def test_stages_do_not_import_each_other() -> None:
     stages = set(MODULES.values())
     for path in (ROOT / "stages").rglob("*.py"):
         own = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        others = {stage for stage in stages - {own} if own in stages or stage.rpartition(".")[0] != own.rpartition(".")[0]}
+        others = {
+            stage for stage in stages - {own} if own in stages or stage.rpartition(".")[0] != own.rpartition(".")[0]
+        }
         assert not imported(path) & others, f"{path} imports another stage"
 
 
 def test_every_stage_has_params_paths_and_run() -> None:
     for module in MODULES.values():
         tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
-        assert {"Params", "Paths", "run"} <= {n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)}
+        assert {"Params", "Paths", "run"} <= {
+            n.name for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef)
+        }
 
 
 def test_checking_parameters_and_scoring_load_no_torch() -> None:

@@ -32,7 +32,12 @@ def near(picture: Image.Image, colour: tuple[int, int, int], tolerance: int = 40
 
 
 def test_nothing_to_draw_leaves_the_image_as_it_is() -> None:
-    for masks in ({}, {"truth": box(0, 0, 0, 0)}, {"choice": box(0, 0, 0, 0)}, {"proposals": np.zeros((0, HEIGHT, WIDTH), np.bool_)}):
+    for masks in (
+        {},
+        {"truth": box(0, 0, 0, 0)},
+        {"choice": box(0, 0, 0, 0)},
+        {"proposals": np.zeros((0, HEIGHT, WIDTH), np.bool_)},
+    ):
         assert np.array_equal(pixels(overlay(image(), legend=False, **masks)), pixels(image()))
 
 
@@ -42,7 +47,9 @@ def test_an_outline_follows_the_border_of_its_mask(name: str, colour: tuple[int,
     drawn = near(overlay(image(), legend=False, **{name: mask}), colour)
     rows, columns = np.nonzero(drawn)
     assert len(rows) > 20
-    edge = np.minimum.reduce([np.abs(rows + 0.5 - 15), np.abs(rows + 0.5 - 45), np.abs(columns + 0.5 - 20), np.abs(columns + 0.5 - 60)])
+    edge = np.minimum.reduce(
+        [np.abs(rows + 0.5 - 15), np.abs(rows + 0.5 - 45), np.abs(columns + 0.5 - 20), np.abs(columns + 0.5 - 60)]
+    )
     assert edge.max() <= 3
     for side in (drawn[13:17, 25:55], drawn[43:47, 25:55], drawn[20:40, 18:22], drawn[20:40, 58:62]):
         assert side.any()
@@ -71,7 +78,9 @@ def test_the_choice_stands_out_and_keeps_its_colour() -> None:
 
 
 @pytest.mark.parametrize("name", ["choice", "truth", "rival", "proposals"])
-@pytest.mark.parametrize("mask", [box(30, 31, 10, 70), box(30, 31, 40, 41), box(0, HEIGHT, 0, WIDTH), box(0, 10, 70, WIDTH)])
+@pytest.mark.parametrize(
+    "mask", [box(30, 31, 10, 70), box(30, 31, 40, 41), box(0, HEIGHT, 0, WIDTH), box(0, 10, 70, WIDTH)]
+)
 def test_slivers_and_masks_at_the_edge_leave_a_mark_near_them_only(name: str, mask: np.ndarray) -> None:
     given = mask[None] if name == "proposals" else mask
     base = image()
@@ -114,7 +123,14 @@ def test_text_stays_inside_the_strip() -> None:
 
 @pytest.mark.parametrize(
     ("text", "drawn"),
-    [("plain, text!", "plain, text!"), ("café", "cafe"), ("a – b", "a - b"), ("中文", "??"), (" two\n lines\t", "two lines"), ("", "")],
+    [
+        ("plain, text!", "plain, text!"),
+        ("café", "cafe"),
+        ("a – b", "a - b"),
+        ("中文", "??"),
+        (" two\n lines\t", "two lines"),
+        ("", ""),
+    ],
 )
 def test_characters_without_a_glyph_are_replaced(text: str, drawn: str) -> None:
     assert drawable(text) == drawn

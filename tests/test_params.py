@@ -49,7 +49,9 @@ def changed(tmp_path: Path, **sections: Any) -> Path:
         ({"data": None}, r"data"),
     ],
 )
-def test_a_faulty_params_file_names_key_value_and_remedy(tmp_path: Path, sections: dict[str, Any], expected: str) -> None:
+def test_a_faulty_params_file_names_key_value_and_remedy(
+    tmp_path: Path, sections: dict[str, Any], expected: str
+) -> None:
     with pytest.raises(ParameterError, match=expected) as error:
         load_project(changed(tmp_path, **sections))
     assert "params.yaml" in str(error.value)
@@ -66,7 +68,19 @@ def test_a_params_file_of_another_form(tmp_path: Path, text: str, expected: str)
 
 
 def test_words_unfold_as_dvc_writes_them() -> None:
-    words = "--alpha 0.5 --ks 1 2 --datasets.refcoco+.split_by unc --datasets.refcoco+.splits val testA --shift=-3".split()
+    words = [
+        "--alpha",
+        "0.5",
+        "--ks",
+        "1",
+        "2",
+        "--datasets.refcoco+.split_by",
+        "unc",
+        "--datasets.refcoco+.splits",
+        "val",
+        "testA",
+        "--shift=-3",
+    ]
     assert words_to_values(words) == {
         "alpha": "0.5",
         "ks": ["1", "2"],
@@ -85,7 +99,9 @@ def test_faulty_words(words: list[str], expected: str) -> None:
 
 
 def test_a_list_may_be_one_value() -> None:
-    params = checked(IndexParams, words_to_values(["--datasets.a.split_by", "unc", "--datasets.a.splits", "val"]), "index")
+    params = checked(
+        IndexParams, words_to_values(["--datasets.a.split_by", "unc", "--datasets.a.splits", "val"]), "index"
+    )
     assert params.datasets["a"].splits == ["val"]
 
 
@@ -115,7 +131,9 @@ def test_execution_values_come_from_the_environment(monkeypatch: pytest.MonkeyPa
 def test_every_parameter_of_a_stage_is_in_the_shipped_files_or_has_a_documented_default() -> None:
     for name in MODULES:
         for field, info in stage_module(name).Params.model_fields.items():
-            assert info.description or info.annotation is int or field in {"weights"}, f"{name}.{field} says nothing about itself"
+            assert info.description or info.annotation is int or field in {"weights"}, (
+                f"{name}.{field} says nothing about itself"
+            )
 
 
 def test_per_dataset_alpha_names_an_unknown_dataset() -> None:

@@ -54,7 +54,15 @@ def _write(path: Path, data: bytes) -> Path:
     return path
 
 
-PLAIN = [{"ref_id": 7, "sentences": [{"raw": "café", "tokens": ["café"]}], "box": (1.5, None, True), "big": 2**80, "none": b""}]
+PLAIN = [
+    {
+        "ref_id": 7,
+        "sentences": [{"raw": "café", "tokens": ["café"]}],
+        "box": (1.5, None, True),
+        "big": 2**80,
+        "none": b"",
+    }
+]
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -74,7 +82,9 @@ def test_python2_pickles(tmp_path: Path, protocol: int, encoding: str) -> None:
 def test_python2_pickles_byte_by_byte(tmp_path: Path) -> None:
     """Written by hand, after the format's description: a str, a unicode, an int, a bool, a long, a float."""
     text = b"(lp0\n(dp1\nS'ref_id'\np2\nI7\nsS'raw'\np3\nVcaf\\u00e9\np4\nsS'ok'\nI01\nsS'n'\nL12345678901L\nsS'f'\nF0.5\nsa."
-    assert load_refs(_write(tmp_path / "0.p", text)) == [{"ref_id": 7, "raw": "café", "ok": True, "n": 12345678901, "f": 0.5}]
+    assert load_refs(_write(tmp_path / "0.p", text)) == [
+        {"ref_id": 7, "raw": "café", "ok": True, "n": 12345678901, "f": 0.5}
+    ]
     binary = b"\x80\x02]q\x01}q\x02(U\x06ref_idq\x03K\x07U\x03rawq\x04X\x05\x00\x00\x00caf\xc3\xa9q\x05ua."
     assert load_refs(_write(tmp_path / "2.p", binary)) == [{"ref_id": 7, "raw": "café"}]
 
@@ -103,7 +113,9 @@ def test_numpy_scalars_of_python2(tmp_path: Path, number: int) -> None:
     """Old module name, byte strings for the type code and the number."""
     data = (
         b"\x80\x02]cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02i4K\x00K\x01\x87R"
-        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbU\x04" + number.to_bytes(4, "little", signed=True) + b"\x86Ra."
+        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tbU\x04"
+        + number.to_bytes(4, "little", signed=True)
+        + b"\x86Ra."
     )
     assert load_refs(_write(tmp_path / "refs.p", data)) == [number]
 
@@ -218,10 +230,18 @@ INSTANCES: dict[str, Any] = {
     ],
     "categories": [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 4, "name": "chien"}],
 }
-REFS = [_ref(1, 90, 9, "val"), _ref(2, 50, 5, "testA"), _ref(3, 91, 9, "testAB"), _ref(4, 60, 6, "testB"), _ref(5, 70, 7, "train")]
+REFS = [
+    _ref(1, 90, 9, "val"),
+    _ref(2, 50, 5, "testA"),
+    _ref(3, 91, 9, "testAB"),
+    _ref(4, 60, 6, "testB"),
+    _ref(5, 70, 7, "train"),
+]
 
 
-def _store(root: Path, refs: list[Any] = REFS, instances: Any = INSTANCES, name: str = "refcoco", split_by: str = "unc") -> Path:
+def _store(
+    root: Path, refs: list[Any] = REFS, instances: Any = INSTANCES, name: str = "refcoco", split_by: str = "unc"
+) -> Path:
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"refs({split_by}).p").write_bytes(pickle.dumps(refs, 2))
@@ -279,7 +299,11 @@ def test_splits_as_the_release_matches_them(split: str, values: list[str]) -> No
 
 def test_one_ref_can_be_in_several_splits(tmp_path: Path) -> None:
     data = read_refer(_store(tmp_path), "refcoco", "unc", ["testB", "testA", "testA"])
-    assert [(ref.ref_id, ref.splits) for ref in data.refs] == [(2, ("testA",)), (3, ("testB", "testA")), (4, ("testB",))]
+    assert [(ref.ref_id, ref.splits) for ref in data.refs] == [
+        (2, ("testA",)),
+        (3, ("testB", "testA")),
+        (4, ("testB",)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -290,7 +314,12 @@ def test_one_ref_can_be_in_several_splits(tmp_path: Path) -> None:
         ("", "unc", ["val"], r"data set ''"),
         ("refcoco", "und", ["val"], r"split_by 'und'.*did you mean 'unc'\?.*google, unc"),
         ("refcoco", "../x", ["val"], r"split_by '\.\./x'"),
-        ("refcoco", "unc", ["val", "testD"], r"split 'testD'.*did you mean 'test.'\?.*testA, testAB, testB, train, val"),
+        (
+            "refcoco",
+            "unc",
+            ["val", "testD"],
+            r"split 'testD'.*did you mean 'test.'\?.*testA, testAB, testB, train, val",
+        ),
         ("refcocog", "umd", ["testA"], r"split 'testA'.*known: test, val"),
         ("refcoco", "unc", ["testC"], "split 'testC'"),
     ],
@@ -415,7 +444,9 @@ _BAD_ROWS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("table", "changes", "reason"), _BAD_ROWS)
-def test_a_bad_image_or_annotation_spoils_only_its_own_refs(tmp_path: Path, table: str, changes: dict[str, Any], reason: str) -> None:
+def test_a_bad_image_or_annotation_spoils_only_its_own_refs(
+    tmp_path: Path, table: str, changes: dict[str, Any], reason: str
+) -> None:
     instances = copy.deepcopy(INSTANCES)
     instances[table][0].update(changes)
     data = read_refer(_store(tmp_path, REFS[:2], instances), "refcoco", "unc", ["val", "testA"])

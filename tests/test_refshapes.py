@@ -26,7 +26,11 @@ from stages.datasets.refer import read_refer
 from store.errors import DataError
 
 PER_SPLIT = 14
-SPLITS = {"refshapes": ("val", "testA", "testB"), "refshapes+": ("val", "testA", "testB"), "refshapesg": ("val", "test")}
+SPLITS = {
+    "refshapes": ("val", "testA", "testB"),
+    "refshapes+": ("val", "testA", "testB"),
+    "refshapesg": ("val", "test"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +84,12 @@ def test_no_evaluation_scene_is_a_training_scene() -> None:
 def test_the_generators_of_many_seeds_all_differ() -> None:
     """Same-length seed words below 2**32 that differ give different states: no index of one namespace meets another."""
     words = [0, 1, 2, 77, 2**31, 2**32 - 1]
-    states = [rng_of(i, s).bit_generator.state["state"]["state"] for rng_of in (evaluation_rng, training_rng) for i in words for s in words]
+    states = [
+        rng_of(i, s).bit_generator.state["state"]["state"]
+        for rng_of in (evaluation_rng, training_rng)
+        for i in words
+        for s in words
+    ]
     assert len(set(states)) == 2 * len(words) ** 2
     assert scenes.EVAL_SEED != scenes.TRAIN_SEED
     assert max(scenes.EVAL_SEED, scenes.TRAIN_SEED) < 2**32
@@ -93,7 +102,8 @@ def test_only_the_benchmark_draws_evaluation_scenes() -> None:
         name
         for name, tree in sources.items()
         for node in ast.walk(tree)
-        if {getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "name", None)} & {"evaluation_rng", "EVAL_SEED"}
+        if {getattr(node, "id", None), getattr(node, "attr", None), getattr(node, "name", None)}
+        & {"evaluation_rng", "EVAL_SEED"}
     }
     assert users == {"scenes", "refshapes"}
 

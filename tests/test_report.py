@@ -85,7 +85,9 @@ def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, 
         "image_status": [""] * 3,
     }
     expressions = {"expression_id": np.arange(100, 106), "expression_ref": np.array(REF_OF), "expression_raw": TEXTS}
-    index = write_table(paths.index, "index", images | refs | expressions, {"splits": ["val", "test"]}, {}, groups=groups)
+    index = write_table(
+        paths.index, "index", images | refs | expressions, {"splits": ["val", "test"]}, {}, groups=groups
+    )
     flat = [box for own in BOXES for box in own]
     columns: dict[str, Any] = {
         "image_offsets": np.array([0, 3, 5, 5]),
@@ -95,12 +97,25 @@ def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, 
         "area": np.array([rectangle(box).sum() for box in flat]),
         "status": ["", "", "no proposal above the thresholds"],
     }
-    proposals = write_table(paths.proposals, "proposals", columns, {"thresholds": {"score": 0.1}}, {"index": index.digest})
+    proposals = write_table(
+        paths.proposals, "proposals", columns, {"thresholds": {"score": 0.1}}, {"index": index.digest}
+    )
     lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
     phrases = {"sentence": TEXTS, "noun_phrase": [*TEXTS[:5], ""], "status": [""] * 5 + ["empty sentence"]}
-    write_table(paths.parse, "parse", phrases | lists, {"spacy_model": "sm"}, {"index": index.digest})
+    write_table(
+        paths.parse,
+        "parse",
+        phrases | lists,
+        {"spacy_model": "sm", "code": "0123456789abcdef" * 4},
+        {"index": index.digest},
+    )
     pairs = write_table(
-        paths.pairs, "pairs", pair_columns(proposals), {}, {"index": index.digest, "proposals": proposals.digest}, groups=groups
+        paths.pairs,
+        "pairs",
+        pair_columns(proposals),
+        {},
+        {"index": index.digest, "proposals": proposals.digest},
+        groups=groups,
     )
     best = [max(range(len(s)), key=lambda p, e=e: iou(e, p), default=-1) for e, s in enumerate(SCORES)]
     chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen_upper_bound": best}).items()}
@@ -142,14 +157,27 @@ def pair_columns(proposals: Any) -> dict[str, Any]:
 def invented_metrics(groups: list[tuple[str, str]]) -> dict[str, Any]:
     """Numbers that nothing else in the page can produce by chance; one rule without any expression."""
     rng = np.random.default_rng(5)
-    names = ("expressions", "refs", "images", "images_without_proposals", "truncated_texts", "not_evaluated", "no_choice")
+    names = (
+        "expressions",
+        "refs",
+        "images",
+        "images_without_proposals",
+        "truncated_texts",
+        "not_evaluated",
+        "no_choice",
+    )
     result: dict[str, Any] = {}
     for dataset, split in groups:
         rules: dict[str, Any] = {}
         for rule in RULES:
             values = {name: float(rng.random()) for name in ("oiou", "miou", "p50", "p70", "p90")}
             intervals = {f"{name}_ci": sorted(rng.random(2).tolist()) for name in ("oiou", "miou")}
-            rules[rule] = {**values, "n": int(rng.integers(1000)), **intervals, "skip": {"oiou": float(rng.random()), "miou": None, "n": 0}}
+            rules[rule] = {
+                **values,
+                "n": int(rng.integers(1000)),
+                **intervals,
+                "skip": {"oiou": float(rng.random()), "miou": None, "n": 0},
+            }
         counts = {name: int(rng.integers(100, 999)) for name in names}
         result.setdefault(dataset, {})[split] = {**rules, "counts": counts}
     return result
@@ -165,7 +193,12 @@ def invented_grid(groups: list[tuple[str, str]], size: int = 5) -> dict[str, Any
         splits.setdefault(dataset, {})[split] = {**surface, "chosen": chosen, "best": best}
     axis = np.linspace(0, 1, size).tolist()
     ablation = {"name": "text", "setting": "<b>phrase</b> only", "dataset": groups[0][0], "split": groups[0][1]}
-    return {"alphas": axis, "betas": axis, "splits": splits, "ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}]}
+    return {
+        "alphas": axis,
+        "betas": axis,
+        "splits": splits,
+        "ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}],
+    }
 
 
 @dataclass
@@ -266,7 +299,9 @@ def test_the_table_holds_the_numbers_of_metrics_json(real: report.Paths, page: E
                 assert float(cell.tags("span")[0].text) == pytest.approx(100 * expected[column], abs=0.00501)
             for column in ("oiou", "miou"):
                 low, high = row.tags("td", data_column=column)[0].tags("small")[0].text.split("–")
-                assert [float(low), float(high)] == pytest.approx([100 * v for v in expected[f"{column}_ci"]], abs=0.00501)
+                assert [float(low), float(high)] == pytest.approx(
+                    [100 * v for v in expected[f"{column}_ci"]], abs=0.00501
+                )
             for column in ("n", "skip_n"):
                 assert int(row.tags("td", data_column=column)[0].text) == expected[column]
             assert row.tags("td", data_column="skip_miou")[0].text.strip() == "–"
@@ -277,7 +312,11 @@ def test_the_best_rule_is_bold_and_the_upper_bound_never(real: report.Paths, pag
     (body,) = page.tags("tbody", data_dataset="refshapes")
     for column in ("oiou", "miou", "p50", "p70", "p90"):
         best = max((rule for rule in RULES if rule != "upper_bound"), key=lambda rule: metrics[rule][column])
-        bold = [row.attributes["data-rule"] for row in body.tags("tr") if row.tags("td", data_column=column, **{"class": "best"})]
+        bold = [
+            row.attributes["data-rule"]
+            for row in body.tags("tr")
+            if row.tags("td", data_column=column, **{"class": "best"})
+        ]
         assert bold == [best]
 
 
@@ -315,7 +354,9 @@ def test_kinds_of_pictures(page: Element) -> None:
     cropping = [iou(e, CHOSEN["chosen_cropping"][e]) for e in range(6)]
     for members in ([0, 1, 2], [3, 4, 5]):
         kinds = {e: card(page, e).attributes["data-kinds"].split() for e in members}
-        assert [e for e in members if "differ" in kinds[e]] == [e for e in members if CHOSEN["chosen"][e] != CHOSEN["chosen_cropping"][e]]
+        assert [e for e in members if "differ" in kinds[e]] == [
+            e for e in members if CHOSEN["chosen"][e] != CHOSEN["chosen_cropping"][e]
+        ]
         assert [e for e in members if "best" in kinds[e]] == [e for e in members if CHOSEN["chosen"][e] >= 0]
         assert all("worst" in kinds[e] for e in members)
     for expression in range(5):
@@ -333,7 +374,9 @@ def test_only_the_extremes_are_shown_when_few_cards_are_asked_for(tmp_path: Path
         expected.setdefault(max(members, key=lambda e: ours[e]), []).append("best")
         expected.setdefault(min(members, key=lambda e: ours[e]), []).append("worst")
         expected.setdefault(max(members, key=lambda e: gaps[e]), []).append("differ")
-    shown = {int(c.attributes["data-expression"]) - 100: c.attributes["data-kinds"].split() for c in page.classed("card")}
+    shown = {
+        int(c.attributes["data-expression"]) - 100: c.attributes["data-kinds"].split() for c in page.classed("card")
+    }
     assert shown == expected
     assert summary.wrote["pictures"] == len(expected)
 
@@ -355,7 +398,9 @@ def test_the_best_proposals_come_with_scores_and_iou(page: Element) -> None:
             assert f"IoU {100 * iou(expression, position):.2f}" in line.text
             marks = [mark.text for mark in line.classed("mark")]
             ours, cropping = (CHOSEN[name][expression] == position for name in ("chosen", "chosen_cropping"))
-            assert marks == (["both"] if ours and cropping else ["chosen"] if ours else ["cropping"] if cropping else [])
+            assert marks == (
+                ["both"] if ours and cropping else ["chosen"] if ours else ["cropping"] if cropping else []
+            )
 
 
 def test_proposals_that_the_score_stage_filters_are_not_ranked(tmp_path: Path, no_vega: None) -> None:
@@ -387,7 +432,8 @@ def test_an_image_that_cannot_be_read_is_reported_and_costs_only_its_picture(tmp
 
 def test_skipped_rows_are_grouped_by_reason(page: Element) -> None:
     rows = [
-        [c.text.strip() for c in row.children if isinstance(c, Element)] for row in page.tags("section", id="skipped")[0].tags("tr")[1:]
+        [c.text.strip() for c in row.children if isinstance(c, Element)]
+        for row in page.tags("section", id="skipped")[0].tags("tr")[1:]
     ]
     assert ["image without proposals", "1", "no proposal above the thresholds", "2.png"] in rows
     assert ["text", "1", "empty sentence", "expression 105"] in rows
@@ -420,7 +466,11 @@ def test_records_are_shown_in_the_order_of_the_pipeline(tmp_path: Path, no_vega:
     for content in (record, lost, {**record, "stage": "report"}):
         (paths.records / f"{content['stage']}.json").write_text(json.dumps(content))
     page, summary = make(paths)
-    rows = [row.attributes["data-stage"] for row in page.tags("section", id="stages")[0].tags("tr") if "data-stage" in row.attributes]
+    rows = [
+        row.attributes["data-stage"]
+        for row in page.tags("section", id="stages")[0].tags("tr")
+        if "data-stage" in row.attributes
+    ]
     assert rows == ["embed_masks", "score"]
     (row,) = page.tags("tr", data_stage="score")
     assert [c.text.strip() for c in row.children if isinstance(c, Element)] == [
@@ -439,7 +489,10 @@ def test_records_are_shown_in_the_order_of_the_pipeline(tmp_path: Path, no_vega:
 
 
 def test_the_warning_about_synthetic_scenes_is_for_refshapes_only(tmp_path: Path, page: Element, no_vega: None) -> None:
-    assert "nothing about the method's quality on photographs" in page.find(lambda e: e.attributes.get("id") == "synthetic")[0].text
+    assert (
+        "nothing about the method's quality on photographs"
+        in page.find(lambda e: e.attributes.get("id") == "synthetic")[0].text
+    )
     other, _ = make(build(tmp_path, [("refcoco", "val"), ("refcocog", "test")]))
     assert not other.find(lambda e: e.attributes.get("id") == "synthetic")
 
@@ -455,6 +508,7 @@ def test_equal_runs_give_equal_pages(tmp_path: Path, no_vega: None) -> None:
 
 def test_parameters_are_shown(page: Element) -> None:
     text = page.tags("section", id="parameters")[0].text
+    assert "0123456789ab…" in text
     for part in ("alpha", "0.85", "thresholds.score", "0.1", "spacy_model", "val, test"):
         assert part in text
 
@@ -502,7 +556,9 @@ def test_histogram_counts_every_expression_once() -> None:
     assert [row["upper_bound"] for row in bins] == [0.0] * 19 + [100.0]
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (5e12, "5000.0 GB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_234_567, "1.2 MB"), (5e12, "5000.0 GB")]
+)
 def test_sizes_for_people(count: float, text: str) -> None:
     assert tables.size(count) == text
 
@@ -511,7 +567,9 @@ def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> Non
     paths = build(tmp_path / "a")
     shutil.copy(build(tmp_path / "b", [("x", "val"), ("y", "test")], {"alpha": 0.5}).scores, paths.scores)
     make(paths)  # the same columns made from the same pairs: only the parameters differ
-    columns = {name: np.zeros(0, np.int64) for name in (*CHOSEN, "chosen_upper_bound")} | {"score": np.zeros(0, np.float32)}
+    columns = {name: np.zeros(0, np.int64) for name in (*CHOSEN, "chosen_upper_bound")} | {
+        "score": np.zeros(0, np.float32)
+    }
     write_table(paths.scores, "scores", columns, {}, {"pairs": "another"})
     with pytest.raises(StoreError, match=r"scores\.h5 was made from another pairs .* dvc repro score"):
         make(paths)
@@ -538,7 +596,13 @@ def opened_in_a_browser(file: Path, profile: Path) -> Element:
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.fail(f"this test needs a browser: put one of {', '.join(names)} on PATH (apt-get install chromium)")
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=8000", f"--user-data-dir={profile}"]
+    options = [
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=8000",
+        f"--user-data-dir={profile}",
+    ]
     command = [browser, *options, "--enable-logging=stderr", "--dump-dom", file.resolve().as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert "CONSOLE" not in done.stderr, done.stderr

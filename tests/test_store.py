@@ -48,7 +48,10 @@ def write(path: Path, columns: dict[str, Any] | None = None, **attrs: Any) -> Ta
 
 
 def content(table: Table) -> dict[str, Any]:
-    return {name: [*map(np.ndarray.tolist, [v])] if isinstance(v, np.ndarray) else list(v) for name, v in table.columns.items()}
+    return {
+        name: [*map(np.ndarray.tolist, [v])] if isinstance(v, np.ndarray) else list(v)
+        for name, v in table.columns.items()
+    }
 
 
 # --- tables
@@ -262,13 +265,17 @@ def features(rows: int, width: int = 3, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
 
 
-def write_features(path: Path, rows: int = 15, sizes: tuple[int, ...] = (), **attrs: Any) -> dict[str, NDArray[np.float32]]:
+def write_features(
+    path: Path, rows: int = 15, sizes: tuple[int, ...] = (), **attrs: Any
+) -> dict[str, NDArray[np.float32]]:
     """A mask_features folder; ``sizes`` are the lengths of the streamed blocks, the rest comes in one."""
     stored = {name: features(rows, seed=seed) for seed, name in enumerate(("local", "global.k1", "global.k12"))}
     cuts = np.cumsum(sizes)
     blocks = {name: iter(np.split(value, cuts[cuts <= rows])) for name, value in stored.items()}
     status = ["", "leer é"] * rows
-    write_vectors(path, "mask_features", rows, 3, blocks, {"status": status[:rows]}, {"k": 1}, {"proposals": "ab"}, **attrs)
+    write_vectors(
+        path, "mask_features", rows, 3, blocks, {"status": status[:rows]}, {"k": 1}, {"proposals": "ab"}, **attrs
+    )
     return stored
 
 
@@ -342,7 +349,11 @@ def test_wrong_blocks(tmp_path: Path, blocks: list[NDArray[Any]], said: str) -> 
 
 @pytest.mark.parametrize(
     ("names", "status", "said"),
-    [(["local", "global.k0", "lokal"], 5, "lokal"), (["global.k0"], 5, "local"), (["local"], 4, "4 in column|5 in column")],
+    [
+        (["local", "global.k0", "lokal"], 5, "lokal"),
+        (["global.k0"], 5, "local"),
+        (["local"], 4, "4 in column|5 in column"),
+    ],
 )
 def test_vectors_are_checked_by_the_schema(tmp_path: Path, names: list[str], status: int, said: str) -> None:
     blocks = {name: [features(5)] for name in names}
@@ -706,7 +717,8 @@ def test_a_package_that_holds_code_counts(tree: Tree) -> None:
     [
         MODULE.replace("Docs", "Other words"),
         MODULE.replace("  # a comment", "").replace("\n\n", "\n"),
-        "# new\n" + MODULE.replace("tool.double(x) + self.size", "(\n            tool.double(x) + self.size\n        )  # why"),
+        "# new\n"
+        + MODULE.replace("tool.double(x) + self.size", "(\n            tool.double(x) + self.size\n        )  # why"),
         MODULE.replace('    """Docs of the field."""\n', ""),
         MODULE.replace('        """Docs."""\n', ""),
     ],

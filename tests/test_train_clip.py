@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from demo.clip_samples import (
     SCENE,
     SIDE,
     WHOLE,
+    Caption,
     Sample,
     background,
     beyond,
@@ -63,23 +65,35 @@ def batch_of(scenes: int, crops: int) -> list[Sample]:
 # --- samples
 
 
-def plainly_true(caption: Sample, image: Sample) -> bool:
-    if caption is image:
-        return True
-    if caption.kind in (PART, AROUND, BACKGROUND) or image.kind in (PART, AROUND, BACKGROUND):
-        fitting = caption.kind == image.kind
+def plainly_true(caption: Caption, image: Sample) -> bool:
+    if caption.kind in (PART, AROUND, BACKGROUND) or image.caption.kind in (PART, AROUND, BACKGROUND):
+        fitting = caption.kind == image.caption.kind
     else:
-        fitting = image.kind == SCENE or len(caption.phrases) == len(image.objects)
+        fitting = image.caption.kind == SCENE or len(caption.phrases) == len(image.objects)
     return fitting and all(any(phrase.fits(item) for item in image.objects) for phrase in caption.phrases)
 
 
 def test_truths_equal_a_plain_loop() -> None:
     batch = batch_of(12, 6)
-    assert {sample.kind for sample in batch} == {WHOLE, SCENE, PART, AROUND, BACKGROUND}
-    expected = [[plainly_true(caption, image) for image in batch] for caption in batch]
-    found = truths(batch)
-    assert found.tolist() == expected
-    assert len(batch) < found.sum() < len(batch) ** 2 / 2
+    assert {sample.caption.kind for sample in batch} == {WHOLE, SCENE, PART, AROUND, BACKGROUND}
+    captions = [sample.caption for sample in batch] + [sample.foil for sample in batch]
+    found = truths(captions, batch)
+    assert found.tolist() == [[plainly_true(caption, image) for image in batch] for caption in captions]
+    assert found[: len(batch)].diagonal().all()
+    assert found[len(batch) :].diagonal().mean() < 0.1
+    assert found.mean() < 0.3
+
+
+def test_a_foil_differs_in_one_word_of_meaning() -> None:
+    for sample in batch_of(12, 6):
+        if sample.caption.kind == BACKGROUND:
+            assert sample.foil.kind == WHOLE
+            continue
+        assert sample.foil.kind == sample.caption.kind
+        pairs = zip(sample.caption.phrases, sample.foil.phrases, strict=True)
+        changes = [(a, b) for old, new in pairs for a, b in zip(astuple(old), astuple(new)) if a != b]
+        assert len(changes) == 1
+        assert None not in changes[0]
 
 
 def test_a_phrase_that_says_nothing_fits_all() -> None:
@@ -111,7 +125,7 @@ def test_imperfect_masks_are_as_bad_as_they_say(seed: int) -> None:
         assert 0.2 * area < part.sum() < 0.65 * area
         assert not (item.mask & ~wide).any()
         assert wide.sum() > 1.3 * area
-        assert (rough & item.mask).sum() / (rough | item.mask).sum() > 0.35
+        assert (rough & item.mask).sum() / (rough | item.mask).sum() > 0.5
     free = background(rng, scene)
     assert free.any()
     assert not any((free & item.mask).any() for item in scene.objects)
@@ -122,18 +136,20 @@ def test_imperfect_masks_are_as_bad_as_they_say(seed: int) -> None:
 
 def test_the_loss_equals_a_plain_loop() -> None:
     rng = np.random.default_rng(0)
-    images, texts = (torch.from_numpy(rng.normal(size=(5, 8))) for _ in range(2))
-    true = np.eye(5, dtype=bool)
-    true[1, 3] = true[4, 0] = True  # caption 1 is true of image 3 too, caption 4 of image 0
+    images, texts = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(7, 8)))
+    true = np.zeros((7, 4), dtype=bool)
+    true[range(4), range(4)] = True
+    true[1, 3] = true[2, 0] = true[5, 1] = True  # captions 1 and 2 and foil 5 are true of other images, too
 
-    def cosine(i: int, t: int) -> float:
-        return float(images[i] @ texts[t] / images[i].norm() / texts[t].norm())
+    def logit(image: int, text: int) -> float:
+        return 10 * float(images[image] @ texts[text] / images[image].norm() / texts[text].norm())
 
     losses = []
-    for i in range(5):
-        for other in ([t for t in range(5) if t == i or not true[t, i]], [(j,) for j in range(5) if j == i or not true[i, j]]):
-            logits = [10 * (cosine(k[0], i) if isinstance(k, tuple) else cosine(i, k)) for k in other]
-            losses.append(math.log(sum(math.exp(v) for v in logits)) - 10 * cosine(i, i))
+    for i in range(4):
+        choices = [logit(i, text) for text in range(7) if text == i or not true[text, i]]
+        losses.append(math.log(sum(map(math.exp, choices))) - logit(i, i))
+        choices = [logit(image, i) for image in range(4) if image == i or not true[i, image]]
+        losses.append(math.log(sum(map(math.exp, choices))) - logit(i, i))
     found = contrastive_loss(images, texts, torch.tensor(10.0), torch.from_numpy(true))
     assert float(found) == pytest.approx(np.mean(losses), rel=1e-6)
 
@@ -213,4 +229,4 @@ def test_every_sample_has_the_input_size() -> None:
         assert sample.pixels.shape == (3, SIDE, SIDE)
         assert sample.pixels.dtype == torch.float32
         assert all(isinstance(item, SceneObject) for item in sample.objects)
-        assert sample.caption == sample.caption.lower()
+        assert sample.caption.text == sample.caption.text.lower() != sample.foil.text

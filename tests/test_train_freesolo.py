@@ -34,7 +34,10 @@ def perfect_outputs(samples):
     """Raw outputs that say exactly what the samples hold: kernels pick one feature channel per object."""
     objects = max(len(sample.sizes) for sample in samples)
     features = torch.stack(
-        [torch.cat([40 * s.masks.round() - 20, s.masks.new_zeros(objects, *s.masks.shape[1:])])[:objects] for s in samples]
+        [
+            torch.cat([40 * s.masks.round() - 20, s.masks.new_zeros(objects, *s.masks.shape[1:])])[:objects]
+            for s in samples
+        ]
     )
     logits, kernels = [], []
     for grid, scale in zip((40, 36, 24, 16, 12), recipe.SCALES, strict=True):
@@ -52,7 +55,9 @@ def test_samples_cover_what_the_scene_shows(samples):
     shares = [item.mask.mean() for item in scene.objects]
     np.testing.assert_allclose(sample.masks.mean((1, 2)), shares, atol=2e-3)
     for mask, box, item in zip(sample.masks, sample.boxes, scene.objects, strict=True):
-        centroid = [(mask.sum(axis) * (4 * torch.arange(mask.shape[1 - axis]) + 2)).sum() / mask.sum() for axis in (0, 1)]
+        centroid = [
+            (mask.sum(axis) * (4 * torch.arange(mask.shape[1 - axis]) + 2)).sum() / mask.sum() for axis in (0, 1)
+        ]
         assert centroid == pytest.approx([0.4 * value for value in item.centre], abs=0.2)
         rows = np.nonzero(mask.numpy() > 0.5)[0]
         assert 4 * rows.min() >= box[1] - 4

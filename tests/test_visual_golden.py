@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,6 +54,7 @@ def unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+@cache  # other tests use them too
 def golden_clip(architecture: str, seed: str, checksum: str) -> MaskedClip:
     weights = golden_weights()
     model = open_clip.create_model(architecture)

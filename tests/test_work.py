@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,9 @@ def item(key: str, kind: str = "kind") -> Item:
 
 
 def same(got: Item, expected: Item) -> bool:
-    return set(got) == set(expected) and all(got[n].dtype == expected[n].dtype and np.array_equal(got[n], expected[n]) for n in expected)
+    return set(got) == set(expected) and all(
+        got[n].dtype == expected[n].dtype and np.array_equal(got[n], expected[n]) for n in expected
+    )
 
 
 class Computer:
@@ -49,7 +50,10 @@ class Computer:
     def compute(self, positions: Sequence[int], kinds: tuple[str, ...]) -> list[Result]:
         keys = [self.keys[p] for p in positions]
         self.units.append((keys, kinds))
-        return [Result({kind: item(key, kind) for kind in kinds}, [f"{key} is odd"] if key[-1] == "3" else []) for key in keys]
+        return [
+            Result({kind: item(key, kind) for kind in kinds}, [f"{key} is odd"] if key[-1] == "3" else [])
+            for key in keys
+        ]
 
     @property
     def computed(self) -> list[str]:
@@ -178,7 +182,14 @@ def test_a_unit_that_fails_leaves_the_finished_ones(tmp_path: Path) -> None:
         return computer.compute(positions, kinds)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        compute_missing({"kind": Parts(tmp_path, "kind", {})}, KEYS, lambda: compute, Context(work=tmp_path, unit=3), Summary(), "images")
+        compute_missing(
+            {"kind": Parts(tmp_path, "kind", {})},
+            KEYS,
+            lambda: compute,
+            Context(work=tmp_path, unit=3),
+            Summary(),
+            "images",
+        )
     assert run(tmp_path, KEYS)[0].computed == KEYS[6:]
 
 
@@ -241,7 +252,8 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
     _, parts, _ = run(tmp_path, KEYS)
     for path in part_files(parts["kind"])[:2]:
         whole = path.read_bytes()
-        keys = next(line["inputs"] for line in map(json.loads, manifest(parts["kind"]).open()) if line["part"] == path.name)
+        lines = map(json.loads, manifest(parts["kind"]).read_text().splitlines())
+        keys = next(line["inputs"] for line in lines if line["part"] == path.name)
         expected = [item(key) for key in keys]
         damages = [b"", whole[: len(whole) // 2], b"text"]
         damages += [bytes([*whole[:at], whole[at] ^ 4, *whole[at + 1 :]]) for at in range(0, len(whole), 13)]
@@ -249,12 +261,14 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         for damaged in damages:
             path.write_bytes(damaged)
             try:  # a byte that no reader looks at (a date in the archive) may change
-                assert all(same(Parts(tmp_path, "kind", {}).get(key), want) for key, want in zip(keys, expected, strict=True))
+                assert all(
+                    same(Parts(tmp_path, "kind", {}).get(key), want) for key, want in zip(keys, expected, strict=True)
+                )
             except StoreError as error:
                 detected += 1
                 found = str(error)
-                assert str(path) in found  # noqa: PT017
-                assert "remove it" in found  # noqa: PT017
+                assert str(path) in found
+                assert "remove it" in found
         assert detected > len(damages) / 2
         path.write_bytes(whole)
 
@@ -275,56 +289,60 @@ def test_more_parts_than_are_kept_open(tmp_path: Path) -> None:
 # --- other processes
 
 CHILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.test_work import Computer
+import store.publish, store.work
 from stages.base import Context, Summary, compute_missing
 from store.work import Parts, locked
+from tests.test_work import Computer
 
-work, keys, pause = Path(sys.argv[1]), sys.argv[3].split(","), float(sys.argv[2])
+work, target, keys, spoken = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), []
+
+
+def say(*words):
+    spoken.append(words)
+    print(*words, flush=True)
+    if len(spoken) == target:
+        time.sleep(600)
+
+
+def compute(positions, kinds):
+    say("compute", *positions)
+    return computer.compute(positions, kinds)
+
+
+os.fsync = lambda file: say("write")
 with locked(work):
-    print("locked", flush=True)
+    say("locked")
     computer = Computer(keys)
-
-    def compute(positions, kinds):
-        print("unit", *positions, flush=True)
-        results = computer.compute(positions, kinds)
-        time.sleep(pause)
-        return results
-
     parts = {{kind: Parts(work, kind, {{}}) for kind in ("local", "global.k3")}}
     compute_missing(parts, keys, lambda: compute, Context(work=work, unit=2), Summary(), "images")
 """
 
 
-def child(work: Path, pause: float, keys: Sequence[str] = KEYS) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", CHILD.format(root=str(ROOT)), str(work), str(pause), ",".join(keys)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def lines_until(process: subprocess.Popen[str], wanted: int) -> list[str]:
-    assert process.stdout is not None
-    return [process.stdout.readline().strip() for _ in range(wanted)]
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert process.stdout is not None
-    process.stdout.close()
+@contextmanager
+def stopped(work: Path, target: int) -> Iterator[list[str]]:
+    """A process that works on ``KEYS`` in units of two, stopped in the middle of its ``target``-th step: it takes the
+    lock, then for each unit computes, writes a part and a line for one kind, and a part and a line for the other. Killed
+    by SIGKILL at the end. Yields the steps."""
+    command = [sys.executable, "-c", CHILD.format(root=str(ROOT)), str(work), str(target), ",".join(KEYS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield [process.stdout.readline().strip() for _ in range(target)]
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_a_second_process_is_told_that_it_is_busy(tmp_path: Path) -> None:
-    process = child(tmp_path, pause=60)
-    try:
-        assert lines_until(process, 1) == ["locked"]
+    with stopped(tmp_path, 1) as steps:
+        assert steps == ["locked"]
         with pytest.raises(BusyError, match=rf"{tmp_path}.*another process"), locked(tmp_path):
             pass
         with locked(tmp_path / "other"):  # another folder is free
             pass
-    finally:
-        kill(process)
     with locked(tmp_path):  # the system freed it with the process
         pass
 
@@ -341,26 +359,30 @@ def outputs(work: Path) -> dict[str, bytes]:
     return {p.relative_to(work).as_posix(): p.read_bytes() for p in work.rglob("*.npz")}
 
 
-@pytest.mark.parametrize("unit", [1, 3])
-def test_kill_9_loses_at_most_one_unit(tmp_path: Path, unit: int) -> None:
-    """Killed while it computes its second or fourth unit of two inputs."""
-    work = tmp_path / "killed"
-    process = child(work, pause=0.05 if unit > 1 else 0.0)
-    try:
-        lines = lines_until(process, 2 + unit)
-        assert lines[-1] == f"unit {2 * unit} {2 * unit + 1}"
-        if unit == 1:
-            time.sleep(0.02)  # somewhere inside the writing of parts
-    finally:
-        kill(process)
-    held = [key for key in KEYS if all(key in Parts(work, kind, {}) for kind in ("local", "global.k3"))]
-    assert held == KEYS[: len(held)]
-    assert len(held) >= 2 * unit
-    resumed, parts, summary = run(work, KEYS, ["local", "global.k3"], unit=2)
-    assert {key for keys, kinds in resumed.units for key in keys if len(kinds) == 2} <= set(KEYS[2 * unit :])
-    assert resumed.computed == [key for key in KEYS if key not in held]
-    assert summary.reused == {"images": len(held)}
-    assert len(part_files(parts["local"])) == 5
-    run(tmp_path / "whole", KEYS, ["local", "global.k3"], unit=2)
+@pytest.mark.parametrize("target", [2, 3, 4, 5, 6, 12, 14, 26])
+def test_kill_9_loses_at_most_one_unit(tmp_path: Path, target: int) -> None:
+    work, kinds = tmp_path / "killed", ("local", "global.k3")
+    with stopped(work, target) as steps:
+        assert (
+            steps
+            == ["locked", *(step for n in range(5) for step in (f"compute {2 * n} {2 * n + 1}", *["write"] * 4))][
+                :target
+            ]
+        )
+    units, rest = divmod(
+        target - 2, 5
+    )  # whole units, then: 0 computing, 1 and 3 writing a part, 2 and 4 flushing its line
+    held = {"local": 2 * (units + (rest >= 2)), "global.k3": 2 * (units + (rest >= 4))}
+    assert bool(list(work.rglob("*.tmp"))) == (rest in (1, 3))
+    for kind in kinds:
+        parts = Parts(work, kind, {})
+        assert [key for key in KEYS if key in parts] == KEYS[: held[kind]]
+    resumed, opened, summary = run(work, KEYS, kinds, unit=2)
+    assert [(key, missing) for keys, missing in resumed.units for key in keys] == [
+        (key, tuple(kind for kind in kinds if i >= held[kind])) for i, key in enumerate(KEYS) if i >= held["global.k3"]
+    ]
+    assert summary.reused == {"images": held["global.k3"]}
+    run(tmp_path / "whole", KEYS, kinds, unit=2)
     assert outputs(work) == outputs(tmp_path / "whole")
+    assert all(len(part_files(parts)) == 5 for parts in opened.values())
     assert not list(work.rglob("*.tmp"))

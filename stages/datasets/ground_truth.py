@@ -25,7 +25,9 @@ _FAR = 8
 """A polygon point may lie this many image sizes outside; rasterising takes memory in proportion to its distance."""
 
 
-def annotation_mask_rle(segmentation: object, height: int, width: int, overlap: Overlap = "union", skipped: list[str] | None = None) -> Rle:
+def annotation_mask_rle(
+    segmentation: object, height: int, width: int, overlap: Overlap = "union", skipped: list[str] | None = None
+) -> Rle:
     """The mask of one annotated object.
 
     Args:

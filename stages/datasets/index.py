@@ -16,6 +16,7 @@ from stages.datasets.ground_truth import annotation_mask_rle
 from stages.datasets.refer import AnnotationRow, ImageRow, ReferData, RefRow, read_refer
 from stages.images import open_image
 from store.errors import DataError
+from store.masks import areas
 from store.table import as_rows, write_table
 
 
@@ -24,7 +25,9 @@ class Choice(BaseParams):
 
     folder: str = Field("", description="folder below the REFER root; the data set's name by default")
     split_by: str = Field(description="who split it: unc, umd, google: <folder>/refs(<split_by>).p")
-    splits: Listed[str] = Field(min_length=1, description="as the release matches them: testA takes every split with an A")
+    splits: Listed[str] = Field(
+        min_length=1, description="as the release matches them: testA takes every split with an A"
+    )
 
 
 class Params(BaseParams):
@@ -82,7 +85,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             summary.skipped += [f"{problem.where}: {problem.reason}" for problem in data.problems]
             first = len(groups)
             groups += [(name, split) for split in dict.fromkeys(choice.splits)]
-            _add(union, data, {split: first + i for i, split in enumerate(dict.fromkeys(choice.splits))}, params)
+            group_of = {split: first + i for i, split in enumerate(dict.fromkeys(choice.splits))}
+            summary.skipped += _add(union, data, group_of, params)
     images = [union.images[name] for name in sorted(union.images)]
     with summary.timed("digest images"):
         for image in context.track(images, "images"):
@@ -99,13 +103,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def _add(union: _Union, data: ReferData, group_of: dict[str, int], params: Params) -> None:
+def _add(union: _Union, data: ReferData, group_of: dict[str, int], params: Params) -> list[str]:
+    """Add a data set to the union; return what is odd about ground truths that can be used all the same."""
     images = {image.image_id: image for image in data.images}
     annotations = {annotation.annotation_id: annotation for annotation in data.annotations}
+    notes: list[str] = []
     for ref in data.refs:
         image = _image(union, images.get(ref.image_id), ref, data)
-        mask, status = _truth(ref, annotations.get(ref.annotation_id), image, params)
+        mask, status, odd = _truth(ref, annotations.get(ref.annotation_id), image, params)
         union.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
+        notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
+    return notes
 
 
 def _image(union: _Union, row: ImageRow | None, ref: RefRow, data: ReferData) -> _Image:
@@ -123,15 +131,21 @@ def _image(union: _Union, row: ImageRow | None, ref: RefRow, data: ReferData) ->
     return known
 
 
-def _truth(ref: RefRow, annotation: AnnotationRow | None, image: _Image, params: Params) -> tuple[bytes, str]:
-    """Ground-truth counts and the ref's status."""
+def _truth(
+    ref: RefRow, annotation: AnnotationRow | None, image: _Image, params: Params
+) -> tuple[bytes, str, list[str]]:
+    """Ground-truth counts, the ref's status (why it cannot be evaluated), and what is odd about a usable mask."""
     if ref.status or annotation is None:
-        return b"", ref.status or f"annotation {ref.annotation_id} is not among the annotations"
+        return b"", ref.status or f"annotation {ref.annotation_id} is not among the annotations", []
+    odd: list[str] = []
     try:
-        rle = annotation_mask_rle(annotation.segmentation, image.height, image.width, params.polygon_overlap)
+        rle = annotation_mask_rle(annotation.segmentation, image.height, image.width, params.polygon_overlap, odd)
     except DataError as error:
-        return b"", f"annotation {ref.annotation_id}: {error}"
-    return bytes(rle["counts"]), ""  # type: ignore[call-overload]
+        return b"", f"annotation {ref.annotation_id}: {error}", []
+    counts: bytes = rle["counts"]  # type: ignore[assignment]
+    if not areas([counts], image.height, image.width)[0]:
+        odd.append("the ground truth has no pixel: its IoU is 0 whatever is chosen")
+    return counts, "", odd
 
 
 def _open(image: _Image, root: Path) -> None:

@@ -158,7 +158,9 @@ def _files(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
     return refs[split_by], instances
 
 
-def _choose(rows: list[Any], splits: Sequence[str], path: Path, problems: list[Problem]) -> list[tuple[Fields, str, tuple[str, ...]]]:
+def _choose(
+    rows: list[Any], splits: Sequence[str], path: Path, problems: list[Problem]
+) -> list[tuple[Fields, str, tuple[str, ...]]]:
     """The rows of the chosen splits, each with its own split and the chosen ones it belongs to."""
     chosen, values = [], set()
     for number, row in enumerate(rows):
@@ -203,7 +205,9 @@ def _image(fields: Fields, image_id: int) -> ImageRow:
     return ImageRow(image_id, file_name, width, height, fields.status)
 
 
-def _annotation(fields: Fields, annotation_id: int, images: Mapping[int, ImageRow], categories: Mapping[int, str]) -> AnnotationRow:
+def _annotation(
+    fields: Fields, annotation_id: int, images: Mapping[int, ImageRow], categories: Mapping[int, str]
+) -> AnnotationRow:
     image_id = fields.integer("image_id")
     if image_id != NO_ID and image_id not in images:
         fields.fault(f"image {image_id} is not among the images")

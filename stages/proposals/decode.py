@@ -105,7 +105,9 @@ def point_nms(probabilities: Tensor) -> Tensor:
     return probabilities * (highest == probabilities)
 
 
-def fired_cells(category_logits: Sequence[Tensor], kernels: Sequence[Tensor], threshold: float, strides: Sequence[int]) -> Cells:
+def fired_cells(
+    category_logits: Sequence[Tensor], kernels: Sequence[Tensor], threshold: float, strides: Sequence[int]
+) -> Cells:
     """All (cell, class) with a probability strictly above the threshold after point NMS."""
     parts = []
     for logits, level_kernels, stride in zip(category_logits, kernels, strides, strict=True):

@@ -40,7 +40,9 @@ class Proposals:
 class FreeSolo:
     """A network and how its outputs are decoded. Device and dtype are the network's: move it by `.network.to(...)`."""
 
-    def __init__(self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None) -> None:
+    def __init__(
+        self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None
+    ) -> None:
         settings = settings or DecodeSettings()
         if short_side < 1:
             raise ParameterError(f"short_side: expected at least 1 pixel, got {short_side}")

@@ -267,7 +267,9 @@ def read_architecture(shapes: Mapping[str, Sequence[int]]) -> Architecture:
 def _shape(shapes: Mapping[str, Sequence[int]], key: str, dimensions: int) -> tuple[int, ...]:
     if key not in shapes:
         some = ", ".join(sorted(shapes)[:3]) or "none at all"
-        raise WeightsError(f"missing key {key}: expected detectron2's names of a SOLOv2 network with bottlenecks, got keys like {some}")
+        raise WeightsError(
+            f"missing key {key}: expected detectron2's names of a SOLOv2 network with bottlenecks, got keys like {some}"
+        )
     if len(shapes[key]) != dimensions or 0 in shapes[key]:
         raise WeightsError(f"{key}: expected a shape of {dimensions} positive sizes, got {list(shapes[key])}")
     return tuple(shapes[key])

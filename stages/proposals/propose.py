@@ -25,7 +25,9 @@ class Params(BaseParams):
     """FreeSOLO's input size and thresholds (arXiv 2202.12181; decoding of SOLOv2, arXiv 2003.10152 sec. 3)."""
 
     short_side: int = Field(800, ge=32, description="short side of the network's input, pixels")
-    box: Literal["reference", "tight"] = Field("reference", description="half-size from the COUNT of occupied columns, or tight")
+    box: Literal["reference", "tight"] = Field(
+        "reference", description="half-size from the COUNT of occupied columns, or tight"
+    )
     score_threshold: float = Field(0.1, ge=0, lt=1, description="least category score of a cell")
     update_threshold: float = Field(0.05, ge=0, lt=1, description="least score after matrix NMS")
     max_candidates: int = Field(500, ge=1, description="masks that enter matrix NMS")
@@ -47,7 +49,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     names, digests = index["image_name"], index["image_digest"]
     summary.read = {"images": len(names)}
     usable = [row for row, status in enumerate(index["image_status"]) if not status]
-    config = {**params.config(), "weights": file_digest(paths.weights), "code": code_digest("stages.proposals.freesolo")}
+    config = {
+        **params.config(),
+        "weights": file_digest(paths.weights),
+        "code": code_digest("stages.proposals.freesolo"),
+    }
     with locked(context.work):
         parts = Parts(context.work, "proposals", config)
 

@@ -24,7 +24,7 @@ from store.masks import decode
 KINDS = ("best", "worst", "differ")
 _RANKED = 3
 _QUALITY = 80
-_OUTLINED = 12
+_OUTLINED = 8
 """More outlines than this hide the picture."""
 
 
@@ -106,7 +106,9 @@ def _spread(expressions: NDArray[np.int64], image_of: NDArray[np.int64]) -> Iter
     yield from later
 
 
-def _image_cards(data: Data, images: Path, expressions: list[int], picked: dict[int, tuple[str, ...]], width: int) -> dict[int, Card]:
+def _image_cards(
+    data: Data, images: Path, expressions: list[int], picked: dict[int, tuple[str, ...]], width: int
+) -> dict[int, Card]:
     """Cards of expressions that share one image, which is read once."""
     row = int(data.pairs["expression_image"][expressions[0]])
     image, problem = _open(data, images, row)
@@ -124,7 +126,10 @@ def _image_cards(data: Data, images: Path, expressions: list[int], picked: dict[
             image=data.index["image_name"][row],
             expression=data.index["expression_raw"][expression],
             noun_phrase=data.parse["noun_phrase"][expression],
-            iou={rule: float(data.iou[rule][expression]) if _choice(data, expression, rule) is not None else None for rule in CHOICES},
+            iou={
+                rule: float(data.iou[rule][expression]) if _choice(data, expression, rule) is not None else None
+                for rule in CHOICES
+            },
             ranked=_ranked(data, expression, ranking[:_RANKED]),
             proposals=len(ranking),
             picture=_data_uri(_draw(data, image, expression, ranking, width)) if image else "",

@@ -91,7 +91,8 @@ def histogram(iou: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
     edges = np.linspace(0, 1, _BINS + 1).round(6).tolist()
     counts = {rule: np.histogram(values, edges)[0] for rule, values in iou.items()}
     bins = [
-        {"low": low, "high": high} | {rule: round(100 * float(count[i]) / max(1, len(iou[rule])), 3) for rule, count in counts.items()}
+        {"low": low, "high": high}
+        | {rule: round(100 * float(count[i]) / max(1, len(iou[rule])), 3) for rule, count in counts.items()}
         for i, (low, high) in enumerate(pairwise(edges))
     ]
     end = {**bins[-1], "low": 1.0, "high": 1.0}  # a step line needs the right border of its last step

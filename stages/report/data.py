@@ -17,7 +17,12 @@ from store.table import Table, read_table, require_same
 if TYPE_CHECKING:
     from stages.report.report import Paths
 
-CHOICES = {"global_local": "chosen", "global": "chosen_global", "cropping": "chosen_cropping", "upper_bound": "chosen_upper_bound"}
+CHOICES = {
+    "global_local": "chosen",
+    "global": "chosen_global",
+    "cropping": "chosen_cropping",
+    "upper_bound": "chosen_upper_bound",
+}
 """Rule -> column of the scores table."""
 _STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "score", "sweep")
 _PAIRS = (
@@ -98,7 +103,9 @@ def _json(path: Path, stage: str, groups: list[tuple[str, str]], key: str | None
         by_dataset = content[key] if key else content
         absent = [f"{dataset} {split}" for dataset, split in groups if split not in by_dataset.get(dataset, {})]
     if absent:
-        raise StoreError(f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {remedy}")
+        raise StoreError(
+            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {remedy}"
+        )
     return content
 
 

@@ -69,7 +69,9 @@ def metrics(metrics: Json) -> list[SplitTable]:
                     rule,
                     label,
                     content[rule],
-                    frozenset(c for c, top in tops.items() if rule != "upper_bound" and top and content[rule][c] == top),
+                    frozenset(
+                        c for c, top in tops.items() if rule != "upper_bound" and top and content[rule][c] == top
+                    ),
                 )
                 for rule, label in rules.items()
             ]
@@ -117,7 +119,10 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
     lines: dict[tuple[str, str], dict[tuple[str, str], Json]] = {}
     for row in rows:
         lines.setdefault((row["name"], row["setting"]), {})[row["dataset"], row["split"]] = row
-    return [{"name": name, "setting": setting, "cells": [cells.get(group) for group in groups]} for (name, setting), cells in lines.items()]
+    return [
+        {"name": name, "setting": setting, "cells": [cells.get(group) for group in groups]}
+        for (name, setting), cells in lines.items()
+    ]
 
 
 def parameters(data: Data) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -133,7 +138,8 @@ def _flat(config: Json, prefix: str = "") -> Iterable[tuple[str, str]]:
         elif isinstance(value, list):
             yield prefix + key, ", ".join(map(str, value)) or "none"
         else:
-            yield prefix + key, "none" if value in (None, "", {}) else str(value)
+            text = "none" if value in (None, "", {}) else str(value)
+            yield prefix + key, f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
 
 
 def stages(records: Sequence[Json]) -> list[Json]:

@@ -91,5 +91,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             {"parse": parse.digest},
         )
     summary.wrote = {"strings": len(strings)}
-    summary.skipped = [f"truncated to the context length: {s!r}" for s, cut in zip(strings, truncated, strict=True) if cut]
+    summary.skipped = [
+        f"truncated to the context length: {s!r}" for s, cut in zip(strings, truncated, strict=True) if cut
+    ]
     return summary

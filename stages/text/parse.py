@@ -57,7 +57,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     columns = {
         "sentence": [p["sentence"] for p in parsed],
         "noun_phrase": [p["noun_phrase"] for p in parsed],
-        **{name: [json.dumps(p[name]) for p in parsed] for name in ("other_phrases", "position_words", "relation_words")},
+        **{
+            name: [json.dumps(p[name]) for p in parsed]
+            for name in ("other_phrases", "position_words", "relation_words")
+        },
         "status": [p["status"] for p in parsed],
     }
     write_table(paths.parse, "parse", columns, {**params.config(), **config}, {"index": index.digest})

@@ -27,10 +27,14 @@ class Params(BaseParams):
     """The CLIP model and how images enter it (Yu, Seo and Son, CVPR 2023, sec. 3.2)."""
 
     model: str = Field("ViT-B-32-quickgelu", description="open_clip architecture, or a JSON file in open_clip's form")
-    preprocess: Literal["reference", "clip"] = Field("reference", description="as the released code, or as CLIP was trained")
+    preprocess: Literal["reference", "clip"] = Field(
+        "reference", description="as the released code, or as CLIP was trained"
+    )
     short_side: int = Field(800, ge=32, description="short side of the image from which all views are cut, pixels")
     fill: Literal["reference", "mean"] = Field("reference", description="colour outside the mask in the local view")
-    masked_blocks: Listed[int] = Field([3], min_length=1, description="k: how many last blocks are masked, all to be stored")
+    masked_blocks: Listed[int] = Field(
+        [3], min_length=1, description="k: how many last blocks are masked, all to be stored"
+    )
 
 
 class Paths(BasePaths):
@@ -88,13 +92,17 @@ def _input_key(index: Table, proposals: Table, image: int) -> str:
     return digest.hexdigest()
 
 
-def _embedder(params: Params, paths: Paths, context: Context, index: Table, proposals: Table) -> Callable[[int, tuple[str, ...]], Result]:
+def _embedder(
+    params: Params, paths: Paths, context: Context, index: Table, proposals: Table
+) -> Callable[[int, tuple[str, ...]], Result]:
     from stages.visual.encoder import MaskedClip
     from stages.visual.preprocess import degenerate_boxes
     from stages.visual.weights import load_clip
 
     model, tokenizer = load_clip(params.model, paths.weights, device=context.device)
-    clip = MaskedClip(model, tokenizer, params.preprocess, short_side=params.short_side, fill=params.fill, batch=context.batch)
+    clip = MaskedClip(
+        model, tokenizer, params.preprocess, short_side=params.short_side, fill=params.fill, batch=context.batch
+    )
 
     def embed(image: int, missing: tuple[str, ...]) -> Result:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
@@ -125,7 +133,9 @@ def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: 
     }
 
 
-def _assemble(params: Params, paths: Paths, kinds: dict[str, Parts], keys: list[str], proposals: Table, summary: Summary) -> None:
+def _assemble(
+    params: Params, paths: Paths, kinds: dict[str, Parts], keys: list[str], proposals: Table, summary: Summary
+) -> None:
     from stages.visual.weights import score_rule_of
 
     rows, width = len(proposals["mask"]), kinds["local"].get(keys[0])["feature"].shape[1] if keys else 1
