@@ -12,10 +12,14 @@ env: .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: env
-	python -m demo.refshapes --out data/refshapes
+demo: env data/.refshapes
 	dvc repro demo/dvc.yaml
 	python -m pipeline metrics --params demo/params.yaml
+
+data/.refshapes: demo/refshapes.py demo/scenes.py demo/captions.py demo/outlines.py | env
+	rm -rf data/refshapes
+	python -m demo.refshapes --out data/refshapes
+	touch $@
 
 check: env
 	ruff check .

@@ -26,7 +26,7 @@ class Bootstrap(BaseParams):
     """The confidence intervals: percentile bootstrap over images."""
 
     resamples: int = Field(1000, ge=0, le=100_000, description="0 for no intervals")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of the resampling")
 
 
 class Params(Scoring, Bootstrap):

@@ -33,7 +33,7 @@ class Choice(BaseParams):
 class Params(BaseParams):
     """The data sets, by the name under which they appear in the metrics."""
 
-    datasets: dict[str, Choice] = Field(min_length=1)
+    datasets: dict[str, Choice] = Field(min_length=1, description="name in the metrics -> which refs")
     polygon_overlap: Literal["union", "reference"] = Field(
         "union", description="pixels under two polygons of one object: inside, or dropped as in the released code"
     )

@@ -1,0 +1,138 @@
+"""The command line: what it prints, and that an error of ours is one message and exit status 1."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline import cli, status
+from pipeline.cli import app
+from pipeline.preflight import check
+from pipeline.project import load_project
+from stages.base import Context, Result, Summary, compute_missing
+from store.errors import GlimpseError, StoreError
+from store.work import Parts
+from tests.profile import ROOT
+
+
+def glimpse(*words: str) -> tuple[int, str]:
+    """Exit status and output of a command."""
+    done = CliRunner().invoke(app, [*words], catch_exceptions=True)
+    if isinstance(done.exception, GlimpseError):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def test_preflight_lists_exactly_what_the_full_benchmark_needs(tmp_path: Path) -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    shutil.copytree(ROOT / "models", tmp_path / "models")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    project = load_project(tmp_path / "params.yaml")
+    lines = check(project)
+    files = [
+        *("refer/refcoco/refs(unc).p", "refer/refcoco/instances.json", "refer/refcoco+/refs(unc).p"),
+        *("refer/refcocog/refs(umd).p", "refer/refcocog/refs(google).p", "coco/train2014"),
+        *("weights/FreeSOLO_R101_30k_pl.pth", "weights/ViT-B-32.pt"),
+    ]
+    for file in files:
+        assert any(line.startswith(f"{tmp_path}/data/{file}:") for line in lines), file
+    assert any("en_core_web_lg" in line for line in lines)
+    sections = {line.rpartition("section '")[2].rstrip("')") for line in lines}
+    headings = [line[3:] for line in (ROOT / "docs/data.md").read_text().splitlines() if line.startswith("## ")]
+    assert sections == set(headings)
+    for file in files:
+        path = tmp_path / "data" / file
+        if not path.suffix:
+            path.mkdir(parents=True)
+            path = path / "COCO_train2014_000000000001.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    left = check(project)
+    assert {line.partition(":")[0] for line in left if "spaCy" not in line} == {
+        f"{tmp_path}/data/refer/{name}/instances.json" for name in ("refcoco+", "refcocog")
+    }
+
+
+def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    code, said = glimpse("preflight", "--params", str(tmp_path / "params.yaml"))
+    assert code == 1
+    assert "missing: " in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "scor"], "no stage 'scor'; did you mean 'score'"),
+        (["score", "--params", "nowhere.yaml"], "nowhere.yaml: expected a params file"),
+        (["run", "overlap", "--index", "i"], "overlap.proposals: expected a value, got none"),
+    ],
+)
+def test_errors_are_one_message(words: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"error: {message}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def project_with_parts(tmp_path: Path) -> tuple[Path, Path]:
+    """A profile whose last run of propose used one of two configurations; returns params file and the unused folder."""
+    values = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
+    values |= {"root": ".", "work": "work", "data": "data"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    work = tmp_path / "work" / "propose"
+    unused = Parts(work, "proposals", {"x": 1}).folder
+    used, summary = Parts(work, "proposals", {"x": 2}), Summary()
+    compute_missing({"proposals": used}, [], lambda: lambda rows, kinds: [Result({})], Context(work), summary, "images")
+    (unused / "some.npz").write_bytes(b"12345")
+    record: dict[str, Any] = {
+        "stage": "propose",
+        "parts": summary.parts,
+        "total_seconds": 1.5,
+        "bytes": {"proposals": 2_500_000},
+        "skipped": ["a", "b"],
+    }
+    (tmp_path / "work" / "records").mkdir()
+    (tmp_path / "work" / "records" / "propose.json").write_text(json.dumps(record))
+    return tmp_path / "params.yaml", unused
+
+
+def test_clean_frees_what_the_last_run_did_not_use(tmp_path: Path) -> None:
+    params, unused = project_with_parts(tmp_path)
+    code, said = glimpse("clean", "--params", str(params))
+    assert code == 0
+    assert said.startswith("freed ")
+    assert not unused.exists()
+    assert len(list((tmp_path / "work" / "propose" / "proposals").iterdir())) == 1
+
+
+def test_status_shows_state_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, _ = project_with_parts(tmp_path)
+    monkeypatch.setattr(status, "dvc_states", lambda project: {"index": "up to date", "propose": "changed deps"})
+    monkeypatch.setenv("COLUMNS", "160")
+    code, said = glimpse("status", "--params", str(params))
+    assert code == 0
+    row = next(line for line in said.splitlines() if "propose" in line)
+    for cell in ("changed deps", "1.5 s", "2.5 MB", "2"):
+        assert cell in row
+
+
+def test_status_outside_a_dvc_project_says_so(tmp_path: Path) -> None:
+    params, _ = project_with_parts(tmp_path)
+    with pytest.raises(StoreError, match=r"dvc status .* failed"):
+        glimpse("status", "--params", str(params))
+
+
+def test_main_is_the_console_script() -> None:
+    assert 'glimpse = "pipeline.cli:main"' in (ROOT / "pyproject.toml").read_text()
+    assert callable(cli.main)
