@@ -51,9 +51,11 @@ class Text(Section):
 
 
 class Project(Section):
-    """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's."""
+    """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
+    ``profile``, the params file's own."""
 
     root: str
+    profile: Path
     data: Path
     work: Path
     images: Path

@@ -16,6 +16,7 @@ from pipeline.runner import size_of
 from pipeline.stage_table import MODULES
 from store.errors import StoreError
 from store.publish import remove
+from store.work import locked
 
 
 def records(project: LoadedProject) -> dict[str, dict[str, Any]]:
@@ -80,13 +81,18 @@ def _size(count: float) -> str:
 
 
 def remove_unused_parts(project: LoadedProject) -> int:
-    """Remove the configurations in the work folder that no stage's last run used; return the bytes freed."""
+    """Remove the configurations in the work folder that no stage's last run used; return the bytes freed.
+
+    Raises:
+        BusyError: a stage is running.
+    """
     work = project.path(project.values.work)
     freed = 0
     for stage, record in records(project).items():
         used = {Path(folder).name for folder in record["parts"]}
-        for folder in (work / stage).glob("*/*"):
-            if folder.is_dir() and folder.name not in used:
-                freed += size_of(folder)
-                remove(folder)
+        with locked(work / stage):  # a run that goes on now may be filling a new one
+            for folder in (work / stage).glob("*/*"):
+                if folder.is_dir() and folder.name not in used:
+                    freed += size_of(folder)
+                    remove(folder)
     return freed

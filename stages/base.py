@@ -131,6 +131,8 @@ def compute_missing(
         start = time.perf_counter()
         results = compute(positions, missing)
         seconds = time.perf_counter() - start
+        if len(results) != len(positions):
+            raise RuntimeError(f"{what}: expected {len(positions)} results of a unit, got {len(results)}")
         with summary.timed("write parts"):
             for kind in missing:
                 items = [result.items[kind] for result in results]

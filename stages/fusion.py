@@ -1,10 +1,10 @@
-"""ScoreRule and scoring: from features (the plain form) and from the pair table (the algebra that needs no vectors).
+"""Fusion and scoring: from features (the plain form) and from the pair table (the algebra that needs no vectors).
 
 Global-local CLIP mixes raw vectors, f = alpha f_G + (1 - alpha) f_L and t = beta t_G + (1 - beta) t_L, and ranks
 proposals by 100 cos(f, t) (Yu, Seo and Son, CVPR 2023, sec. 3.3 and 3.4). With the dots A = f_G.t_G, B = f_G.t_L,
 C = f_L.t_G, D = f_L.t_L, all is bilinear: f.t, |f|^2 and |t|^2 for any (alpha, beta) follow from the table.
 
-RN50 (fusion ``unnormalised``) differs in the released code: text vectors are normalised before they are mixed, and the
+RN50 (score rule ``unnormalised``) differs in the released code: text vectors are normalised before they are mixed, and the
 score is 100 f.t, not a cosine, so |f_G| takes part in the ranking.
 """
 
@@ -38,7 +38,7 @@ def fused_scores(
         f_global, f_local: raw features (N, D).
         t_global, t_local: raw text features (D,) of the sentence and of the target noun phrase.
         alpha, beta: weights of the global visual and of the sentence feature, 0 to 1.
-        fusion: ``cosine`` (ViT) or ``unnormalised`` (RN50 as released).
+        score_rule: ``cosine`` (ViT) or ``unnormalised`` (RN50 as released).
 
     Returns:
         100 x cosine (or 100 x dot), float64 (N,); 0 where a vector has no length; (0,) for N = 0.

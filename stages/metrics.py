@@ -1,7 +1,7 @@
 """Metrics of referring segmentation, one entry per EXPRESSION, as plain functions over arrays.
 
 oIoU = sum of intersections / sum of unions; mIoU = mean of IoU; P@X = share of expressions with IoU > X; union 0 gives
-IoU 0 (reference: released code; reference definitions in RefCOCO evaluation, paper sec. 4.1). All are fractions.
+IoU 0, as in the released code (paper sec. 4.1). All are fractions.
 """
 
 from __future__ import annotations

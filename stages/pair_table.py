@@ -13,7 +13,7 @@ from pydantic import Field
 from stages.base import Params
 from stages.fusion import Dots
 from stages.metrics import Empty, Outcome, outcome_of_choice
-from store.errors import ParameterError, nearest
+from store.errors import ParameterError, StoreError, nearest
 from store.ragged import Offsets, offsets_of, owners_of
 from store.table import read_table
 
@@ -115,6 +115,8 @@ def load_pairs(path: Path, k: int | None) -> tuple[PairTable, dict[str, Any]]:
     """
     table = read_table(path, "pairs")
     ks = table.ks()
+    if not ks:
+        raise StoreError(f"{path}: has no global features; add a k to embed_masks.masked_blocks")
     k = ks[-1] if k is None else k
     if k not in ks:
         raise ParameterError(

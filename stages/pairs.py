@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from store.errors import StoreError
 from store.ragged import offsets_of
 from store.table import Table, read_table, require_same, write_table
 from store.vectors import SHARD_ROWS, Vectors
@@ -67,7 +68,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "proposal_box": proposals["box"][proposal],
     }
     with summary.timed("compute"), threadpool_limits(1):
-        columns |= dot_columns(masks, text, image_offsets, expressions, context)
+        dots = dot_columns(masks, text, image_offsets, expressions, context)
+    _refuse_non_finite(dots, offsets, proposal)
+    columns |= dots
     made_from = {
         "index": index.digest,
         "proposals": proposals.digest,
@@ -80,6 +83,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.wrote = {"pairs": len(proposal)}
     summary.skipped = [f"expression {i}: {s}" for i, s in enumerate(expressions["expression_status"]) if s]
     return summary
+
+
+def _refuse_non_finite(columns: dict[str, Floats], offsets: NDArray[np.int64], proposal: NDArray[np.int64]) -> None:
+    """A NaN would win or lose an argmax by accident."""
+    for name, column in columns.items():
+        bad = np.flatnonzero(~np.isfinite(column))
+        if len(bad):
+            expression = int(np.searchsorted(offsets, bad[0], "right")) - 1
+            raise StoreError(
+                f"pair: {len(bad)} values of column {name} are not finite, the first for expression {expression} and "
+                f"proposal {proposal[bad[0]]}: the features hold NaN, or overflowed; check the weights and the precision"
+            )
 
 
 def expression_columns(index: Table, proposals: Table, overlap: Table, text: Vectors) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.fusion import first_best
 from stages.metrics import Empty, summarise
-from stages.pair_table import Filters, PairTable, Scoring, load_pairs
+from stages.pair_table import PairTable, Scoring, load_pairs
 from store.publish import replacing
 
 
@@ -24,9 +24,11 @@ class Grid(BaseParams):
 
     alphas: int = Field(21, ge=2, le=1001, description="grid points of alpha from 0 to 1")
     betas: int = Field(21, ge=2, le=1001, description="grid points of beta from 0 to 1")
-    min_scores: Listed[float] = Field([], description="thresholds on the generator's confidence")
-    min_areas: Listed[int] = Field([], description="least proposal areas, pixels")
-    top_ns: Listed[int] = Field([], description="numbers of proposals")
+    min_scores: Listed[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [], description="thresholds on the generator's confidence"
+    )
+    min_areas: Listed[Annotated[int, Field(ge=0)]] = Field([], description="least proposal areas, pixels")
+    top_ns: Listed[Annotated[int, Field(ge=0)]] = Field([], description="numbers of proposals")
 
 
 class Params(Scoring, Grid):
@@ -109,7 +111,7 @@ def ablations(path: Path, params: Params) -> list[dict[str, Any]]:
         rows += _ablation(pairs.filtered(params), params.model_copy(update={"beta": beta}), "text", label)
     for name, tried in (("min_score", params.min_scores), ("min_area", params.min_areas), ("top_n", params.top_ns)):
         for value in tried:
-            filters = Filters(**{name: value})
+            filters = params.model_copy(update={name: value})
             rows += _ablation(pairs.filtered(filters), params, name, f"{name} = {value:g}")
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import uuid
@@ -18,6 +19,8 @@ def replacing(path: Path) -> Iterator[Path]:
     replaced by removing the old one first: the only moment at which nothing stands there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a killed run; it may be large
+        remove(left)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield temporary

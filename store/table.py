@@ -74,6 +74,8 @@ def flatten(name: str, columns: Mapping[str, Any], described: schema.Table) -> d
             if array.dtype != np.dtype(column.dtype):
                 raise StoreError(f"table {name}, column {key}: expected {column.dtype}, got {array.dtype}")
             arrays[key] = array
+            if column.dims[0].endswith("+1") and len(array) and (array[0] or (np.diff(array) < 0).any()):
+                raise StoreError(f"table {name}, column {key}: expected offsets from 0 that do not fall")
         if len(shape) != len(column.dims):
             raise StoreError(f"table {name}, column {key}: expected shape ({', '.join(column.dims)}), got {shape}")
         for symbol, size in zip(column.dims, shape, strict=True):

@@ -62,11 +62,20 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
 def test_no_parameter_of_a_profile_is_ignored() -> None:
     """Every leaf of params.yaml appears in a command, so that a changed value reruns something."""
     commands = " ".join(stage["cmd"] for stage in STAGES.values()) + " ".join(str(s["deps"]) for s in STAGES.values())
-    named = set(re.findall(r"\$\{([^}]+)\}", commands)) | {"root"}
+    named = set(re.findall(r"\$\{([^}]+)\}", commands)) | {"root", "profile"}
     for section, value in yaml.safe_load((ROOT / "params.yaml").read_text()).items():
         leaves = {section} if not isinstance(value, dict) else {f"{section}.{leaf}" for leaf in value}
         assert section in named or leaves <= named, f"{section} is used by no command"
     load_project(ROOT / "params.yaml")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_params_name_the_values_of_the_command(name: str) -> None:
+    """`dvc params diff` and `dvc exp show` list what is under ``params``: it must be what the command passes."""
+    passed = set(re.findall(r"\$\{([^}]+)\}", STAGES[name]["cmd"]))
+    named = [section for group in STAGES[name].get("params", []) for section in group["${profile}"]]
+    plain = {"data", "work", "images", "metrics"}
+    assert set(named) == {value for value in passed if value not in plain}
 
 
 def test_dvc_stays_offline_and_links() -> None:

@@ -391,18 +391,37 @@ def test_filters_against_a_loop(made: Synthetic, filters: Filters) -> None:
     np.testing.assert_array_equal(kept.filtered(Filters(top_n=2)).kept, kept.kept[kept.kept < 2])
 
 
+def table_of(dots: Dots, scores: list[float], counts: list[int]) -> PairTable:
+    """A table of these dots in one group; ``counts`` are areas, intersections and unions."""
+    expressions, pixels = len(dots.offsets) - 1, np.array(counts)
+    zeros, positions = np.zeros(expressions, np.int64), [p for n in np.diff(dots.offsets) for p in range(n)]
+    return PairTable(
+        dots=dots, groups=[("a", "b")], group=zeros.astype(np.int32), image=zeros, ref=zeros, area=zeros,
+        evaluated=zeros == 0, truncated=zeros > 0, intersection=pixels, union=pixels,
+        proposal_score=np.array(scores, np.float32), proposal_area=pixels, kept=np.array(positions),
+    )  # fmt: skip
+
+
 def test_a_filter_keeps_its_threshold() -> None:
     """A score or area equal to the least one stays."""
-    score = np.float32(0.3)
-    one = np.ones(2, np.float32)
-    dots = Dots(np.array([0, 2]), *[one] * 7, text_norms=np.ones((1, 3), np.float32))
-    counts = np.array([5, 6])
-    pairs = PairTable(
-        dots, [("a", "b")], *[np.zeros(1, np.int64)] * 4, np.ones(1, bool), np.zeros(1, bool), counts, counts,
-        np.array([score, np.nextafter(score, np.float32(0))]), counts, np.arange(2),
-    )  # type: ignore[arg-type]  # fmt: skip
+    below = float(np.nextafter(np.float32(0.3), np.float32(0)))
+    dots = Dots(np.array([0, 2]), *[np.ones(2, np.float32)] * 7, text_norms=np.ones((1, 3), np.float32))
+    pairs = table_of(dots, [0.3, below], [5, 6])
     assert pairs.filtered(Filters(min_score=0.3)).kept.tolist() == [0]
     assert pairs.filtered(Filters(min_area=6)).kept.tolist() == [1]
+
+
+def test_global_and_cropping_are_the_ends_of_alpha() -> None:
+    """Where the other feature has any weight, its large dots decide."""
+    one, other = np.array([1, 0.99, -99, 99], np.float32), np.array([-99, 99, 1, 0.99], np.float32)
+    ones = np.ones(4, np.float32)
+    dots = Dots(
+        np.array([0, 2, 4]), one, one, other, other, ones, ones, ones, np.ones((2, 3), np.float32), "unnormalised"
+    )
+    chosen = score_stage.choose(table_of(dots, [1] * 4, [1] * 4), score_stage.Params(alpha=0.999))
+    assert chosen["global"].tolist() == [0, 1]
+    assert chosen["cropping"].tolist() == [1, 0]
+    assert chosen["global_local"].tolist() == [1, 1]
 
 
 # --- the score stage

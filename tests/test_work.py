@@ -281,9 +281,25 @@ def test_an_input_that_no_part_holds(tmp_path: Path) -> None:
         parts["kind"].get(KEYS[1])
 
 
-def test_more_parts_than_are_kept_open(tmp_path: Path) -> None:
+def test_parts_are_read_once_and_not_all_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order each part is read once; the features of a whole data set do not stay in memory."""
     keys = [f"x{i}" for i in range(30)]
-    run(tmp_path, keys, unit=2)  # reads all of them, forward and backward
+    run(tmp_path, keys, unit=2)
+    loads: list[object] = []
+    load = np.load
+
+    def counting(file: Any, **options: Any) -> Any:
+        loads.append(file)
+        return load(file, **options)
+
+    monkeypatch.setattr(np, "load", counting)
+    parts = Parts(tmp_path, "kind", {})
+    for key in keys:
+        parts.get(key)
+    assert len(loads) == 15
+    for key in reversed(keys):
+        parts.get(key)
+    assert 25 <= len(loads) < 30
 
 
 # --- other processes
