@@ -1,4 +1,4 @@
-"""Train RefShapes' small CLIP: `python -m demo.train_clip [--minutes N | --steps N] [--threads T] [--out FOLDER]`.
+"""Train RefShapes' small CLIP: `python -m demo.train_clip [--steps N | --minutes N] [--threads T] [--out FOLDER]`.
 
 The architecture is open_clip's own, read from `refshapes_clip.json` in open_clip's model-config format. Scenes are drawn
 on the fly from the training namespace of seeds; the figures in the log come from held-out scenes and from the weights
@@ -34,6 +34,7 @@ NAME = "refshapes_clip"
 CONFIG = MODELS / f"{NAME}.json"
 HELD_OUT_SEED = 1_000_000  # of training_rng; the benchmark's scenes stay unseen until it runs
 HELD_OUT_SCENES = 300
+STEPS = 1500  # about 20 minutes on one core
 SCENES, CROPS = 36, 2  # of one batch: each scene gives itself and so many crops
 FRESH = 14  # of a batch's scenes; the others come from the last REPLAY ones, with other crops and captions
 REPLAY = 400
@@ -217,15 +218,14 @@ def train(minutes: float | None, steps: int | None, seed: int, out: Path, config
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.train_clip", description="Train RefShapes' small CLIP.")
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="how long to train (default 20)")
-    length.add_argument("--steps", type=int, help="how many batches to train on instead")
+    length.add_argument("--steps", type=int, default=STEPS, help=f"batches to train on (default {STEPS})")
+    length.add_argument("--minutes", type=float, help="how long to train instead")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=MODELS, help="folder for weights and log")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    minutes = 20.0 if options.minutes is None and options.steps is None else options.minutes
-    train(minutes, options.steps, options.seed, options.out)
+    train(options.minutes, None if options.minutes is not None else options.steps, options.seed, options.out)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +80,7 @@ class LoadedProject(Section):
 
     @property
     def folder(self) -> Path:
-        return self.file.parent / self.values.root
+        return Path(os.path.normpath(self.file.parent / self.values.root))
 
     def path(self, *parts: Path | str) -> Path:
         return self.folder.joinpath(*parts)

@@ -296,7 +296,8 @@ def test_show_draws_an_expression(finished: tuple[Values, dict[str, Any]], param
         load_project(params_file), number, index.attrs["groups"][index["ref_group"][0]][0], False, tmp_path / "o.png"
     )
     assert index["expression_raw"][0] in said
-    assert Image.open(tmp_path / "o.png").width >= 320
+    with Image.open(tmp_path / "o.png") as picture:
+        assert picture.width >= 320
     with pytest.raises(ParameterError, match="no expression 123456789"):
         draw_expression(load_project(params_file), 123456789, None, False, tmp_path / "o.png")
 
