@@ -12,11 +12,11 @@ env: .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: env data/.refshapes
+demo: env data/refshapes/.made
 	dvc repro demo/dvc.yaml
 	python -m pipeline metrics --params demo/params.yaml
 
-data/.refshapes: demo/refshapes.py demo/scenes.py demo/captions.py demo/outlines.py | env
+data/refshapes/.made: demo/refshapes.py demo/scenes.py demo/captions.py demo/outlines.py | env
 	rm -rf data/refshapes
 	python -m demo.refshapes --out data/refshapes
 	touch $@
@@ -25,6 +25,7 @@ check: env
 	ruff check .
 	ruff format --check .
 	mypy
+	python -m pytest tests/test_layers.py tests/test_dvc.py
 
 test: env
 	python -m pytest
@@ -35,5 +36,6 @@ test-browser: env
 bench: env
 	python -m benchmarks
 
+# The environment and the demo's files; never what you put under data/ for the full benchmark.
 clean:
-	rm -rf .venv .work data
+	rm -rf .venv data/demo data/refshapes .work/demo

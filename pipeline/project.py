@@ -46,9 +46,8 @@ class EmbedMasks(embed_masks.Params):
     model: None = None  # type: ignore[assignment]  # stands in `clip`
 
 
-class Text(Section):
-    spacy_model: Annotated[str, parse.Params.model_fields["spacy_model"]]
-    template: Annotated[str, embed_text.Params.model_fields["template"]] = "{}"
+class EmbedText(embed_text.Params):
+    model: None = None  # type: ignore[assignment]  # stands in `clip`
 
 
 class Project(Section):
@@ -65,7 +64,8 @@ class Project(Section):
     propose: Propose
     clip: Clip
     embed_masks: EmbedMasks
-    text: Text
+    text: parse.Params
+    embed_text: EmbedText
     score: Scoring
     bootstrap: Bootstrap
     sweep: Grid

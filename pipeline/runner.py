@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.progress import track
+from pipeline.project import load_project
 from pipeline.stage_table import stage_module
 from stages.base import Context, Summary
+from store.errors import ParameterError
 from store.publish import replacing
 
 SHOWN_SKIPS = 5
@@ -34,20 +36,37 @@ class Execution(BaseModel):
         given = {name: os.environ.get(f"GLIMPSE_{name.upper()}") for name in cls.model_fields}
         return checked(cls, {name: value for name, value in given.items() if value}, "environment GLIMPSE_*")
 
+    def check_device(self) -> None:
+        """Raise a ParameterError unless torch can use the device; the CPU needs no check, and no torch."""
+        if self.device == "cpu":
+            return
+        import torch
 
-class Work(BaseModel):
-    """Where a profile keeps its parts and the records of its runs."""
+        try:
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ParameterError(
+                f"environment GLIMPSE_DEVICE: expected a torch device of this machine (cpu, cuda, cuda:1), got "
+                f"{self.device!r} ({reason}); unset it, or name another"
+            ) from error
+
+
+class Place(BaseModel):
+    """Where a profile keeps its parts and the records of its runs, and its params file: checked whole when it is given."""
 
     work: Path
+    profile: Path | None = None
 
 
 def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Run stage ``name`` with command-line words (see ``pipeline.arguments``); return its record."""
     stage = stage_module(name)
-    values, paths, work = split_values(words_to_values(words), (stage.Params, stage.Paths, Work), name)
-    return run_stage(
-        name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), checked(Work, work, name).work
-    )
+    values, paths, place = split_values(words_to_values(words), (stage.Params, stage.Paths, Place), name)
+    where = checked(Place, place, name)
+    if where.profile is not None:
+        load_project(where.profile)
+    return run_stage(name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work)
 
 
 def run_stage(name: str, params: Any, paths: Any, work: Path) -> dict[str, Any]:
@@ -57,6 +76,7 @@ def run_stage(name: str, params: Any, paths: Any, work: Path) -> dict[str, Any]:
         GlimpseError: whatever the stage found wrong.
     """
     execution = Execution.from_environment()
+    execution.check_device()
     context = Context(work / name, execution.device, execution.batch, execution.unit, track)
     start = time.perf_counter()
     summary: Summary = stage_module(name).run(params, paths, context)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from pipeline.arguments import checked
 from pipeline.project import LoadedProject
 from pipeline.runner import Execution
+from stages.images import load_image
 from stages.overlay import overlay
 from stages.pair_table import Scoring
 from stages.single_image import segment
-from store.errors import DataError
 from store.publish import replacing
 
 _DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
@@ -34,12 +33,10 @@ def segment_file(
     from stages.visual.weights import load_clip
 
     values, execution = project.values, Execution.from_environment()
+    execution.check_device()
     given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
-    try:
-        image = Image.open(file).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise DataError(f"{file}: cannot be read as an image ({error}); give a PNG or JPEG file") from error
+    image = load_image(file)
     net = FreeSolo.from_state_dict(
         read_state_dict(project.path(values.propose.weights)), **values.propose.model_dump(exclude={"weights"})
     )
@@ -51,22 +48,20 @@ def segment_file(
     clip = MaskedClip(
         model, tokenizer, visual.preprocess, short_side=visual.short_side, fill=visual.fill, batch=execution.batch
     )
-    k = scoring.k if scoring.k is not None else max(visual.masked_blocks)
     found = segment(
         image,
         text,
         net,
         clip,
         load_spacy(values.text.spacy_model),
-        alpha=scoring.alpha,
-        beta=scoring.beta,
-        masked_blocks=k,
-        template=values.text.template,
+        scoring=scoring,
+        template=values.embed_text.template,
     )
     masks = found.proposals.masks
     choice = masks[found.chosen] if found.chosen >= 0 else None
     score = f"score {found.scores[found.chosen]:.2f}" if choice is not None else "no proposal"
-    said = f"{len(masks)} proposals; noun phrase {found.noun_phrase!r}; {score}"
+    blank = "" if found.sentence.strip() else "the phrase is blank; "
+    said = f"{blank}{len(masks)} proposals; noun phrase {found.noun_phrase!r}; {score}"
     rest = np.delete(masks, found.chosen, axis=0) if choice is not None else masks
     drawn = overlay(image, choice=choice, proposals=rest, caption=[text, said], width=max(640, image.width))
     with replacing(out) as temporary:

@@ -12,7 +12,7 @@ from stages.overlay import overlay
 from store.errors import ParameterError
 from store.masks import decode
 from store.publish import replacing
-from store.table import Table, read_table
+from store.table import Table, read_table, require_same
 
 
 def draw_expression(project: LoadedProject, number: int, dataset: str | None, by_ref: bool, out: Path) -> str:
@@ -26,6 +26,8 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     scores = read_table(project.table("scores.h5"), "scores", ("chosen", "score"))
     proposals = read_table(project.table("proposals.h5"), "proposals", ("image_offsets", "mask"))
     parse = read_table(project.table("parse.h5"), "parse", ("sentence", "noun_phrase"))
+    require_same("show", (parse, "index", index), (proposals, "index", index), (scores, "pairs", pairs))
+    require_same("show", (pairs, "index", index), (pairs, "proposals", proposals))
     row = _find(index, number, dataset, by_ref)
     ref = index["expression_ref"][row]
     image = index["ref_image"][ref]

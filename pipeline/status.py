@@ -81,7 +81,9 @@ def _size(count: float) -> str:
 
 
 def remove_unused_parts(project: LoadedProject) -> int:
-    """Remove the configurations in the work folder that no stage's last run used; return the bytes freed.
+    """Remove the configurations in the work folder that nothing current uses; return the bytes freed.
+
+    Kept are those that a stage's last run used, and those opened since: by a run that was interrupted.
 
     Raises:
         BusyError: a stage is running.
@@ -90,9 +92,15 @@ def remove_unused_parts(project: LoadedProject) -> int:
     freed = 0
     for stage, record in records(project).items():
         used = {Path(folder).name for folder in record["parts"]}
+        finished = _modified(work / "records" / f"{stage}.json")
         with locked(work / stage):  # a run that goes on now may be filling a new one
             for folder in (work / stage).glob("*/*"):
-                if folder.is_dir() and folder.name not in used:
+                if folder.is_dir() and folder.name not in used and _modified(folder / "config.json") < finished:
                     freed += size_of(folder)
                     remove(folder)
     return freed
+
+
+def _modified(path: Path) -> float:
+    """Time of the last change, 0 for a file that is not there."""
+    return path.stat().st_mtime if path.exists() else 0.0

@@ -15,17 +15,11 @@ from pipeline.project import LoadedProject
 from pipeline.runner import Execution
 from stages.base import Context
 from stages.pair_table import load_pairs
+from stages.report.tables import RULES, percent
 from stages.score import Params, choose, metrics_of
 from stages.sweep import best_point, surface
 from store.errors import DataError, ParameterError, nearest
 
-RULES = {
-    "global_local": "global-local",
-    "global": "global only",
-    "cropping": "cropping",
-    "upper_bound": "upper bound",
-    "random": "random",
-}
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
 
 
@@ -58,7 +52,7 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
             for rule, label in RULES.items():
                 row = rules[rule]
                 first = rule == "global_local"
-                cells = [_percent(row[value]) for value in VALUES]
+                cells = [percent(row[value]) for value in VALUES]
                 table.add_row(
                     name if first else "",
                     split if first else "",
@@ -68,10 +62,6 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
                     end_section=rule == "random",
                 )
     Console(width=100).print(table)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def print_last_run(project: LoadedProject) -> None:
@@ -111,6 +101,6 @@ def print_best(project: LoadedProject, points: int, k: int | None, dataset: str 
             if dataset in (None, name):
                 best = best_point(values[group], grid, grid)
                 table.add_row(
-                    name, split, VALUES[measure], _percent(best["value"]), f"{best['alpha']:.2f}", f"{best['beta']:.2f}"
+                    name, split, VALUES[measure], percent(best["value"]), f"{best['alpha']:.2f}", f"{best['beta']:.2f}"
                 )
     Console(width=100).print(table)

@@ -91,10 +91,37 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """One input's result: an item for each kind, and what was degenerate."""
+    """One input's result: an item for each kind, what was degenerate, and whether it is worth remembering.
+
+    ``passing`` marks what stands in for a result that could not be had now (a file that is not there): it is used for
+    this run's output and never becomes part of the work folder, so the next run tries again.
+    """
 
     items: dict[str, Item]
     skipped: list[str] = field(default_factory=list)
+    passing: bool = False
+
+
+class Results:
+    """All results of a run by kind and key: those of the parts, and this run's stand-ins."""
+
+    def __init__(self, kinds: dict[str, Parts]) -> None:
+        self._kinds = kinds
+        self._passing: dict[str, dict[str, Item]] = {}
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(self._kinds)
+
+    def get(self, kind: str, key: str) -> Item:
+        """The item of one input."""
+        if key not in self._kinds[kind] and kind in self._passing.get(key, {}):
+            return self._passing[key][kind]
+        return self._kinds[kind].get(key)
+
+    def stand_in(self, key: str, items: dict[str, Item]) -> None:
+        """Use ``items`` for input ``key`` in this run only."""
+        self._passing.setdefault(key, {}).update(items)
 
 
 def compute_missing(
@@ -105,7 +132,7 @@ def compute_missing(
     summary: Summary,
     what: str,
     unit: int | None = None,
-) -> None:
+) -> Results:
     """Compute, unit by unit, what no part holds yet.
 
     Args:
@@ -115,7 +142,11 @@ def compute_missing(
             something is missing.
         what: the name of the inputs in the progress bar and the summary.
         unit: inputs per part, when it is not the context's.
+
+    Returns:
+        What to assemble the output from.
     """
+    known = Results(kinds)
     summary.parts = [str(parts.folder) for parts in kinds.values()]
     wanted: dict[int, tuple[str, ...]] = {}
     for kind, parts in kinds.items():
@@ -124,7 +155,7 @@ def compute_missing(
     summary.reused[what] = len(set(keys)) - len(wanted)
     summary.computed[what] = len(wanted)
     if not wanted:
-        return
+        return known
     with summary.timed("load models"):
         compute = load()
     for positions, missing in context.track(_units(wanted, unit or context.unit), what):
@@ -134,11 +165,16 @@ def compute_missing(
         if len(results) != len(positions):
             raise RuntimeError(f"{what}: expected {len(positions)} results of a unit, got {len(results)}")
         with summary.timed("write parts"):
+            done = [(keys[p], result) for p, result in zip(positions, results, strict=True) if not result.passing]
+            for key, result in zip((keys[p] for p in positions), results, strict=True):
+                if result.passing:
+                    known.stand_in(key, result.items)
             for kind in missing:
-                items = [result.items[kind] for result in results]
-                skipped = [reason for result in results for reason in result.skipped]
-                kinds[kind].append([keys[p] for p in positions], items, seconds, skipped)
+                skipped = [reason for _, result in done for reason in result.skipped]
+                kinds[kind].append([key for key, _ in done], [r.items[kind] for _, r in done], seconds, skipped)
         summary.seconds["compute"] = summary.seconds.get("compute", 0.0) + seconds
+
+    return known
 
 
 def _units(wanted: dict[int, tuple[str, ...]], size: int) -> list[tuple[list[int], tuple[str, ...]]]:

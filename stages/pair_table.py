@@ -25,6 +25,11 @@ class Filters(Params):
     min_area: int = Field(0, ge=0, description="least area in pixels")
     top_n: int = Field(0, ge=0, description="only the generator's first n proposals of an image; 0 for all")
 
+    def keeps(self, score: NDArray[Any], area: NDArray[Any], rank: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which proposals take part, by confidence, area in pixels and place in the generator's order, all (N,)."""
+        kept: NDArray[np.bool_] = (score >= self.min_score) & (area >= self.min_area)
+        return kept & (rank < self.top_n) if self.top_n else kept
+
 
 class Scoring(Filters):
     """How proposals are scored (paper sec. 3.3, 3.4 and 4.2)."""
@@ -34,7 +39,7 @@ class Scoring(Filters):
         {}, description="data set -> its own alpha (paper: RefCOCOg 0.85)"
     )
     beta: float = Field(0.5, ge=0, le=1, description="weight of the sentence feature")
-    k: int | None = Field(None, ge=0, description="masked_blocks of the global feature; the greatest stored by default")
+    k: int = Field(3, ge=0, description="masked_blocks of the global feature")
     empty: Empty = Field("count", description="expressions without a choice: IoU 0, or left out as in the release")
 
     def alpha_of(self, groups: list[tuple[str, str]]) -> list[float]:
@@ -95,9 +100,7 @@ class PairTable:
 
     def filtered(self, filters: Filters) -> PairTable:
         """The table without the pairs whose proposal a filter rejects."""
-        keep = (self.proposal_score >= filters.min_score) & (self.proposal_area >= filters.min_area)
-        if filters.top_n:
-            keep &= self.kept < filters.top_n
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)
         if keep.all():
             return self
         counts = np.bincount(owners_of(self.offsets)[keep], minlength=len(self.group))
@@ -107,8 +110,8 @@ class PairTable:
         return replace(self, dots=dots, **{n: getattr(self, n)[keep] for n in columns})
 
 
-def load_pairs(path: Path, k: int | None) -> tuple[PairTable, dict[str, Any]]:
-    """The pair table of file ``path`` for ``masked_blocks = k`` (the greatest stored when None), and its attributes.
+def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
+    """The pair table of file ``path`` for ``masked_blocks = k``, and its attributes with ``k`` and all stored ``ks``.
 
     Raises:
         ParameterError: k was not computed. StoreError: see ``store.table.read_table``.
@@ -117,7 +120,6 @@ def load_pairs(path: Path, k: int | None) -> tuple[PairTable, dict[str, Any]]:
     ks = table.ks()
     if not ks:
         raise StoreError(f"{path}: has no global features; add a k to embed_masks.masked_blocks")
-    k = ks[-1] if k is None else k
     if k not in ks:
         raise ParameterError(
             f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.fusion import first_best, fused_scores
+from stages.pair_table import Scoring
 
 if TYPE_CHECKING:
     from spacy.language import Language
@@ -36,9 +37,7 @@ def segment(
     clip: MaskedClip,
     nlp: Language,
     *,
-    alpha: float,
-    beta: float,
-    masked_blocks: int,
+    scoring: Scoring,
     template: str = "{}",
 ) -> Segmentation:
     """Choose the proposal of ``image`` (PIL RGB) that fits ``text`` best, exactly as the stages do (paper sec. 3)."""
@@ -47,9 +46,11 @@ def segment(
     found = net.propose(image)
     sentence, phrase = target_noun_phrase(nlp, text)
     prepared = clip.prepare(image)
-    f_global = clip.global_features(prepared, found.masks, masked_blocks)
+    f_global = clip.global_features(prepared, found.masks, scoring.k)
     f_local = clip.local_features(prepared, found.masks, found.boxes)
     t_global, t_local = clip.text_features([template.format(sentence), template.format(phrase)])
-    scores = fused_scores(f_global, f_local, t_global, t_local, alpha, beta, clip.score_rule)
-    chosen = first_best(scores, np.array([0, len(scores)]))[0]
+    scores = fused_scores(f_global, f_local, t_global, t_local, scoring.alpha, scoring.beta, clip.score_rule)
+    kept = np.flatnonzero(scoring.keeps(found.scores, found.masks.sum((1, 2)), np.arange(len(scores))))
+    best = first_best(scores[kept], np.array([0, len(kept)]))[0]
+    chosen = kept[best] if best >= 0 else -1
     return Segmentation(found, scores, int(chosen), sentence, phrase)

@@ -3,6 +3,7 @@
     GlimpseError
     ├── ParameterError   a value in params.yaml, on the command line or of an API call
     ├── DataError        annotations, images or masks as the user gave them
+    │   └── PassingError a file that is not (now) what was indexed: never remembered as a result
     ├── WeightsError     model files
     └── StoreError       what a stage wrote and another one reads
         └── BusyError    another process writes in the same work folder
@@ -30,6 +31,10 @@ class DataError(GlimpseError):
     """The user's data are missing, broken or not of the expected form."""
 
 
+class PassingError(DataError):
+    """A file that was there when it was indexed is missing or another one now: the next run may find it again."""
+
+
 class WeightsError(GlimpseError):
     """A model file is missing, broken, of another architecture or not the expected one."""
 
@@ -40,6 +45,11 @@ class StoreError(GlimpseError):
 
 class BusyError(StoreError):
     """Another process holds the lock of a work folder."""
+
+
+def again(stage: str) -> str:
+    """The remedy "run this stage again", for either profile's dvc.yaml."""
+    return f"run stage {stage} again: dvc repro --force --single-item dvc.yaml:{stage} (demo/dvc.yaml:{stage} for the demo)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

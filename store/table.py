@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import schema
-from store.errors import StoreError, reading
+from store.errors import StoreError, again, reading
 from store.fingerprint import arrays_digest, canonical
 from store.publish import replacing
 from store.ragged import Bytes
@@ -132,7 +132,7 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
         StoreError: no file, another table or schema version, a damaged byte.
     """
     described = schema.TABLES[name]
-    remedy = f"make it again: dvc repro --force --single-item {described.producer}"
+    remedy = again(described.producer)
     with reading(path, remedy), h5py.File(path, "r") as file:
         attrs = check_description(
             path, name, file[_DESCRIPTION][()].tobytes() if _DESCRIPTION in file else b"{}", remedy
@@ -144,11 +144,6 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
             raise StoreError(f"{path}: has no column {', '.join(absent)}; it has {', '.join(stored)}; {remedy}")
         read = {key: _column(file, key, described.column(key)) for key in wanted}
     return Table(path, read, attrs)
-
-
-def read_description(path: Path, name: str) -> dict[str, Any]:
-    """The attributes of a table without its columns."""
-    return dict(read_table(path, name, ()).attrs)
 
 
 def check_description(path: Path, name: str, text: bytes, remedy: str) -> dict[str, Any]:
@@ -185,7 +180,7 @@ def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
         if made.attrs["made_from"].get(name) != source.attrs["digest"]:
             raise StoreError(
                 f"{consumer}: {made.path} was made from another {name} than {source.path}; "
-                f"make it again: dvc repro {schema.TABLES[str(made.attrs['schema'])].producer}"
+                f"{again(schema.TABLES[str(made.attrs['schema'])].producer)}"
             )
 
 

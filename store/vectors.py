@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from store import schema
-from store.errors import StoreError, reading
+from store.errors import StoreError, again, reading
 from store.fingerprint import arrays_digest, canonical, file_digest, fingerprint
 from store.publish import replacing
 from store.ragged import Bytes
@@ -126,7 +126,7 @@ class Vectors:
             StoreError: no folder, another table, a damaged manifest, or a file of it missing or not as it was written.
         """
         self.path, self.name = path, name
-        self.remedy = f"make it again: dvc repro --force --single-item {schema.TABLES[name].producer}"
+        self.remedy = again(schema.TABLES[name].producer)
         with reading(path, self.remedy):
             self.attrs = check_description(path, name, (path / MANIFEST).read_bytes(), self.remedy)
             if self.attrs.pop(_CHECK, None) != fingerprint(self.attrs):

@@ -94,7 +94,9 @@ class Parts:
         return [i for i, k in enumerate(keys) if k not in self._where and not (k in seen or seen.add(k))]  # type: ignore[func-returns-value]
 
     def append(self, keys: Sequence[str], items: Sequence[Item], seconds: float, skipped: Sequence[str] = ()) -> None:
-        """Write one unit's finished work: ``items[i]`` is the result for input ``keys[i]``."""
+        """Write one unit's finished work: ``items[i]`` is the result for input ``keys[i]``; nothing for no input."""
+        if not keys:
+            return
         arrays: dict[str, Any] = {
             f"{end}:{name}": value
             for name in (items[0] if items else ())

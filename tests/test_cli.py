@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,8 @@ from pipeline.project import load_project
 from stages.base import Context, Result, Summary, compute_missing
 from store.errors import GlimpseError, StoreError
 from store.work import Parts
-from tests.profile import ROOT
+from tests.profile import ROOT, demo_values
+from tests.test_index import Benchmark
 
 
 def glimpse(*words: str) -> tuple[int, str]:
@@ -55,10 +57,22 @@ def test_preflight_lists_exactly_what_the_full_benchmark_needs(tmp_path: Path) -
             path = path / "COCO_train2014_000000000001.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    left = check(project)
-    assert {line.partition(":")[0] for line in left if "spaCy" not in line} == {
-        f"{tmp_path}/data/refer/{name}/instances.json" for name in ("refcoco+", "refcocog")
-    }
+    (tmp_path / "data/refer/refcoco/instances.json").unlink()
+    left = {line.partition(":")[0] for line in check(project) if "spaCy" not in line}
+    assert left == {f"{tmp_path}/data/refer/{name}/instances.json" for name in ("refcoco", "refcoco+", "refcocog")}
+
+
+def test_preflight_names_missing_images(tmp_path: Path) -> None:
+    benchmark = Benchmark(tmp_path / "refer")
+    for number in range(1, 7):
+        benchmark.add(number, file=None if number > 2 else b"")
+    benchmark.write()
+    values = demo_values(tmp_path) | {"root": "."}
+    values["index"]["datasets"] = {"shapes": {"split_by": "synth", "splits": ["val"]}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    lines = check(load_project(tmp_path / "params.yaml"))
+    assert len(lines) == 1
+    assert "4 images that the annotations name, the first image_3.png, image_4.png, image_5.png" in lines[0]
 
 
 def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> None:
@@ -73,7 +87,7 @@ def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> Non
     [
         (["run", "scor"], "no stage 'scor'; did you mean 'score'"),
         (["score", "--params", "nowhere.yaml"], "nowhere.yaml: expected a params file"),
-        (["run", "overlap", "--index", "i"], "overlap.proposals: expected a value, got none"),
+        (["run", "overlap", "--index", "i"], "overlap.work: expected a value, got none"),
     ],
 )
 def test_errors_are_one_message(words: list[str], message: str) -> None:
@@ -95,6 +109,8 @@ def project_with_parts(tmp_path: Path) -> tuple[Path, Path]:
     used, summary = Parts(work, "proposals", {"x": 2}), Summary()
     compute_missing({"proposals": used}, [], lambda: lambda rows, kinds: [Result({})], Context(work), summary, "images")
     (unused / "some.npz").write_bytes(b"12345")
+    for folder in (unused, used.folder):
+        os.utime(folder / "config.json", (1e9, 1e9))
     record: dict[str, Any] = {
         "stage": "propose",
         "parts": summary.parts,
@@ -114,6 +130,14 @@ def test_clean_frees_what_the_last_run_did_not_use(tmp_path: Path) -> None:
     assert said.startswith("freed ")
     assert not unused.exists()
     assert len(list((tmp_path / "work" / "propose" / "proposals").iterdir())) == 1
+
+
+def test_clean_keeps_what_an_interrupted_run_opened_since(tmp_path: Path) -> None:
+    params, unused = project_with_parts(tmp_path)
+    record = tmp_path / "work" / "records" / "propose.json"
+    os.utime(unused / "config.json", (record.stat().st_mtime + 1,) * 2)
+    assert glimpse("clean", "--params", str(params)) == (0, "freed 0 bytes\n")
+    assert (unused / "some.npz").exists()
 
 
 def test_status_shows_state_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_alpha_reruns_score_sweep_and_report_only(project: Project) -> None:
 
 
 def test_a_template_reruns_text_and_what_follows(project: Project) -> None:
-    project.set(text={"template": "a photo of {}"})
+    project.set(embed_text={"template": "a photo of {}"})
     assert sorted(project.repro()) == sorted(["embed_text", "pair", *AFTER_SCORE])
 
 

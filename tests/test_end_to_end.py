@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from demo.refshapes import write_benchmark
@@ -244,11 +245,38 @@ def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     assert metrics["skip"]["n"] == 9 - counts["no_choice"]
 
 
-def test_an_image_that_changed_after_indexing_is_refused_not_mixed(faulty: Values) -> None:
+@pytest.mark.parametrize("break_it", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")])
+def test_an_image_that_is_not_what_was_indexed_is_recorded_and_tried_again(faulty: Values, break_it: Any) -> None:
     run_stages(faulty, "index")
-    Image.new("RGB", (160, 120), (0, 0, 255)).save(Path(faulty["images"], "image_1.png"))
+    run_stages(faulty, "propose", "embed_masks")
+    good = {path.name: path.read_bytes() for path in Path(faulty["data"]).rglob("*") if path.is_file()}
+    image = Path(faulty["images"], "image_1.png")
+    data = image.read_bytes()
+    shutil.rmtree(faulty["work"])
+    break_it(image)
     record = run_stages(faulty, "propose")["propose"]
-    assert any("changed since it was indexed" in line for line in record["skipped"])
+    assert any("image_1.png" in line and "run stage index again" in line for line in record["skipped"])
+    image.write_bytes(data)
+    assert run_stages(faulty, "propose")["propose"]["computed"]["images"] == 1
+    shutil.rmtree(Path(faulty["work"], "embed_masks"), ignore_errors=True)
+    break_it(image)
+    record = run_stages(faulty, "embed_masks")["embed_masks"]
+    assert any("image_1.png" in line for line in record["skipped"])
+    image.write_bytes(data)
+    run_stages(faulty, "embed_masks")
+    assert {path.name: path.read_bytes() for path in Path(faulty["data"]).rglob("*") if path.is_file()} == good
+
+
+def test_a_sliver_of_an_image_does_not_fill_the_memory(tmp_path: Path) -> None:
+    benchmark = Benchmark(tmp_path / "refer")
+    name = benchmark.add(1)
+    benchmark.instances["images"][0] |= {"width": 2000, "height": 3}
+    Image.new("RGB", (2000, 3)).save(benchmark.folder / "images" / name)
+    benchmark.write()
+    values = profile_at(tmp_path, benchmark.folder)
+    values["index"]["datasets"] = {"shapes": {"split_by": "synth", "splits": ["val"]}}
+    record = run_stages(values, "index", "propose")["propose"]
+    assert any("2000 x 3 is longer than 20 times" in line for line in record["skipped"])
 
 
 def test_outputs_that_do_not_belong_together_are_refused(
@@ -262,14 +290,12 @@ def test_outputs_that_do_not_belong_together_are_refused(
     run_stages(mixed, "propose")
     with pytest.raises(StoreError, match=r"pair: .*overlap\.h5 was made from another proposals"):
         run_stages(mixed, "pair")
-    with pytest.raises(StoreError, match="dvc repro overlap"):
+    with pytest.raises(StoreError, match=r"run stage overlap again: dvc repro --force"):
         run_stages(mixed, "pair")
 
 
 @pytest.fixture
 def params_file(finished: tuple[Values, dict[str, Any]], tmp_path: Path) -> Path:
-    import yaml
-
     values = {**finished[0], "root": "."}
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -318,9 +344,16 @@ def test_segment_equals_the_stages(finished: tuple[Values, dict[str, Any]], para
     )
     assert f"score {scores['score'][offsets[0] : offsets[1]].max():.2f}" in said
     assert "know only RefShapes" in said
+    values["score"]["top_n"] = 1
+    params_file.write_text(yaml.safe_dump({**values, "root": "."}))
+    said = segment_file(load_project(params_file), Path(values["images"], image), "  ", None, None, tmp_path / "o.png")
+    values["score"]["top_n"] = 0
+    assert "the phrase is blank" in said
     assert (tmp_path / "o.png").stat().st_size > 1000
 
 
 def test_a_missing_input_names_file_and_remedy(profile: Values) -> None:
-    with pytest.raises(StoreError, match=r"index\.h5.*dvc repro --force --single-item index"):
+    with pytest.raises(
+        StoreError, match=r"index\.h5.*run stage index again: dvc repro --force --single-item dvc\.yaml:index"
+    ):
         run_stages(profile, "overlap")

@@ -106,7 +106,7 @@ def test_images_that_cannot_be_used_are_recorded_and_the_rest_goes_on(benchmark:
     Image.new("RGB", (8, 8)).save(benchmark.folder / "images" / "image_5.png")
     table, summary = benchmark.index()
     assert table["image_status"][0] == ""
-    for row, reason in ((1, "put it there"), (2, "0 bytes"), (3, "not an image"), (4, "the file is 8 x 8")):
+    for row, reason in ((1, "put the right file there"), (2, "0 bytes"), (3, "not an image"), (4, "the file is 8 x 8")):
         assert reason in table["image_status"][row]
         assert any(f"image_{row + 1}.png" in line for line in summary.skipped)
     assert len(table["expression_raw"]) == 5

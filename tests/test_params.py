@@ -128,6 +128,19 @@ def test_execution_values_come_from_the_environment(monkeypatch: pytest.MonkeyPa
         Execution.from_environment()
 
 
+def test_a_device_that_is_not_there_is_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for device in ("gpu", "cuda:99"):
+        monkeypatch.setenv("GLIMPSE_DEVICE", device)
+        with pytest.raises(ParameterError, match=f"GLIMPSE_DEVICE: expected a torch device .* got '{device}'"):
+            Execution.from_environment().check_device()
+
+
+def test_a_stage_checks_the_whole_params_file(tmp_path: Path) -> None:
+    file = changed(tmp_path, tekst={"spacy_model": "x"})
+    with pytest.raises(ParameterError, match="unknown parameter 'tekst'; did you mean 'text'"):
+        run_words("score", ["--profile", str(file), "--work", str(tmp_path)])
+
+
 def test_every_parameter_says_what_it_is() -> None:
     for name in MODULES:
         for field, info in stage_module(name).Params.model_fields.items():

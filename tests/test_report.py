@@ -571,7 +571,7 @@ def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> Non
         "score": np.zeros(0, np.float32)
     }
     write_table(paths.scores, "scores", columns, {}, {"pairs": "another"})
-    with pytest.raises(StoreError, match=r"scores\.h5 was made from another pairs .* dvc repro score"):
+    with pytest.raises(StoreError, match=r"scores\.h5 was made from another pairs .* run stage score again"):
         make(paths)
 
 

@@ -335,8 +335,8 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
 def test_k(made: Synthetic) -> None:
     path = made.paths["pairs"]
     table = read_table(path, "pairs")
-    for asked, given_k in ((None, 3), (1, 1), (3, 3)):
-        pairs, attrs = load_pairs(path, asked)
+    for given_k in (1, 3):
+        pairs, attrs = load_pairs(path, given_k)
         np.testing.assert_array_equal(pairs.dots.a, table[f"a.k{given_k}"])
         assert (attrs["k"], attrs["ks"]) == (given_k, [1, 3])
     with pytest.raises(ParameterError, match=rf"k = 2: {path} holds k = 1, 3; .*masked_blocks"):
@@ -346,7 +346,7 @@ def test_k(made: Synthetic) -> None:
 def test_alpha_of_a_data_set(made: Synthetic) -> None:
     params = score_stage.Params(alpha=0.3, alpha_by_dataset={"other": 0.7})
     assert params.alpha_of(GROUPS) == [0.3, 0.3, 0.7]
-    pairs, _ = load_pairs(made.paths["pairs"], None)
+    pairs, _ = load_pairs(made.paths["pairs"], 3)
     expected = [0.7 if GROUPS[made.ref_group[ref]][0] == "other" else 0.3 for ref in made.ref]
     assert score_stage.alpha_of_expressions(pairs, params).tolist() == expected
     with pytest.raises(ParameterError, match=r"'othr'; did you mean 'other'.*toy"):
@@ -377,7 +377,7 @@ FILTERS = [
 
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 def test_filters_against_a_loop(made: Synthetic, filters: Filters) -> None:
-    pairs, _ = load_pairs(made.paths["pairs"], None)
+    pairs, _ = load_pairs(made.paths["pairs"], 3)
     kept = pairs.filtered(filters)
     everything = [kept_positions(made, e, filters) for e in range(len(made.ref))]
     assert np.diff(kept.offsets).tolist() == [len(positions) for positions in everything]
@@ -515,7 +515,7 @@ def test_score_stage_is_deterministic(made: Synthetic, tmp_path: Path) -> None:
 
 
 def test_intervals_can_be_left_out(made: Synthetic) -> None:
-    pairs, _ = load_pairs(made.paths["pairs"], None)
+    pairs, _ = load_pairs(made.paths["pairs"], 3)
     params = score_stage.Params(resamples=0)
     metrics = score_stage.metrics_of(pairs, params, score_stage.choose(pairs, params))
     assert "oiou_ci" not in metrics["toy"]["val"]["global_local"]
@@ -526,14 +526,14 @@ def test_intervals_can_be_left_out(made: Synthetic) -> None:
 
 @pytest.mark.parametrize("empty", ["count", "skip"])
 def test_surface_equals_scoring_each_point(made: Synthetic, empty: Any) -> None:
-    kept = load_pairs(made.paths["pairs"], None)[0].filtered(Filters(top_n=4))
+    kept = load_pairs(made.paths["pairs"], 3)[0].filtered(Filters(top_n=4))
     alphas, betas = np.linspace(0, 1, 6).round(6), np.linspace(0, 1, 4).round(6)
     surface = sweep_stage.surface(kept, alphas, betas, empty, Context(work=Path()))
     for i, alpha in enumerate(alphas):
         for j, beta in enumerate(betas):
             params = score_stage.Params(alpha=alpha, beta=beta, empty=empty)
             chosen = score_stage.choose(kept, params)["global_local"]
-            unfiltered = load_pairs(made.paths["pairs"], None)[0]
+            unfiltered = load_pairs(made.paths["pairs"], 3)[0]
             for group in range(len(GROUPS)):
                 expected = summarise(unfiltered.outcome(chosen).at(unfiltered.members(group)), empty)
                 for name, values in surface.items():
@@ -612,7 +612,7 @@ def test_best_point_is_the_first_on_ties() -> None:
 
 def test_an_empty_group_is_0_on_the_surface(tmp_path: Path) -> None:
     made = synthetic(tmp_path, seed=1, counts=(2,))
-    pairs, _ = load_pairs(make_pairs(made), None)
+    pairs, _ = load_pairs(make_pairs(made), 3)
     empty = [group for group in range(len(GROUPS)) if not evaluated(made, group)]
     assert empty
     surface = sweep_stage.surface(pairs, np.array([0.0, 1.0]), np.array([0.5]), "count", Context(work=tmp_path))

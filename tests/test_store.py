@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from store import fingerprint, masks, publish, schema, vectors
 from store.errors import StoreError
 from store.ragged import Bytes, offsets_of, owners_of
-from store.table import Table, as_rows, read_description, read_table, require_same, write_table
+from store.table import Table, as_rows, read_table, require_same, write_table
 from store.vectors import Vectors, write_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,7 +155,7 @@ def test_equal_data_give_equal_bytes(tmp_path: Path) -> None:
 def test_the_written_table_is_the_read_one(tmp_path: Path) -> None:
     written = write(tmp_path / "t.h5", groups=[["a", "b"]])
     read = read_table(tmp_path / "t.h5", "proposals")
-    assert dict(written.attrs) == dict(read.attrs) == read_description(tmp_path / "t.h5", "proposals")
+    assert dict(written.attrs) == dict(read.attrs) == dict(read_table(tmp_path / "t.h5", "proposals", ()).attrs)
     assert content(written) == content(read)
 
 
@@ -246,7 +246,7 @@ def test_require_same(tmp_path: Path) -> None:
     }
     made = write_table(tmp_path / "o.h5", "overlap", columns, {}, {"proposals": first.digest})
     require_same("pair", (made, "proposals", first))
-    with pytest.raises(StoreError, match=r"pair: .*o\.h5 .*proposals.*b\.h5.*dvc repro overlap"):
+    with pytest.raises(StoreError, match=r"pair: .*o\.h5 .*proposals.*b\.h5.*run stage overlap again: dvc repro"):
         require_same("pair", (made, "proposals", first), (made, "proposals", other))
     with pytest.raises(StoreError, match="index"):
         require_same("pair", (made, "index", first))

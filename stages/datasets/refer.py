@@ -140,7 +140,7 @@ def read_refer(root: Path, name: str, split_by: str, splits: Sequence[str]) -> R
 
 
 def _files(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
-    remedy = "see the README on getting the data, or correct the path"
+    remedy = "docs/data.md says how to get the data (RefShapes: make demo writes it); or correct the path"
     if not root.is_dir():
         raise DataError(f"{root}: expected the folder of the REFER data sets, found none; {remedy}")
     folders = {folder.name: folder for folder in root.iterdir() if folder.is_dir()}

@@ -9,16 +9,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from stages.base import Context, Result, Summary, compute_missing
+from stages.base import Context, Result, Results, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
-from store.errors import DataError
+from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
 from store.masks import areas, encode
 from store.ragged import Bytes, offsets_of
 from store.table import Table, read_table, write_table
 from store.work import Item, Parts, locked
+
+_MAX_ASPECT = 20
+"""The short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
 
 
 class Params(BaseParams):
@@ -52,7 +55,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     config = {
         **params.config(),
         "weights": file_digest(paths.weights),
-        "code": code_digest("stages.proposals.freesolo"),
+        "code": code_digest("stages.proposals.propose"),
     }
     with locked(context.work):
         parts = Parts(context.work, "proposals", config)
@@ -61,9 +64,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             propose = _proposer(params, paths, context.device)
             return lambda rows, _: [propose(names[usable[i]], digests[usable[i]]) for i in rows]
 
-        compute_missing({"proposals": parts}, [digests[i] for i in usable], load, context, summary, "images")
+        keys = [digests[i] for i in usable]
+        results = compute_missing({"proposals": parts}, keys, load, context, summary, "images")
         with summary.timed("assemble"):
-            columns = _assemble(parts, index)
+            columns = _assemble(results, index)
             write_table(paths.proposals, "proposals", columns, config, {"index": index.digest})
     summary.wrote = {"proposals": len(columns["mask"])}
     summary.skipped += [f"{names[row]}: {status}" for row, status in enumerate(columns["status"]) if status]
@@ -81,7 +85,11 @@ def _proposer(params: Params, paths: Paths, device: str) -> Callable[[str, str],
         try:
             image = read_image(paths.images, name, digest)
         except DataError as error:
-            return Result({"proposals": _item([], np.zeros((0, 4)), [], [], str(error))})
+            return _without(str(error), isinstance(error, PassingError))
+        if max(image.size) > _MAX_ASPECT * min(image.size):
+            return _without(
+                f"{name}: {image.width} x {image.height} is longer than {_MAX_ASPECT} times its short side; cut it"
+            )
         found = net.propose(image)
         counts = encode(found.masks)
         area = areas(counts, image.height, image.width)
@@ -89,6 +97,11 @@ def _proposer(params: Params, paths: Paths, device: str) -> Callable[[str, str],
         return Result({"proposals": _item(counts, found.boxes, found.scores, area, status)})
 
     return propose
+
+
+def _without(status: str, passing: bool = False) -> Result:
+    """The result of an image that has no proposals."""
+    return Result({"proposals": _item([], np.zeros((0, 4)), [], [], status)}, passing=passing)
 
 
 def _item(counts: list[bytes], boxes: Any, scores: Any, area: Any, status: str) -> Item:
@@ -103,10 +116,10 @@ def _item(counts: list[bytes], boxes: Any, scores: Any, area: Any, status: str) 
     }
 
 
-def _assemble(parts: Parts, index: Table) -> dict[str, Any]:
+def _assemble(results: Results, index: Table) -> dict[str, Any]:
     empty = _item([], np.zeros((0, 4)), [], [], "")
     usable = [not status for status in index["image_status"]]
-    items = [parts.get(d) if ok else empty for d, ok in zip(index["image_digest"], usable, strict=True)]
+    items = [results.get("proposals", d) if ok else empty for d, ok in zip(index["image_digest"], usable, strict=True)]
     statuses = [s or i["status"].tobytes().decode() for s, i in zip(index["image_status"], items, strict=True)]
     items = items or [empty]
     joined = {name: np.concatenate([item[name] for item in items]) for name in empty}

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.metrics import outcome_of_choice
-from store.errors import StoreError, reading
+from store.errors import StoreError, again, reading
 from store.table import Table, read_table, require_same
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def load_data(paths: Paths) -> Data:
 
 
 def _json(path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None) -> dict[str, Any]:
-    remedy = f"make it again: dvc repro --force --single-item {stage}"
+    remedy = again(stage)
     with reading(path, remedy):
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         by_dataset = content[key] if key else content

@@ -52,7 +52,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     config = {
         "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
-        "code": code_digest("stages.visual.encoder"),
+        "code": code_digest("stages.text.embed_text"),
     }
     with locked(context.work):
         parts = Parts(context.work, "text", config)
@@ -70,16 +70,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
             return embed
 
-        compute_missing({"text": parts}, keys, load, context, summary, "strings", unit=_UNIT)
-        width = parts.get(keys[0])["feature"].shape[1] if keys else 1
-        truncated = np.array([parts.get(key)["truncated"][0] for key in keys], np.bool_)
+        results = compute_missing({"text": parts}, keys, load, context, summary, "strings", unit=_UNIT)
+        width = results.get("text", keys[0])["feature"].shape[1] if keys else 1
+        truncated = np.array([results.get("text", key)["truncated"][0] for key in keys], np.bool_)
         columns = {
             "string": strings,
             "truncated": truncated,
             "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
             "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
         }
-        vectors = {"feature": (parts.get(key)["feature"] for key in keys)}
+        vectors = {"feature": (results.get("text", key)["feature"] for key in keys)}
         write_vectors(
             paths.text_features,
             "text_features",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -41,7 +42,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     raw = index["expression_raw"]
     keys = [fingerprint(sentence) for sentence in raw]
     summary.read = {"expressions": len(raw)}
-    config = {"spacy_model": spacy_digest(params.spacy_model), "code": code_digest("stages.text.noun_phrase")}
+    config = {
+        "spacy_model": spacy_digest(params.spacy_model),
+        "spacy": version("spacy"),
+        "code": code_digest("stages.text.parse"),
+    }
     with locked(context.work):
         parts = Parts(context.work, "parse", config)
 
@@ -52,8 +57,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             nlp = load_spacy(params.spacy_model)
             return lambda rows, _: [Result({"parse": _item(p)}) for p in parse_sentences(nlp, [raw[i] for i in rows])]
 
-        compute_missing({"parse": parts}, keys, load, context, summary, "sentences", unit=_UNIT)
-        parsed = [json.loads(parts.get(key)["json"].tobytes()) for key in keys]
+        results = compute_missing({"parse": parts}, keys, load, context, summary, "sentences", unit=_UNIT)
+        parsed = [json.loads(results.get("parse", key)["json"].tobytes()) for key in keys]
     columns = {
         "sentence": [p["sentence"] for p in parsed],
         "noun_phrase": [p["noun_phrase"] for p in parsed],

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Context, Listed, Result, Summary, compute_missing
+from stages.base import Context, Listed, Result, Results, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
-from store.errors import DataError
+from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
 from store.masks import decode
 from store.table import Table, read_table, require_same
@@ -63,9 +63,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             embed = _embedder(params, paths, context, index, proposals)
             return lambda positions, missing: [embed(images[i], missing) for i in positions]
 
-        compute_missing(kinds, keys, load, context, summary, "images")
+        results = compute_missing(kinds, keys, load, context, summary, "images")
         with summary.timed("assemble"):
-            _assemble(params, paths, kinds, keys, proposals, summary)
+            _assemble(params, paths, results, keys, proposals, summary)
     return summary
 
 
@@ -76,7 +76,7 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
         **params.model_dump(mode="json", exclude={"masked_blocks"}),
         "model": file_digest(model) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
-        "code": code_digest("stages.visual.encoder"),
+        "code": code_digest("stages.visual.embed_masks"),
     }
     ks = sorted(set(params.masked_blocks))
     return {kind: Parts(work, kind, config) for kind in ("local", *(f"global.k{k}" for k in ks))}
@@ -112,7 +112,7 @@ def _embedder(
             prepared = clip.prepare(read_image(paths.images, name, index["image_digest"][image]))
         except DataError as error:
             nothing = _item(np.zeros((len(masks), clip.dim), np.float32), np.ones(len(masks), np.bool_), str(error))
-            return Result(dict.fromkeys(missing, nothing), [str(error)])
+            return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
         ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != "local"]
         by_k = clip.global_features_by_k(prepared, masks, ks) if ks else {}
         no_patch = ~clip.reaches_grid(masks)
@@ -134,31 +134,31 @@ def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: 
 
 
 def _assemble(
-    params: Params, paths: Paths, kinds: dict[str, Parts], keys: list[str], proposals: Table, summary: Summary
+    params: Params, paths: Paths, results: Results, keys: list[str], proposals: Table, summary: Summary
 ) -> None:
     from stages.visual.weights import score_rule_of
 
-    rows, width = len(proposals["mask"]), kinds["local"].get(keys[0])["feature"].shape[1] if keys else 1
+    rows, width = len(proposals["mask"]), results.get("local", keys[0])["feature"].shape[1] if keys else 1
     reasons: list[list[str]] = []
     for key in keys:
-        items = [parts.get(key) for parts in kinds.values()]
+        items = [results.get(kind, key) for kind in results.kinds]
         for row in range(len(items[0]["degenerate"])):
             found = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
             reasons.append(list(found))
 
-    def blocks(parts: Parts) -> Iterator[NDArray[np.float32]]:
-        return (parts.get(key)["feature"] for key in keys)
+    def blocks(kind: str) -> Iterator[NDArray[np.float32]]:
+        return (results.get(kind, key)["feature"] for key in keys)
 
     write_vectors(
         paths.mask_features,
         "mask_features",
         rows,
         width,
-        {kind: blocks(parts) for kind, parts in kinds.items()},
+        {kind: blocks(kind) for kind in results.kinds},
         {"status": ["; ".join(found) for found in reasons]},
         params.config(),
         {"proposals": proposals.digest},
         score_rule=score_rule_of(params.model),
     )
-    summary.wrote = dict.fromkeys(kinds, rows)
+    summary.wrote = dict.fromkeys(results.kinds, rows)
     summary.skipped += [f"proposal {row}: {'; '.join(found)}" for row, found in enumerate(reasons) if found]
