@@ -37,7 +37,10 @@ class Execution(BaseModel):
         return checked(cls, {name: value for name, value in given.items() if value}, "environment GLIMPSE_*")
 
     def check_device(self) -> None:
-        """Raise a ParameterError unless torch can use the device; the CPU needs no check, and no torch."""
+        """Raise a ParameterError unless torch can use the device, and make float32 mean float32 there.
+
+        The CPU needs neither, and no torch.
+        """
         if self.device == "cpu":
             return
         import torch
@@ -50,6 +53,8 @@ class Execution(BaseModel):
                 f"environment GLIMPSE_DEVICE: expected a torch device of this machine (cpu, cuda, cuda:1), got "
                 f"{self.device!r} ({reason}); unset it, or name another"
             ) from error
+        # cuDNN's default would round the inputs of float32 convolutions to 10 bits.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class Place(BaseModel):

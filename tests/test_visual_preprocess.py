@@ -28,20 +28,9 @@ from tests.visual_oracles import (
     some_masks,
 )
 
-
-@pytest.fixture(scope="module")
-def image() -> Image.Image:
-    return some_image()
-
-
-@pytest.fixture(scope="module")
-def masks() -> Array:
-    return some_masks()
-
-
-@pytest.fixture(scope="module")
-def boxes() -> Array:
-    return some_boxes()
+image = pytest.fixture(scope="module")(some_image)
+masks = pytest.fixture(scope="module")(some_masks)
+boxes = pytest.fixture(scope="module")(some_boxes)
 
 
 def test_fill(image: Image.Image, masks: Array, boxes: Array) -> None:

@@ -1,0 +1,131 @@
+"""The sweep stage: surfaces, their marked points and ablations, against plain loops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages import score as score_stage
+from stages import sweep as sweep_stage
+from stages.base import Context
+from stages.fusion import ScoreRule
+from stages.metrics import summarise
+from stages.pair_table import Filters, load_pairs
+from tests.oracles import (
+    RULES,
+    context,
+    evaluated,
+    fields,
+    kept_positions,
+    make_pairs,
+    plain_best,
+    plain_metrics,
+    plain_scores,
+    rule_of,
+    store_with_pairs,
+)
+from tests.stores import GROUPS, Synthetic, synthetic
+
+made = pytest.fixture(scope="module", params=RULES)(store_with_pairs)
+rule = pytest.fixture(scope="module")(rule_of)
+
+
+@pytest.mark.parametrize("empty", ["count", "skip"])
+def test_surface_equals_scoring_each_point(made: Synthetic, empty: Any) -> None:
+    kept = load_pairs(made.paths["pairs"], 3)[0].filtered(Filters(top_n=4))
+    alphas, betas = np.linspace(0, 1, 6).round(6), np.linspace(0, 1, 4).round(6)
+    surface = sweep_stage.surface(kept, alphas, betas, empty, Context(work=Path()))
+    for i, alpha in enumerate(alphas):
+        for j, beta in enumerate(betas):
+            params = score_stage.Params(alpha=alpha, beta=beta, empty=empty)
+            chosen = score_stage.choose(kept, params)["global_local"]
+            unfiltered = load_pairs(made.paths["pairs"], 3)[0]
+            for group in range(len(GROUPS)):
+                expected = summarise(unfiltered.outcome(chosen).at(unfiltered.members(group)), empty)
+                for name, values in surface.items():
+                    assert values[group, i, j] == expected[name], (name, alpha, beta)
+
+
+@pytest.mark.parametrize("filters", [Filters(), Filters(min_score=0.3, min_area=20)], ids=["all", "filtered"])
+def test_sweep_stage(made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: Filters) -> None:
+    """The grid file: values of the surface, its marked points, and ablations, against loops over the vectors."""
+    tried: dict[str, Any] = {"top_ns": [1, 3], "min_areas": 20} if filters == Filters() else {}
+    params = sweep_stage.Params(
+        alphas=5, betas=3, alpha=0.6, alpha_by_dataset={"other": 0.25}, beta=0.5, **filters.config(), **tried
+    )
+    sweep_stage.run(params, fields(made, sweep_stage, grid=tmp_path / "grid.json"), context(tmp_path))
+    grid = json.loads((tmp_path / "grid.json").read_text())
+    assert (grid["alphas"], grid["betas"]) == ([0, 0.25, 0.5, 0.75, 1], [0, 0.5, 1])
+
+    def value(group: int, v: float, r: float, filters: Filters = filters, k: int = 3) -> dict[str, Any]:
+        chosen = {}
+        for e in evaluated(made, group):
+            positions, values = kept_positions(made, e, filters), plain_scores(made, e, v, r, rule, k)
+            best = plain_best([values[p] for p in positions])
+            chosen[e] = positions[best] if best >= 0 else -1
+        return plain_metrics(made, chosen, "count")
+
+    for group, (dataset, split) in enumerate(GROUPS):
+        found = grid["splits"][dataset][split]
+        alpha = 0.25 if dataset == "other" else 0.6
+        for name in ("oiou", "miou"):
+            expected = [[value(group, v, r)[name] for r in grid["betas"]] for v in grid["alphas"]]
+            np.testing.assert_allclose(found[name], expected, atol=6e-7)
+            best = max(x for row in expected for x in row)
+            first = next(
+                (v, r)
+                for v, row in zip(grid["alphas"], expected, strict=True)
+                for r, x in zip(grid["betas"], row, strict=True)
+                if x == best
+            )
+            assert found["best"][name] == {"alpha": first[0], "beta": first[1], "value": pytest.approx(best)}
+        assert found["chosen"] == {
+            "alpha": alpha,
+            "beta": 0.5,
+            **{n: pytest.approx(value(group, alpha, 0.5)[n]) for n in ("oiou", "miou")},
+        }
+
+        rows = [row for row in grid["ablations"] if (row["dataset"], row["split"]) == (dataset, split)]
+        expected_rows = [
+            ("chosen", "k = 3, beta = 0.5", value(group, alpha, 0.5)),
+            ("masked blocks", "k = 1", value(group, alpha, 0.5, k=1)),
+            ("text", "sentence only (beta = 1)", value(group, alpha, 1.0)),
+            ("text", "noun phrase only (beta = 0)", value(group, alpha, 0.0)),
+        ]
+        if tried:
+            expected_rows += [
+                ("min_area", "min_area = 20", value(group, alpha, 0.5, Filters(min_area=20))),
+                ("top_n", "top_n = 1", value(group, alpha, 0.5, Filters(top_n=1))),
+                ("top_n", "top_n = 3", value(group, alpha, 0.5, Filters(top_n=3))),
+            ]
+        assert [(row["name"], row["setting"]) for row in rows] == [
+            (name, setting) for name, setting, _ in expected_rows
+        ]
+        for row, (_, setting, metrics) in zip(rows, expected_rows, strict=True):
+            assert row["n"] == len(evaluated(made, group))
+            for name in ("oiou", "miou"):
+                assert row[name] == pytest.approx(metrics[name], rel=1e-12), setting
+
+
+def test_best_point_is_the_first_on_ties() -> None:
+    values = np.array([[0.1, 0.3], [0.3, 0.3]])
+    assert sweep_stage.best_point(values, np.array([0.0, 1.0]), np.array([0.2, 0.4])) == {
+        "alpha": 0.0,
+        "beta": 0.4,
+        "value": 0.3,
+    }
+
+
+def test_an_empty_group_is_0_on_the_surface(tmp_path: Path) -> None:
+    made = synthetic(tmp_path, seed=1, counts=(2,))
+    pairs, _ = load_pairs(make_pairs(made), 3)
+    empty = [group for group in range(len(GROUPS)) if not evaluated(made, group)]
+    assert empty
+    surface = sweep_stage.surface(pairs, np.array([0.0, 1.0]), np.array([0.5]), "count", Context(work=tmp_path))
+    for values in surface.values():
+        assert (values[empty] == 0).all()
+        assert np.isfinite(values).all()
