@@ -145,3 +145,21 @@ def segment(
     from pipeline.segment import segment_file
 
     print(segment_file(load_project(params), image, text, alpha, beta, out))
+
+
+@app.command()
+def verify(
+    golden: Annotated[Path, typer.Option(help="folder of the form of tests/golden; its weights.py is run as code")],
+    spacy_model: Annotated[
+        str, typer.Option(help="the model that the folder's phrases were made with")
+    ] = "en_core_web_sm",
+) -> None:
+    """Compare with the released code's outputs, a line per quantity: largest error, tolerance, pass or fail.
+
+    The folder's own weights.py rebuilds the synthetic weights: it is run, so name only a folder that you trust. Exit
+    status 1 if anything fails. What the folder does not hold is named.
+    """
+    from pipeline.verify import verify as verify_folder
+
+    if not verify_folder(golden, spacy_model):
+        sys.exit(1)
