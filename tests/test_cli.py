@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli, status
 from pipeline.cli import app
-from pipeline.preflight import check
+from pipeline.preflight import BYTES_PER_IMAGE, check
 from pipeline.project import load_project
 from stages.base import Context, Result, Summary, compute_missing
 from store.errors import GlimpseError, StoreError
@@ -57,12 +58,12 @@ def test_preflight_lists_exactly_what_the_full_benchmark_needs(tmp_path: Path) -
             path = path / "COCO_train2014_000000000001.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    (tmp_path / "data/refer/refcoco/instances.json").unlink()
-    left = {line.partition(":")[0] for line in check(project) if "spaCy" not in line}
-    assert left == {f"{tmp_path}/data/refer/{name}/instances.json" for name in ("refcoco", "refcoco+", "refcocog")}
+    left = {line.partition(": ")[0] for line in check(project) if "spaCy" not in line}
+    lost = {f"{tmp_path}/data/refer/{name}/instances.json" for name in ("refcoco+", "refcocog")}
+    assert left == lost | {f"{tmp_path}/data/refer/refcoco/refs(unc).p"}, "a damaged file is named, and stops nothing"
 
 
-def test_preflight_names_missing_images(tmp_path: Path) -> None:
+def test_preflight_names_missing_images_and_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = Benchmark(tmp_path / "refer")
     for number in range(1, 7):
         benchmark.add(number, file=None if number > 2 else b"")
@@ -73,6 +74,11 @@ def test_preflight_names_missing_images(tmp_path: Path) -> None:
     lines = check(load_project(tmp_path / "params.yaml"))
     assert len(lines) == 1
     assert "4 images that the annotations name, the first image_3.png, image_4.png, image_5.png" in lines[0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=6 * BYTES_PER_IMAGE - 1))
+    assert (
+        "3,600,000 bytes of disk room for 6 images, 3,599,999 are free"
+        in check(load_project(tmp_path / "params.yaml"))[1]
+    )
 
 
 def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> None:
