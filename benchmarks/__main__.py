@@ -1,10 +1,61 @@
-"""Run every benchmark and print one line each: plain seconds, our seconds, ratio, largest error."""
+"""Run every benchmark, or those named: a table on the terminal, benchmarks/results.json with the machine described."""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Result
 from benchmarks.rescore import rescore_one
 
+BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one}
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def line(result: Result) -> str:
+    """A row of the table."""
+    plain = "-" if result.plain is None else f"{result.plain:.4f}"
+    ratio = "-" if result.ratio is None else f"{result.ratio:.1f}"
+    error = "-" if result.error is None else f"{result.error:.1e}"
+    met = {True: "met", False: "NOT MET", None: ""}[result.met]
+    numbers = f"{plain:>10}{result.ours:>10.4f} {result.unit:<8}{ratio:>7}{error:>10}"
+    return f"{result.name:<22}{numbers}  {result.target:<16} {met:<8} {result.note}".rstrip()
+
+
+def main(names: list[str]) -> None:
+    """Run the benchmarks called ``names``, all by default; other results in the file stay."""
+    known = {row["name"]: row for row in json.loads(RESULTS.read_text())["results"]} if RESULTS.exists() else {}
+    print(f"{'name':<22}{'plain':>10}{'ours':>10} {'unit':<8}{'ratio':>7}{'error':>10}  target")
+    for name in names or BENCHMARKS:
+        result = BENCHMARKS[name]()
+        known[name] = result.row()
+        print(line(result), flush=True)
+    results = [known[name] for name in BENCHMARKS if name in known]
+    RESULTS.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    print(f"{'name':<14}{'plain s':>10}{'ours s':>10}{'ratio':>8}{'error':>10}")
-    for result in (rescore_one(),):
-        print(f"{result.name:<14}{result.plain:>10.4f}{result.ours:>10.4f}{result.ratio:>8.0f}{result.error:>10.1e}")
+    main(sys.argv[1:])

@@ -2,44 +2,14 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
+from benchmarks.harness import Result, medians
 from stages.fusion import Dots, first_best, fused_scores
 from store.ragged import offsets_of
 
 EXPRESSIONS, PROPOSALS, WIDTH = 10_834, 60, 512
 PER_IMAGE = 7  # expressions that share an image and so its proposals
-REPEATS = 5
-
-
-@dataclass(frozen=True)
-class Result:
-    """Median seconds of the plain and of our way, and the largest difference of their scores."""
-
-    name: str
-    plain: float
-    ours: float
-    error: float
-
-    @property
-    def ratio(self) -> float:
-        return self.plain / self.ours
-
-
-def seconds(work: Callable[[], object], repeats: int = REPEATS) -> float:
-    """Median wall seconds of ``work`` after one warm-up."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def rescore_one(alpha: float = 0.85, beta: float = 0.5) -> Result:
@@ -90,4 +60,4 @@ def rescore_one(alpha: float = 0.85, beta: float = 0.5) -> Result:
         [fused_scores(f_global[i], f_local[i], t_global[r], t_local[r], alpha, beta) for r, i in enumerate(image[:200])]
     )
     error = float(np.abs(ours()[: len(exact)] - exact).max())
-    return Result("rescore_one", seconds(plain), seconds(ours), error)
+    return Result("rescore_one", *medians(plain, ours), error=error, at_most=0.010)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 
 from pipeline.project import LoadedProject
+from stages.datasets.index import name_below_root
 from stages.datasets.refer import read_refer
 from store.errors import GlimpseError
 
@@ -27,18 +28,20 @@ def _annotations(project: LoadedProject) -> tuple[list[str], set[str]]:
     faults: list[str] = []
     named: set[str] = set()
     for name, choice in values.index.datasets.items():
-        folder = project.path(values.index.refer, choice.folder or name)
+        folder = project.path(values.index.annotations, choice.folder or name)
         files = (folder / f"refs({choice.split_by}).p", folder / "instances.json")
         lost = [file for file in files if not file.is_file()]
         faults += [f"{file}: annotations of {choice.folder or name}; {DOCS}, section 'Annotations'" for file in lost]
         if lost:
             continue
         try:
-            data = read_refer(project.path(values.index.refer), choice.folder or name, choice.split_by, choice.splits)
+            data = read_refer(
+                project.path(values.index.annotations), choice.folder or name, choice.split_by, choice.splits
+            )
         except GlimpseError as error:
             faults.append(f"{error} ({DOCS}, section 'Annotations')")
             continue
-        named |= {image.file_name for image in data.images if not image.status}
+        named |= {name_below_root(image, choice.images) for image in data.images if not image.status}
     return faults, named
 
 

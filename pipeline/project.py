@@ -28,7 +28,7 @@ class Section(BaseModel):
 
 
 class Index(index.Params):
-    refer: Path = Field(description="folder of the REFER data sets")
+    annotations: Path = Field(description="folder of the data sets' annotations")
 
 
 class Propose(propose.Params):

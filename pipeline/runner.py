@@ -112,6 +112,7 @@ def _line(record: dict[str, Any]) -> str:
         if any(record[verb].values())
     ]
     text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s"
+    text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
     skipped = record["skipped"]
     shown = "".join(f"\n  {reason}" for reason in skipped[:SHOWN_SKIPS])
     more = f"\n  ... and {len(skipped) - SHOWN_SKIPS} more" if len(skipped) > SHOWN_SKIPS else ""

@@ -29,6 +29,7 @@ def segment_file(
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
+    from stages.visual.embed_masks import antialias_of
     from stages.visual.encoder import MaskedClip
     from stages.visual.weights import load_clip
 
@@ -46,7 +47,13 @@ def segment_file(
     )
     visual = values.embed_masks
     clip = MaskedClip(
-        model, tokenizer, visual.preprocess, short_side=visual.short_side, fill=visual.fill, batch=execution.batch
+        model,
+        tokenizer,
+        visual.preprocess,
+        short_side=visual.short_side,
+        fill=visual.fill,
+        antialias=antialias_of(visual.antialias),
+        batch=execution.batch,
     )
     found = segment(
         image,

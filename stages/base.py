@@ -8,7 +8,7 @@ parameters can be checked, and a run with nothing to compute can end, without lo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,13 +48,17 @@ class Paths(BaseModel):
 
 @dataclass
 class Summary:
-    """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts."""
+    """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts.
+
+    ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
+    """
 
     read: dict[str, int] = field(default_factory=dict)
     computed: dict[str, int] = field(default_factory=dict)
     reused: dict[str, int] = field(default_factory=dict)
     wrote: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
 
@@ -107,7 +111,7 @@ class Results:
 
     def __init__(self, kinds: dict[str, Parts]) -> None:
         self._kinds = kinds
-        self._passing: dict[str, dict[str, Item]] = {}
+        self._passing: dict[tuple[str, str], Item] = {}
 
     @property
     def kinds(self) -> list[str]:
@@ -115,18 +119,18 @@ class Results:
 
     def get(self, kind: str, key: str) -> Item:
         """The item of one input."""
-        if key not in self._kinds[kind] and kind in self._passing.get(key, {}):
-            return self._passing[key][kind]
+        if key not in self._kinds[kind] and (kind, key) in self._passing:
+            return self._passing[kind, key]
         return self._kinds[kind].get(key)
 
-    def stand_in(self, key: str, items: dict[str, Item]) -> None:
-        """Use ``items`` for input ``key`` in this run only."""
-        self._passing.setdefault(key, {}).update(items)
+    def stand_in(self, kind: str, key: str, item: Item) -> None:
+        """Use ``item`` for input ``key`` in this run only."""
+        self._passing[kind, key] = item
 
 
 def compute_missing(
     kinds: dict[str, Parts],
-    keys: Sequence[str],
+    keys: Mapping[str, Sequence[str]],
     load: Callable[[], Callable[[Sequence[int], tuple[str, ...]], list[Result]]],
     context: Context,
     summary: Summary,
@@ -137,7 +141,8 @@ def compute_missing(
 
     Args:
         kinds: kind of result -> its parts.
-        keys: key of each input; equal keys are computed once.
+        keys: kind -> key of each input: what its result depends on. All kinds have the same inputs, in the same order;
+            inputs with equal keys are computed once.
         load: builds the models and returns ``compute(positions, kinds) -> one Result per position``; called only when
             something is missing.
         what: the name of the inputs in the progress bar and the summary.
@@ -150,9 +155,10 @@ def compute_missing(
     summary.parts = [str(parts.folder) for parts in kinds.values()]
     wanted: dict[int, tuple[str, ...]] = {}
     for kind, parts in kinds.items():
-        for position in parts.missing(keys):
+        for position in parts.missing(keys[kind]):
             wanted[position] = (*wanted.get(position, ()), kind)
-    summary.reused[what] = len(set(keys)) - len(wanted)
+    distinct = len(set(zip(*(keys[kind] for kind in kinds), strict=True)))
+    summary.reused[what] = max(0, distinct - len(wanted))
     summary.computed[what] = len(wanted)
     if not wanted:
         return known
@@ -165,11 +171,14 @@ def compute_missing(
         if len(results) != len(positions):
             raise RuntimeError(f"{what}: expected {len(positions)} results of a unit, got {len(results)}")
         with summary.timed("write parts"):
-            done = [(keys[p], result) for p, result in zip(positions, results, strict=True) if not result.passing]
-            for key, result in zip((keys[p] for p in positions), results, strict=True):
-                if result.passing:
-                    known.stand_in(key, result.items)
             for kind in missing:
+                done = []
+                for position, result in zip(positions, results, strict=True):
+                    key = keys[kind][position]
+                    if result.passing:
+                        known.stand_in(kind, key, result.items[kind])
+                    else:
+                        done.append((key, result))
                 skipped = [reason for _, result in done for reason in result.skipped]
                 kinds[kind].append([key for key, _ in done], [r.items[kind] for _, r in done], seconds, skipped)
         summary.seconds["compute"] = summary.seconds.get("compute", 0.0) + seconds

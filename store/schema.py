@@ -1,9 +1,9 @@
 """What every file of the store holds: arrays, dtypes, symbolic shapes, units and who makes them.
 
 Dimension symbols: I images, R refs, E expressions, N proposals (flat, image by image), S distinct strings,
-P pairs (expression, proposal; flat, expression by expression), O overlaps (ref, proposal; flat, ref by ref), D feature
-width, G grid points. ``utf8`` and ``bytes`` columns are ragged: kept as ``<name>.bytes`` (uint8) and
-``<name>.offsets`` (int64).
+P pairs (expression, proposal; flat, expression by expression), O overlaps (ref, proposal; flat, ref by ref), T annotated
+objects (flat, image by image), D feature width, G grid points. ``utf8`` and ``bytes`` columns are ragged: kept as
+``<name>.bytes`` (uint8) and ``<name>.offsets`` (int64).
 Boxes are XYXY in pixels of the image, floats, x2 and y2 exclusive. Masks are COCO run-length counts (compressed), whose
 size is that of their image. Features are raw: never normalised, because norms take part in the fusion (paper sec. 3.3).
 A ``status`` column holds "" for a good row, otherwise the reason why it is bad or degenerate.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 1
+VERSION = 2
 """Raised by any change of what a stored array means; part of every fingerprint."""
 
 
@@ -51,9 +51,12 @@ INDEX = _table(
     "index",
     {
         "image_name": _c("utf8", "I", "file name, relative to the image root"),
+        "image_id": _c("int64", "I", "the data set's own id of the image, -1 when it has none"),
         "image_size": _c("int32", "I 2", "height, width in pixels"),
         "image_digest": _c("utf8", "I", "sha256 of the file, '' when there is none"),
         "image_status": _c("utf8", "I", "why the image cannot be used"),
+        "instance_offsets": _c("int64", "I+1", "annotated objects of each image"),
+        "instance_mask": _c("bytes", "T", "RLE counts of every annotated object, distinct within its image"),
         "ref_id": _c("int64", "R", "the data set's own id"),
         "ref_image": _c("int64", "R", "row of the image"),
         "ref_group": _c("int32", "R", "row of (data set, split) in the attribute `groups`"),

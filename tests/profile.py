@@ -20,7 +20,7 @@ def demo_values(folder: Path) -> dict[str, Any]:
     values = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
     values |= {"data": f"{folder}/data", "work": f"{folder}/work", "metrics": f"{folder}/metrics.json"}
     values["images"] = f"{folder}/refer/images"
-    values["index"]["refer"] = f"{folder}/refer"
+    values["index"]["annotations"] = f"{folder}/refer"
     for section in ("propose", "clip"):
         values[section] = {
             n: str(ROOT / v) if str(v).startswith("demo/models") else v for n, v in values[section].items()

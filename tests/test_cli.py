@@ -42,7 +42,7 @@ def test_preflight_lists_exactly_what_the_full_benchmark_needs(tmp_path: Path) -
     lines = check(project)
     files = [
         *("refer/refcoco/refs(unc).p", "refer/refcoco/instances.json", "refer/refcoco+/refs(unc).p"),
-        *("refer/refcocog/refs(umd).p", "refer/refcocog/refs(google).p", "coco/train2014"),
+        *("refer/refcocog/refs(umd).p", "refer/refcocog/refs(google).p", "images"),
         *("weights/FreeSOLO_R101_30k_pl.pth", "weights/ViT-B-32.pt"),
     ]
     for file in files:
@@ -113,7 +113,14 @@ def project_with_parts(tmp_path: Path) -> tuple[Path, Path]:
     work = tmp_path / "work" / "propose"
     unused = Parts(work, "proposals", {"x": 1}).folder
     used, summary = Parts(work, "proposals", {"x": 2}), Summary()
-    compute_missing({"proposals": used}, [], lambda: lambda rows, kinds: [Result({})], Context(work), summary, "images")
+    compute_missing(
+        {"proposals": used},
+        {"proposals": []},
+        lambda: lambda rows, kinds: [Result({})],
+        Context(work),
+        summary,
+        "images",
+    )
     (unused / "some.npz").write_bytes(b"12345")
     for folder in (unused, used.folder):
         os.utime(folder / "config.json", (1e9, 1e9))

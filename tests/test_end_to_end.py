@@ -48,7 +48,7 @@ def profile(benchmark_files: Path, tmp_path: Path) -> Values:
 
 def profile_at(folder: Path, refer: Path) -> Values:
     values = demo_values(folder)
-    values["index"]["refer"], values["images"] = str(refer), str(refer / "images")
+    values["index"]["annotations"], values["images"] = str(refer), str(refer / "images")
     values["sweep"] |= {"alphas": 3, "betas": 3}
     values["report"] = {"cards": 1}
     return values

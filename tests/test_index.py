@@ -69,7 +69,7 @@ class Benchmark:
     def index(self, **choice: Any) -> tuple[Table, Summary]:
         self.write()
         values = {"datasets": {self.name: {"split_by": "synth", "splits": ["val"], **choice}}}
-        paths = index.Paths(refer=self.folder, images=self.folder / "images", index=self.folder / "index.h5")
+        paths = index.Paths(annotations=self.folder, images=self.folder / "images", index=self.folder / "index.h5")
         summary = index.run(checked(index.Params, values, "index"), paths, Context(self.folder / "work"))
         return read_table(paths.index, "index"), summary
 
@@ -160,7 +160,7 @@ def test_datasets_share_their_images(tmp_path: Path) -> None:
     second.write()
     first.write()
     values = {"datasets": {name: {"split_by": "synth", "splits": ["val"]} for name in ("a", "b")}}
-    paths = index.Paths(refer=tmp_path, images=tmp_path / "images", index=tmp_path / "index.h5")
+    paths = index.Paths(annotations=tmp_path, images=tmp_path / "images", index=tmp_path / "index.h5")
     index.run(checked(index.Params, values, "index"), paths, Context(tmp_path / "work"))
     table = read_table(paths.index, "index")
     assert table["image_name"] == ["image_1.png", "image_2.png"]

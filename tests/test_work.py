@@ -66,7 +66,7 @@ def run(
     """One run of a stage: open the parts, compute what they lack, and check that all can be read, in any order."""
     parts = {kind: Parts(work, kind, config) for kind in kinds}
     computer, summary = Computer(keys), Summary()
-    compute_missing(parts, keys, computer.load, Context(work=work, unit=unit), summary, "images")
+    compute_missing(parts, dict.fromkeys(parts, keys), computer.load, Context(work=work, unit=unit), summary, "images")
     for opened in (parts, {kind: Parts(work, kind, config) for kind in kinds}):
         for kind, part in opened.items():
             assert all(same(part.get(key), item(key, kind)) for key in (*keys, *reversed(keys)))
@@ -120,7 +120,7 @@ def test_units_of_another_size_find_the_same_parts(tmp_path: Path) -> None:
     run(tmp_path, KEYS[:7], unit=2)
     assert run(tmp_path, KEYS, unit=100)[0].computed == KEYS[7:]
     context, computer, summary = Context(work=tmp_path, unit=50), Computer(KEYS), Summary()
-    compute_missing({"o": Parts(tmp_path, "o", {})}, KEYS, computer.load, context, summary, "strings", unit=4)
+    compute_missing({"o": Parts(tmp_path, "o", {})}, {"o": KEYS}, computer.load, context, summary, "strings", unit=4)
     assert [len(keys) for keys, _ in computer.units] == [4, 4, 2]
 
 
@@ -169,7 +169,9 @@ def test_progress_is_tracked_by_unit(tmp_path: Path) -> None:
         return units
 
     context = Context(work=tmp_path, unit=4, track=track)
-    compute_missing({"kind": Parts(tmp_path, "kind", {})}, KEYS, Computer(KEYS).load, context, Summary(), "images")
+    compute_missing(
+        {"kind": Parts(tmp_path, "kind", {})}, {"kind": KEYS}, Computer(KEYS).load, context, Summary(), "images"
+    )
     assert seen == [(3, "images")]
 
 
@@ -184,7 +186,7 @@ def test_a_unit_that_fails_leaves_the_finished_ones(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         compute_missing(
             {"kind": Parts(tmp_path, "kind", {})},
-            KEYS,
+            {"kind": KEYS},
             lambda: compute,
             Context(work=tmp_path, unit=3),
             Summary(),
@@ -333,7 +335,7 @@ with locked(work):
     say("locked")
     computer = Computer(keys)
     parts = {{kind: Parts(work, kind, {{}}) for kind in ("local", "global.k3")}}
-    compute_missing(parts, keys, lambda: compute, Context(work=work, unit=2), Summary(), "images")
+    compute_missing(parts, dict.fromkeys(parts, keys), lambda: compute, Context(work=work, unit=2), Summary(), "images")
 """
 
 

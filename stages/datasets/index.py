@@ -12,18 +12,21 @@ from pydantic import Field
 from stages.base import Context, Listed, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.datasets.fields import NO_ID
 from stages.datasets.ground_truth import annotation_mask_rle
 from stages.datasets.refer import AnnotationRow, ImageRow, ReferData, RefRow, read_refer
 from stages.images import open_image
 from store.errors import DataError
 from store.masks import areas
+from store.ragged import offsets_of
 from store.table import as_rows, write_table
 
 
 class Choice(BaseParams):
     """Which refs of which REFER files."""
 
-    folder: str = Field("", description="folder below the REFER root; the data set's name by default")
+    folder: str = Field("", description="folder below that of all annotations; the data set's name by default")
+    images: str = Field("", description="folder below the image root that holds its images; the root by default")
     split_by: str = Field(description="who split it: unc, umd, google: <folder>/refs(<split_by>).p")
     splits: Listed[str] = Field(
         min_length=1, description="as the release matches them: testA takes every split with an A"
@@ -40,7 +43,7 @@ class Params(BaseParams):
 
 
 class Paths(BasePaths):
-    refer: Path
+    annotations: Path
     images: Path
     index: Path
     outputs: ClassVar[tuple[str, ...]] = ("index",)
@@ -48,13 +51,15 @@ class Paths(BasePaths):
 
 @dataclass
 class _Image:
-    """One image of the union, and why it cannot be used."""
+    """One image of the union, and why it cannot be used; ``instances`` are the distinct masks of its annotated objects."""
 
     name: str
     height: int
     width: int
     status: str
+    image_id: int = NO_ID
     digest: str = ""
+    instances: dict[bytes, None] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,19 +86,22 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     groups: list[tuple[str, str]] = []
     with summary.timed("read"):
         for name, choice in params.datasets.items():
-            data = read_refer(paths.refer, choice.folder or name, choice.split_by, choice.splits)
+            data = read_refer(paths.annotations, choice.folder or name, choice.split_by, choice.splits)
             summary.skipped += [f"{problem.where}: {problem.reason}" for problem in data.problems]
             first = len(groups)
             groups += [(name, split) for split in dict.fromkeys(choice.splits)]
             group_of = {split: first + i for i, split in enumerate(dict.fromkeys(choice.splits))}
-            summary.skipped += _add(union, data, group_of, params)
+            summary.skipped += _add(union, data, choice, group_of, params)
     images = [union.images[name] for name in sorted(union.images)]
     with summary.timed("digest images"):
         for image in context.track(images, "images"):
             _open(image, paths.images)
     columns = _columns(images, union.refs)
     summary.skipped += [f"{image.name}: {image.status}" for image in images if image.status]
-    write_table(paths.index, "index", columns, params.config(), {}, groups=groups)
+    origins = {
+        name: {"folder": choice.folder or name, "split_by": choice.split_by} for name, choice in params.datasets.items()
+    }
+    write_table(paths.index, "index", columns, params.config(), {}, groups=groups, origins=origins)
     summary.read = {"data sets": len(params.datasets)}
     summary.wrote = {
         "images": len(images),
@@ -103,25 +111,49 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def _add(union: _Union, data: ReferData, group_of: dict[str, int], params: Params) -> list[str]:
-    """Add a data set to the union; return what is odd about ground truths that can be used all the same."""
+def _add(union: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
+    """Add a data set to the union; return what is odd about masks that can be used all the same."""
     images = {image.image_id: image for image in data.images}
     annotations = {annotation.annotation_id: annotation for annotation in data.annotations}
     notes: list[str] = []
     for ref in data.refs:
-        image = _image(union, images.get(ref.image_id), ref, data)
+        image = _image(union, images.get(ref.image_id), ref, data, choice.images)
         mask, status, odd = _truth(ref, annotations.get(ref.annotation_id), image, params)
         union.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
         notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
+    referred = {ref.annotation_id for ref in data.refs}
+    for annotation in data.annotations:
+        row = images.get(annotation.image_id)
+        if row is not None and row.file_name and (not annotation.iscrowd or annotation.annotation_id in referred):
+            image = union.images[name_below_root(row, choice.images)]
+            notes += [f"{data.name} {reason}" for reason in _add_instance(image, annotation, params)]
     return notes
 
 
-def _image(union: _Union, row: ImageRow | None, ref: RefRow, data: ReferData) -> _Image:
+def _add_instance(image: _Image, annotation: AnnotationRow, params: Params) -> list[str]:
+    """Add an annotated object's mask to its image; return why it has none."""
+    try:
+        rle = annotation_mask_rle(annotation.segmentation, image.height, image.width, params.polygon_overlap)
+    except DataError as error:
+        return [f"annotation {annotation.annotation_id}: not among the image's objects: {error}"]
+    counts: bytes = rle["counts"]  # type: ignore[assignment]
+    if not areas([counts], image.height, image.width)[0]:
+        return [f"annotation {annotation.annotation_id}: not among the image's objects: it has no pixel"]
+    image.instances.setdefault(counts)
+    return []
+
+
+def name_below_root(row: ImageRow, folder: str) -> str:
+    """An image's file name relative to the image root."""
+    return f"{folder}/{row.file_name}" if folder else row.file_name
+
+
+def _image(union: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
     """The ref's image in the union; a placeholder without a file where the annotations have none that is usable."""
     if row is None or not row.file_name:
         found = _Image(f"{data.name}: image {ref.image_id}", 1, 1, "not in instances.json, or without a file name")
     else:
-        found = _Image(row.file_name, max(row.height, 1), max(row.width, 1), row.status)
+        found = _Image(name_below_root(row, folder), max(row.height, 1), max(row.width, 1), row.status, row.image_id)
     known = union.images.setdefault(found.name, found)
     if (known.height, known.width) != (found.height, found.width) and not known.status:
         known.status = (
@@ -173,6 +205,9 @@ def _columns(images: Sequence[_Image], refs: Sequence[_Ref]) -> dict[str, Any]:
         "image_size": as_rows([(image.height, image.width) for image in images], "int32", 2),
         "image_digest": [image.digest for image in images],
         "image_status": [image.status for image in images],
+        "image_id": as_rows([image.image_id for image in images], "int64"),
+        "instance_offsets": offsets_of(len(image.instances) for image in images),
+        "instance_mask": [counts for image in images for counts in image.instances],
         "ref_id": as_rows([ref.row.ref_id for ref in ordered], "int64"),
         "ref_image": as_rows([row_of[ref.image] for ref in ordered], "int64"),
         "ref_group": as_rows([ref.group for ref in ordered], "int32"),

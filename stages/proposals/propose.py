@@ -65,7 +65,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             return lambda rows, _: [propose(names[usable[i]], digests[usable[i]]) for i in rows]
 
         keys = [digests[i] for i in usable]
-        results = compute_missing({"proposals": parts}, keys, load, context, summary, "images")
+        results = compute_missing({"proposals": parts}, {"proposals": keys}, load, context, summary, "images")
         with summary.timed("assemble"):
             columns = _assemble(results, index)
             write_table(paths.proposals, "proposals", columns, config, {"index": index.digest})

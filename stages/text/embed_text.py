@@ -70,7 +70,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
             return embed
 
-        results = compute_missing({"text": parts}, keys, load, context, summary, "strings", unit=_UNIT)
+        results = compute_missing({"text": parts}, {"text": keys}, load, context, summary, "strings", unit=_UNIT)
         width = results.get("text", keys[0])["feature"].shape[1] if keys else 1
         truncated = np.array([results.get("text", key)["truncated"][0] for key in keys], np.bool_)
         columns = {

@@ -57,7 +57,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             nlp = load_spacy(params.spacy_model)
             return lambda rows, _: [Result({"parse": _item(p)}) for p in parse_sentences(nlp, [raw[i] for i in rows])]
 
-        results = compute_missing({"parse": parts}, keys, load, context, summary, "sentences", unit=_UNIT)
+        results = compute_missing({"parse": parts}, {"parse": keys}, load, context, summary, "sentences", unit=_UNIT)
         parsed = [json.loads(results.get("parse", key)["json"].tobytes()) for key in keys]
     columns = {
         "sentence": [p["sentence"] for p in parsed],

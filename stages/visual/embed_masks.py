@@ -22,6 +22,9 @@ from store.table import Table, read_table, require_same
 from store.vectors import write_vectors
 from store.work import Item, Parts, locked
 
+LOCAL = "local"
+Antialias = Literal["auto", "always", "never"]
+
 
 class Params(BaseParams):
     """The CLIP model and how images enter it (Yu, Seo and Son, CVPR 2023, sec. 3.2)."""
@@ -30,6 +33,7 @@ class Params(BaseParams):
     preprocess: Literal["reference", "clip"] = Field(
         "reference", description="as the released code, or as CLIP was trained"
     )
+    antialias: Antialias = Field("auto", description="of tensor resizes; auto: as preprocess says")
     short_side: int = Field(800, ge=32, description="short side of the image from which all views are cut, pixels")
     fill: Literal["reference", "mean"] = Field("reference", description="colour outside the mask in the local view")
     masked_blocks: Listed[int] = Field(
@@ -57,7 +61,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.read = {"images": len(images), "proposals": len(proposals["mask"])}
     with locked(context.work):
         kinds = open_parts(params, paths, context.work)
-        keys = [_input_key(index, proposals, image) for image in images]
+        keys = {kind: [_input_key(kind, index, proposals, image) for image in images] for kind in kinds}
 
         def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
             embed = _embedder(params, paths, context, index, proposals)
@@ -72,23 +76,25 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
     """The parts of each kind: ``local`` and one ``global.k<k>`` per k."""
     model = Path(params.model)
-    config = {
-        **params.model_dump(mode="json", exclude={"masked_blocks"}),
+    shared = {
+        **params.model_dump(mode="json", exclude={"masked_blocks", "fill"}),
         "model": file_digest(model) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
         "code": code_digest("stages.visual.embed_masks"),
     }
     ks = sorted(set(params.masked_blocks))
-    return {kind: Parts(work, kind, config) for kind in ("local", *(f"global.k{k}" for k in ks))}
+    local = Parts(work, LOCAL, {**shared, "fill": params.fill})
+    return {LOCAL: local, **{f"global.k{k}": Parts(work, f"global.k{k}", shared) for k in ks}}
 
 
-def _input_key(index: Table, proposals: Table, image: int) -> str:
-    """What stands for an image with its proposals: the same pixels, masks and boxes give the same key."""
+def _input_key(kind: str, index: Table, proposals: Table, image: int) -> str:
+    """What stands for an image with its proposals: its pixels, its masks and, for local features, their boxes."""
     rows = slice(*proposals["image_offsets"][image : image + 2])
     digest = hashlib.sha256(index["image_digest"][image].encode())
     for counts in proposals["mask"][rows]:
         digest.update(len(counts).to_bytes(8, "little") + counts)
-    digest.update(np.ascontiguousarray(proposals["box"][rows]).data)
+    if kind == LOCAL:
+        digest.update(np.ascontiguousarray(proposals["box"][rows]).data)
     return digest.hexdigest()
 
 
@@ -101,7 +107,13 @@ def _embedder(
 
     model, tokenizer = load_clip(params.model, paths.weights, device=context.device)
     clip = MaskedClip(
-        model, tokenizer, params.preprocess, short_side=params.short_side, fill=params.fill, batch=context.batch
+        model,
+        tokenizer,
+        params.preprocess,
+        short_side=params.short_side,
+        fill=params.fill,
+        antialias=antialias_of(params.antialias),
+        batch=context.batch,
     )
 
     def embed(image: int, missing: tuple[str, ...]) -> Result:
@@ -113,16 +125,21 @@ def _embedder(
         except DataError as error:
             nothing = _item(np.zeros((len(masks), clip.dim), np.float32), np.ones(len(masks), np.bool_), str(error))
             return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
-        ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != "local"]
+        ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != LOCAL]
         by_k = clip.global_features_by_k(prepared, masks, ks) if ks else {}
         no_patch = ~clip.reaches_grid(masks)
         items = {f"global.k{k}": _item(f, no_patch, "mask empty on the patch grid") for k, f in by_k.items()}
-        if "local" in missing:
+        if LOCAL in missing:
             local = clip.local_features(prepared, masks, boxes)
-            items["local"] = _item(local, degenerate_boxes(boxes, height, width), "zero-size box, widened to a pixel")
+            items[LOCAL] = _item(local, degenerate_boxes(boxes, height, width), "zero-size box, widened to a pixel")
         return Result(items)
 
     return embed
+
+
+def antialias_of(choice: Antialias) -> bool | None:
+    """The argument of `MaskedClip`: None leaves it to ``preprocess``."""
+    return {"auto": None, "always": True, "never": False}[choice]
 
 
 def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: str) -> Item:
@@ -134,20 +151,21 @@ def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: 
 
 
 def _assemble(
-    params: Params, paths: Paths, results: Results, keys: list[str], proposals: Table, summary: Summary
+    params: Params, paths: Paths, results: Results, keys: dict[str, list[str]], proposals: Table, summary: Summary
 ) -> None:
     from stages.visual.weights import score_rule_of
 
-    rows, width = len(proposals["mask"]), results.get("local", keys[0])["feature"].shape[1] if keys else 1
+    rows, images = len(proposals["mask"]), range(len(keys[LOCAL]))
+    width = results.get(LOCAL, keys[LOCAL][0])["feature"].shape[1] if images else 1
     reasons: list[list[str]] = []
-    for key in keys:
-        items = [results.get(kind, key) for kind in results.kinds]
+    for image in images:
+        items = [results.get(kind, keys[kind][image]) for kind in results.kinds]
         for row in range(len(items[0]["degenerate"])):
             found = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
             reasons.append(list(found))
 
     def blocks(kind: str) -> Iterator[NDArray[np.float32]]:
-        return (results.get(kind, key)["feature"] for key in keys)
+        return (results.get(kind, key)["feature"] for key in keys[kind])
 
     write_vectors(
         paths.mask_features,

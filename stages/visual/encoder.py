@@ -28,9 +28,10 @@ class MaskedClip:
     """Global, local and text features of an open_clip CLIP: a vision transformer or CLIP's ResNet, put in eval mode.
 
     ``preprocess``: ``reference`` reads images as the released code does (ImageNet mean and std, no antialias on
-    tensors), ``clip`` with the model's own mean and std and antialiased. ``short_side`` (pixels) and ``fill`` as in
-    `Preprocess`, ``masking`` as in `MaskedViT` (a ResNet knows ``token`` only). ``batch`` bounds how many masks, crops
-    or texts are in one forward pass. Device and dtype are those of the model; all results are float32 on the CPU.
+    tensors), ``clip`` with the model's own mean and std and antialiased; a given ``antialias`` overrides that part.
+    ``short_side`` (pixels) and ``fill`` as in `Preprocess`, ``masking`` as in `MaskedViT` (a ResNet knows ``token``
+    only). ``batch`` bounds how many masks, crops or texts are in one forward pass. Device and dtype are those of the
+    model; all results are float32 on the CPU.
 
     An image is PIL RGB, or what `prepare` made of it, so that global and local features decode it once. Masks are bool
     (N, H, W) at the image's own size; N = 0 gives shape (0, D).
@@ -47,6 +48,7 @@ class MaskedClip:
         *,
         short_side: int = 800,
         fill: Fill = "reference",
+        antialias: bool | None = None,
         masking: Masking = "token",
         batch: int = 64,
     ) -> None:
@@ -65,7 +67,8 @@ class MaskedClip:
         if preprocess == "clip":
             mean = tuple(getattr(visual, "image_mean", OPENAI_DATASET_MEAN))
             std = tuple(getattr(visual, "image_std", OPENAI_DATASET_STD))
-        self._preprocess = Preprocess(mean, std, preprocess == "clip", short_side, fill)
+        smooth = preprocess == "clip" if antialias is None else antialias
+        self._preprocess = Preprocess(mean, std, smooth, short_side, fill)
         self.dim: int = self._backbone.dim
         self.score_rule: ScoreRule = self._backbone.score_rule
 
