@@ -77,6 +77,9 @@ def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, 
         "image_size": np.array([[HEIGHT, WIDTH]] * 3, np.int32),
         "image_digest": digests,
         "image_status": [""] * 3,
+        "image_id": np.arange(3),
+        "instance_offsets": np.zeros(4, np.int64),
+        "instance_mask": [],
     }
     expressions = {"expression_id": np.arange(100, 106), "expression_ref": np.array(REF_OF), "expression_raw": TEXTS}
     index = write_table(
