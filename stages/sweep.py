@@ -16,6 +16,7 @@ from stages.base import Paths as BasePaths
 from stages.fusion import first_best
 from stages.metrics import Empty, summarise
 from stages.pair_table import PairTable, Scoring, load_pairs
+from stages.surface import surface
 from store.errors import StoreError, again, reading
 from store.publish import replacing
 
@@ -69,23 +70,6 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         temporary.write_text(json.dumps(result) + "\n")
     summary.wrote = {"grid points": len(alphas) * len(betas), "ablations": len(table)}
     return summary
-
-
-def surface(
-    pairs: PairTable, alphas: NDArray[np.float64], betas: NDArray[np.float64], empty: Empty, context: Context
-) -> dict[str, NDArray[np.float64]]:
-    """``oiou`` and ``miou``, each (groups, A, B), fractions, of every grid point; NaN-free: an empty group gives 0."""
-    shape = (len(pairs.groups), len(alphas), len(betas))
-    values = {"oiou": np.zeros(shape), "miou": np.zeros(shape)}
-    members = [pairs.members(group) for group in range(len(pairs.groups))]
-    for i in context.track(range(len(alphas)), "rows of the grid"):
-        for j, beta in enumerate(betas):
-            outcome = pairs.outcome(first_best(pairs.dots.scores(float(alphas[i]), float(beta)), pairs.offsets))
-            for group, rows in enumerate(members):
-                summed = summarise(outcome.at(rows), empty)
-                for name, target in values.items():
-                    target[group, i, j] = summed[name] or 0.0
-    return values
 
 
 def point(pairs: PairTable, alpha: float, beta: float, empty: Empty, group: int) -> dict[str, Any]:
