@@ -32,12 +32,12 @@ from stages.fusion import Dots, Floats, first_best, leans, mixed, text_shares
 from stages.metrics import Empty, iou_of, iou_units, ratios, summarise
 from stages.pair_table import PairTable
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer]
 MARGIN = np.float32(2.0**-20)
 SAFE = 2.0**100
 LEAST_STEP = 1e-5  # betas nearer to each other are not taken to lie between others: rounding could swap their shares
 ALPHAS = 8  # neighbouring alphas that share their candidates
-FLOATS = 1 << 16  # of one array: small enough for the cache, large enough for numpy
+FLOATS = 1 << 19  # of one array: small enough for the cache, large enough for numpy
 
 
 def plain_surface(
@@ -96,9 +96,9 @@ class Grid:
 
     @property
     def knots(self) -> Ints:
-        """Positions of the betas at which all candidates are evaluated; between two of them only where needed."""
+        """Positions of the betas at which all candidates are scored, the first and the last among them."""
         last = len(self.betas) - 1
-        if last < 2 or np.diff(self.betas.astype(np.float64)).min() < LEAST_STEP:
+        if last < 4 or np.diff(self.betas.astype(np.float64)).min() < LEAST_STEP:
             return np.arange(last + 1)
         return np.append(np.arange(0, last, math.isqrt(last)), last)
 
@@ -130,14 +130,14 @@ def _block_sums(pairs: PairTable, block: Block, grid: Grid) -> Ints:
     columns = tuple(column[at] for column in dots.columns)
     inter, union = pairs.intersection[at].ravel(), pairs.union[at].ravel()
     gains = inter, union, iou_units(iou_of(inter, union))
-    shares = text_shares(dots.text_norms[block.rows, None], grid.betas, dots.score_rule)
+    shares = text_shares(dots.text_norms[block.rows], grid.betas[:, None], dots.score_rule)
     sums = np.zeros((3, len(grid.alphas), len(grid.betas)), np.int64)
     for first in range(0, len(grid.alphas), ALPHAS):
         near = slice(first, first + ALPHAS)
         found = leans(columns, grid.alphas[near, None, None], dots.score_rule)
         start, changes = _choices(*found, *shares, grid.knots)
         for own, gain in zip(sums[:, near], gains, strict=True):
-            own[:, 0] += gain[start].sum(0)
+            own[:, 0] += gain[start].sum(1)
             np.add.at(own, (changes.alpha, changes.beta), gain[changes.new] - gain[changes.old])
     return np.cumsum(sums, axis=2)
 
@@ -153,48 +153,47 @@ class Changes:
 
 
 def _choices(x: Floats, y: Floats, m: Floats, n: Floats, knots: Ints) -> tuple[Ints, Changes]:
-    """The pair, 0 to E N - 1, that each expression chooses at the first beta (E, A), and the changes after it.
+    """The pair, 0 to E N - 1, that each expression chooses at the first beta (A, E), and the changes after it.
 
     Args:
-        x, y: leans toward sentence and phrase (A, E, N). m, n: their shares (E, B). knots: see ``Grid.knots``.
+        x, y: leans toward sentence and phrase (A, E, N). m, n: their shares (B, E). knots: see ``Grid``.
     """
     margin, keep = _candidates(x, y, m + n)
+    pair = np.flatnonzero(keep)
     number = np.count_nonzero(keep, axis=1)
     first = np.cumsum(number) - number
-    order = np.argsort(-number, kind="stable")  # so that those with a k-th candidate are the first ones, for any k
-    number, first, margin, m, n = (of_expression[order] for of_expression in (number, first, margin, m, n))
-    pair = np.flatnonzero(keep)
+    start = np.broadcast_to(pair[first], x.shape[:2]).copy()
+
+    order = np.argsort(-number, kind="stable")[: np.count_nonzero(number > 1)]
+    number, first, margin, m, n = number[order], first[order], margin[order], m[:, order], n[:, order]
     x, y = (lean.reshape(len(lean), -1)[:, pair].ravel() for lean in (x, y))
-    position = first[:, None] + len(pair) * np.arange(len(x) // len(pair))  # of the first candidate in x and y (E, A)
+    position = first + len(pair) * np.arange(len(start))[:, None]  # of the first candidate, in x and in y (A, E)
 
-    many = np.count_nonzero(number > 1)
-    choice, lead = _winners(x, y, position[:many], number[:many], m[:many, None, knots], n[:many, None, knots])
-    start = pair[first][:, None].repeat(position.shape[1], axis=1)
-    start[:many] = pair[first[:many, None] + choice[..., 0]]
+    choice, lead = _winners(x, y, position, number, m[knots, None], n[knots, None])
+    start[:, order] = pair[first + choice[0]]
+    sure = lead > (margin * (m + n)[knots])[:, None]
+    same = choice[1:] == choice[:-1]
+    proved = same & ((sure[1:] & sure[:-1]) | (np.diff(knots) == 1)[:, None, None])
 
-    sure = lead > (margin[:many, None] * (m + n)[:many, knots])[:, None]
-    proved = (sure[..., 1:] & sure[..., :-1]) | (np.diff(knots) == 1)
-    expression, alpha, span = np.nonzero((choice[..., 1:] != choice[..., :-1]) | ~proved)
-    width = np.arange(np.diff(knots).max(initial=0) + 1)
-    beta = np.minimum(knots[span][:, None] + width, knots[span + 1][:, None])
-    rows = expression[:, None]
-    choice, _ = _winners(x, y, position[expression, alpha], number[expression], m[rows, beta], n[rows, beta])
-    at, step = np.nonzero(choice[:, 1:] != choice[:, :-1])
-    before, after = choice[at, step], choice[at, step + 1]
+    expression, alpha, span = np.nonzero(~proved.T)
+    beta = np.minimum(knots[span] + np.arange(np.diff(knots).max(initial=0) + 1)[:, None], knots[span + 1])
+    choice, _ = _winners(x, y, position[alpha, expression], number[expression], m[beta, expression], n[beta, expression])
+    step, at = np.nonzero(choice[1:] != choice[:-1])
     base = first[expression[at]]
-    return start, Changes(alpha[at], beta[at, step + 1], pair[base + before], pair[base + after])
+    old, new = pair[base + choice[step, at]], pair[base + choice[step + 1, at]]
+    return start, Changes(alpha[at], beta[step + 1, at], old, new)
 
 
 def _candidates(x: Floats, y: Floats, total: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """For every expression the lead that is proof (E,), and the proposals (E, N) that are not proved to win nowhere.
 
     Args:
-        x, y: leans (A, E, N). total: m + n at every beta (E, B).
+        x, y: leans (A, E, N). total: m + n at every beta (B, E).
     """
     low_x, high_x, low_y, high_y = x.min(0), x.max(0), y.min(0), y.max(0)
     greatest = np.max([high_x.max(1), -low_x.min(1), high_y.max(1), -low_y.min(1)], axis=0)
     scale = greatest.astype(np.float64)
-    safe = (scale > 1 / SAFE) & (scale * total.min(1) > 1 / SAFE) & (scale * total.max(1) < SAFE)
+    safe = (scale > 1 / SAFE) & (scale * total.min(0) > 1 / SAFE) & (scale * total.max(0) < SAFE)
     margin = np.where(safe, MARGIN * greatest, np.float32(np.inf))
 
     rows = np.arange(len(low_x))
@@ -211,24 +210,25 @@ def _candidates(x: Floats, y: Floats, total: Floats) -> tuple[Floats, NDArray[np
 
 
 def _winners(x: Floats, y: Floats, position: Ints, number: Ints, m: Floats, n: Floats) -> tuple[Ints, Floats]:
-    """Which candidate wins (the first one on ties), and its lead over the next one.
+    """Which candidate wins each contest, 0 for its first one, which also wins ties; and its lead over the next one.
 
     Args:
-        x, y: leans of all candidates (C,). position: of a row's first candidate (R, ...); the others follow. number: of
-            candidates (R,), falling. m, n: shares, broadcast against (R, ..., J).
+        x, y: leans of all candidates (C,). position: of the first candidate of R contests (..., R); the others follow it.
+        number: of candidates (R,), falling: those with a k-th one come first, for any k. m, n: shares (J, ..., R).
 
     Returns:
-        int64 and float32 (R, ..., J).
+        Two arrays (J, ..., R).
     """
-    best = mixed(m, n, x[position][..., None], y[position][..., None])
+    best = mixed(m, n, x[position], y[position])
     second = np.full_like(best, -np.inf)
-    choice = np.zeros(best.shape, np.int64)
-    for k in range(1, number[0] if len(number) else 0):
-        rows = np.searchsorted(-number, -k)
-        at = position[:rows] + k
-        score = mixed(m[:rows], n[:rows], x[at][..., None], y[at][..., None])
-        better = score > best[:rows]
-        np.maximum(second[:rows], np.minimum(score, best[:rows]), out=second[:rows])
-        np.copyto(best[:rows], score, where=better)
-        np.copyto(choice[:rows], k, where=better)
+    choice = np.zeros(best.shape, np.int32)
+    falling = -number
+    for k in range(1, int(number[0]) if len(number) else 0):
+        rows = np.searchsorted(falling, -k)
+        at = position[..., :rows] + k
+        score = mixed(m[..., :rows], n[..., :rows], x[at], y[at])
+        top, next_ = best[..., :rows], second[..., :rows]
+        np.copyto(choice[..., :rows], k, where=score > top)
+        np.maximum(next_, np.minimum(score, top), out=next_)
+        np.maximum(top, score, out=top)
     return choice, best - second
