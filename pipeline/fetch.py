@@ -19,7 +19,7 @@ from pipeline.holdings import compare, installed, missing_files, needed_files, r
 from pipeline.progress import byte_bar
 from pipeline.project import LoadedProject
 from pipeline.sources import Archive, Item, Source, command, destination
-from pipeline.unpack import check_room, place, place_files, unpack, unpacked_bytes
+from pipeline.unpack import ArchiveError, check_room, place, place_files, unpack, unpacked_bytes
 from store.publish import replacing
 from store.work import locked
 
@@ -183,7 +183,11 @@ class _Fetch:
             part.unlink()
             raise
         if item.archive:
-            self._unpack(item, item.archive, part)
+            try:
+                self._unpack(item, item.archive, part)
+            except ArchiveError as error:
+                part.unlink()
+                raise FetchError(f"{error}; what came was removed; fetch again, or give a file with --from") from error
             part.unlink()
         else:
             os.replace(part, target)

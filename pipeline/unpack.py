@@ -16,6 +16,10 @@ _BLOCK = 1 << 20
 _TEMPORARY = ".unpacking"
 
 
+class ArchiveError(FetchError):
+    """An archive is damaged or hostile: another copy of it is needed."""
+
+
 def unpack(
     archive: Path, folder: Path, strip: Collection[str], wanted: Collection[str] | None, advance: Callable[[int], None]
 ) -> int:
@@ -30,8 +34,8 @@ def unpack(
         advance: called with the number of bytes unpacked.
 
     Raises:
-        FetchError: no zip file, a damaged one, a path that leaves ``folder`` (nothing is written then), too little disk
-            room, or a file in ``folder`` that differs.
+        ArchiveError: no zip file, a damaged one, or a path that leaves ``folder`` (nothing is written then).
+        FetchError: too little disk room, or a file in ``folder`` that differs.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -42,7 +46,7 @@ def unpack(
                 _extract(opened, info, folder / name, folder / _TEMPORARY)
                 advance(info.file_size)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise FetchError(f"{archive}: not a zip file that can be read: truncated or damaged ({error})") from error
+        raise ArchiveError(f"{archive}: not a zip file that can be read: truncated or damaged ({error})") from error
     finally:
         (folder / _TEMPORARY).unlink(missing_ok=True)
     return len(members)
@@ -99,14 +103,14 @@ def _members(
         path = PurePosixPath(info.filename)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in info.filename or ":" in info.filename:
-            raise FetchError(f"{archive}: {info.filename!r} would leave the folder; nothing was unpacked")
+            raise ArchiveError(f"{archive}: {info.filename!r} would leave the folder; nothing was unpacked")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise FetchError(f"{archive}: {info.filename!r} is a link or a device; nothing was unpacked")
+            raise ArchiveError(f"{archive}: {info.filename!r} is a link or a device; nothing was unpacked")
         if info.is_dir() or path.parts[0] == "__MACOSX":
             continue
         name = "/".join(path.parts[path.parts[0] in strip and len(path.parts) > 1 :])
         if name in members:
-            raise FetchError(f"{archive}: has {name!r} twice; nothing was unpacked")
+            raise ArchiveError(f"{archive}: has {name!r} twice; nothing was unpacked")
         if wanted is None or name in wanted:
             members[name] = info
     return members
