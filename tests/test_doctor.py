@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -71,7 +73,7 @@ def test_the_full_benchmark_names_a_command_for_everything_that_can_be_fetched(t
         "weights/FreeSOLO_R101_30k_pl.pth": "weights freesolo",
         "weights/ViT-B-32.pt": "weights clip",
     }
-    told = dict(zip(lines, lines[1:]))
+    told = dict(pairwise(lines))
     for place, words in wanted.items():
         line = next(line for line in lines if line.startswith(f"missing  {tmp_path}/data/{place}: "))
         assert told[line] == f"         get it: glimpse fetch {words} --params {project.file}"
@@ -126,8 +128,6 @@ def test_a_weights_file_that_is_another_one_is_named(whole: tuple[LoadedProject,
 def test_a_digest_that_nobody_published_is_compared_with_the_record(
     whole: tuple[LoadedProject, Source], monkeypatch: pytest.MonkeyPatch, recorded: bool
 ) -> None:
-    from dataclasses import replace
-
     project, source = whole
     unknown = replace(source, items=(replace(source.items[0], digest=""),))
     monkeypatch.setattr(sources, "SOURCES", (unknown,))
