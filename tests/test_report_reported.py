@@ -231,7 +231,7 @@ def test_the_page_says_which_numbers_are_compared(tmp_path: Path, no_vega: None,
     page, _ = make(build(tmp_path, OURS, {"empty": empty}, ORIGINS))
     text = " ".join(page.tags("section", id="reported")[0].text.split())
     assert "Ours are the “skip” numbers" in text
-    assert ("This run counts them with IoU 0" in text) == (empty == "count")
+    assert ("The run's own setting counts them with IoU 0" in text) == (empty == "count")
 
 
 @pytest.mark.parametrize(
