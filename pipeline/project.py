@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked
+from stages.base import Listed
+from stages.base import Params as BaseParams
 from stages.datasets import index
 from stages.pair_table import Scoring
 from stages.proposals import propose
@@ -50,6 +52,17 @@ class EmbedText(embed_text.Params):
     model: None = None  # type: ignore[assignment]  # stands in `clip`
 
 
+Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]
+
+
+class Differences(BaseParams):
+    """Which deliberate differences from the released code are measured (`pipeline.differences`, which reads this file)."""
+
+    switches: Listed[Switch] = Field(
+        [], description="each costs what depends on it once more; `release`: everything as the released code does"
+    )
+
+
 class Project(Section):
     """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
     ``profile``, the params file's own."""
@@ -66,6 +79,7 @@ class Project(Section):
     embed_masks: EmbedMasks
     text: parse.Params
     embed_text: EmbedText
+    differences: Differences
     score: Scoring
     bootstrap: Bootstrap
     sweep: Grid

@@ -29,7 +29,6 @@ def segment_file(
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
-    from stages.visual.embed_masks import antialias_of
     from stages.visual.encoder import MaskedClip
     from stages.visual.weights import load_clip
 
@@ -52,7 +51,7 @@ def segment_file(
         visual.preprocess,
         short_side=visual.short_side,
         fill=visual.fill,
-        antialias=antialias_of(visual.antialias),
+        antialias=visual.antialiased,
         batch=execution.batch,
     )
     found = segment(

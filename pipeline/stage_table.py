@@ -13,6 +13,7 @@ MODULES = {
     "embed_text": "stages.text.embed_text",
     "overlap": "stages.overlap",
     "pair": "stages.pairs",
+    "differences": "pipeline.differences",
     "score": "stages.score",
     "sweep": "stages.sweep",
     "report": "stages.report.report",

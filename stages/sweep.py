@@ -16,6 +16,7 @@ from stages.base import Paths as BasePaths
 from stages.fusion import first_best
 from stages.metrics import Empty, summarise
 from stages.pair_table import PairTable, Scoring, load_pairs
+from store.errors import StoreError, again, reading
 from store.publish import replacing
 
 
@@ -37,6 +38,7 @@ class Params(Scoring, Grid):
 
 class Paths(BasePaths):
     pairs: Path
+    differences: Path
     grid: Path
     outputs: ClassVar[tuple[str, ...]] = ("grid",)
 
@@ -45,7 +47,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the grid file: the surface of oIoU and mIoU by split, its chosen and best points, and the ablations."""
     summary = Summary()
     with summary.timed("read"):
-        pairs, _ = load_pairs(paths.pairs, params.k)
+        pairs, attrs = load_pairs(paths.pairs, params.k)
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
     kept = pairs.filtered(params)
@@ -60,7 +62,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         }
     with summary.timed("ablations"):
         table = ablations(paths.pairs, params)
+        switched = differences(paths.differences, attrs["digest"], kept, params)
     result = {"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits, "ablations": table}
+    result["differences"] = switched
     with replacing(paths.grid) as temporary:
         temporary.write_text(json.dumps(result) + "\n")
     summary.wrote = {"grid points": len(alphas) * len(betas), "ablations": len(table)}
@@ -113,6 +117,32 @@ def ablations(path: Path, params: Params) -> list[dict[str, Any]]:
         for value in tried:
             filters = params.model_copy(update={name: value})
             rows += _ablation(pairs.filtered(filters), params, name, f"{name} = {value:g}")
+    return rows
+
+
+def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> list[dict[str, Any]]:
+    """One row per switch and split: each deliberate difference from the released code turned, beside ``as configured``.
+
+    Args:
+        folder: output of stage differences. pairs: the profile's own, filtered; digest: its file's.
+
+    Raises:
+        StoreError: the folder was made beside another pair table.
+    """
+    rows = [{**row, "release": False} for row in _ablation(pairs, params, "as configured", "")]
+    other: Empty = "skip" if params.empty == "count" else "count"
+    policy = params.model_copy(update={"empty": other})
+    rows += [{**row, "release": other == "skip"} for row in _ablation(pairs, policy, "empty", f"empty = {other}")]
+    with reading(folder / "differences.json", again("differences")):
+        content = json.loads((folder / "differences.json").read_text())
+    if content["pairs"] != digest:
+        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('differences')}")
+    for switch in content["switches"]:
+        name, setting, scoring = switch["name"], switch["setting"], params
+        if name == "release":
+            setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
+        table = load_pairs(folder / f"{name}.h5", params.k)[0].filtered(params)
+        rows += [{**row, "release": switch["release"]} for row in _ablation(table, scoring, name, setting)]
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,6 +108,15 @@ def fields(made: Synthetic, stage: Any, **more: Path) -> Any:
 def make_pairs(made: Synthetic) -> Path:
     pair_stage.run(pair_stage.Params(), fields(made, pair_stage), context(made.paths["pairs"].parent))
     return made.paths["pairs"]
+
+
+def no_differences(made: Synthetic) -> Path:
+    """What stage differences leaves where no switch is turned."""
+    folder = made.paths["pairs"].parent / "differences"
+    folder.mkdir(exist_ok=True)
+    content = {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest, "switches": []}
+    (folder / "differences.json").write_text(json.dumps(content))
+    return folder
 
 
 def store_with_pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:

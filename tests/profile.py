@@ -16,9 +16,16 @@ STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages
 
 
 def demo_values(folder: Path) -> dict[str, Any]:
-    """The demo's params with data, work, metrics and images below ``folder`` and everything else as shipped."""
+    """The demo's params with data, work, metrics and images below ``folder``; no switches, else all as shipped."""
     values = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
-    values |= {"data": f"{folder}/data", "work": f"{folder}/work", "metrics": f"{folder}/metrics.json"}
+    values |= {
+        "root": ".",
+        "profile": f"{folder}/params.yaml",
+        "data": f"{folder}/data",
+        "work": f"{folder}/work",
+        "metrics": f"{folder}/metrics.json",
+    }
+    values["differences"]["switches"] = []
     values["images"] = f"{folder}/refer/images"
     values["index"]["annotations"] = f"{folder}/refer"
     for section in ("propose", "clip"):
@@ -30,6 +37,7 @@ def demo_values(folder: Path) -> dict[str, Any]:
 
 def run_stages(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]:
     """Run the named stages (all by default) with the words of their dvc.yaml command; return their records."""
+    Path(values["profile"]).write_text(yaml.safe_dump(values))
     records = {}
     for name in names or MODULES:
         words = unfolded(STAGES[name]["cmd"], values)

@@ -1,4 +1,4 @@
-"""dvc.yaml against the code: the ten stages, their dependencies, their arguments, and the demo's copy."""
+"""dvc.yaml against the code: the stages, their dependencies, their arguments, and the demo's copy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import yaml
 from pipeline.arguments import words_to_values
 from pipeline.project import load_project
 from pipeline.stage_table import MODULES, stage_module
+from pipeline.wiring import SECTIONS, stage_values
 from store.fingerprint import import_closure
 from tests.profile import ROOT, STAGES, unfold, unfolded
 
@@ -18,14 +19,17 @@ def test_the_demo_has_a_byte_equal_copy() -> None:
     assert (ROOT / "demo/dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
 
 
-def test_the_ten_stages_are_the_dvc_stages() -> None:
+def test_the_stages_are_the_dvc_stages() -> None:
     assert list(STAGES) == list(MODULES)
     assert all(stage["wdir"] == "${root}" for stage in STAGES.values())
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_code_dependencies_are_the_import_closure(name: str) -> None:
-    closure = {path.relative_to(ROOT).as_posix() for path in import_closure(MODULES[name])}
+    stages = SECTIONS if name == "differences" else [name]  # differences runs those up to the pair table
+    closure = {path.relative_to(ROOT).as_posix() for stage in stages for path in import_closure(MODULES[stage])}
+    if name == "differences":
+        closure |= {"pipeline/differences.py", "pipeline/wiring.py"}
     if name == "report":
         closure |= {
             path.relative_to(ROOT).as_posix()
@@ -46,7 +50,8 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     stage = stage_module(name)
     words = unfolded(STAGES[name]["cmd"], values)
     given = words_to_values(words[words.index(name) + 1 :])
-    given.pop("work"), given.pop("profile")
+    place = {"work": given.pop("work"), "profile": given.pop("profile")}
+    given |= {name: value for name, value in place.items() if name in stage.Paths.model_fields}
     paths = {field: str(given.pop(field)) for field in stage.Paths.model_fields}
     stage.Params.model_validate(given)
     outputs = {paths.pop(output) for output in stage.Paths.outputs}
@@ -55,6 +60,9 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     inputs = {unfold(dep, values) for dep in STAGES[name]["deps"]} - {
         d for d in STAGES[name]["deps"] if d.endswith(".py")
     }
+    if name == "differences":
+        own = {stage: stage_values(load_project(ROOT / file), stage, {})[1] for stage in SECTIONS}
+        paths = {n: path.relative_to(ROOT).as_posix() for files in own.values() for n, path in files.items()}
     # Records may be absent; images are checked by digest instead (docs/architecture.md).
     assert set(paths.values()) - {values["images"], f"{values['work']}/records"} <= inputs
 
@@ -74,6 +82,8 @@ def test_params_name_the_values_of_the_command(name: str) -> None:
     """`dvc params diff` and `dvc exp show` list what is under ``params``: it must be what the command passes."""
     passed = set(re.findall(r"\$\{([^}]+)\}", STAGES[name]["cmd"]))
     named = [section for group in STAGES[name].get("params", []) for section in group["${profile}"]]
+    if name == "differences":  # which reads the sections of the stages that it runs from the profile itself
+        passed |= {section for sections in SECTIONS.values() for section in sections}
     plain = {"data", "work", "images", "metrics"}
     assert set(named) == {value for value in passed if value not in plain | {"profile"}}
 
@@ -85,3 +95,15 @@ def test_dvc_stays_offline_and_links() -> None:
     assert '"hardlink,symlink"' in config
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"/data/", "/.work/"} <= set(ignored)
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml"])
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_wiring_passes_what_the_command_passes(name: str, file: str) -> None:
+    """Stage differences runs other stages with the very values and files that dvc.yaml gives them."""
+    values, stage = yaml.safe_load((ROOT / file).read_text()), stage_module(name)
+    words = unfolded(STAGES[name]["cmd"], values)
+    given = words_to_values(words[words.index(name) + 1 :])
+    params, paths = stage_values(load_project(ROOT / file), name, {})
+    assert stage.Params.model_validate({n: given[n] for n in given if n in stage.Params.model_fields}) == params
+    assert {n: ROOT / str(given[n]) for n in stage.Paths.model_fields} == {n: ROOT / p for n, p in paths.items()}

@@ -22,6 +22,7 @@ from tests.oracles import (
     fields,
     kept_positions,
     make_pairs,
+    no_differences,
     plain_best,
     plain_metrics,
     plain_scores,
@@ -57,7 +58,8 @@ def test_sweep_stage(made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: 
     params = sweep_stage.Params(
         alphas=5, betas=3, alpha=0.6, alpha_by_dataset={"other": 0.25}, beta=0.5, **filters.config(), **tried
     )
-    sweep_stage.run(params, fields(made, sweep_stage, grid=tmp_path / "grid.json"), context(tmp_path))
+    files = {"grid": tmp_path / "grid.json", "differences": no_differences(made)}
+    sweep_stage.run(params, fields(made, sweep_stage, **files), context(tmp_path))
     grid = json.loads((tmp_path / "grid.json").read_text())
     assert (grid["alphas"], grid["betas"]) == ([0, 0.25, 0.5, 0.75, 1], [0, 0.5, 1])
 

@@ -40,6 +40,11 @@ class Params(BaseParams):
         [3], min_length=1, description="k: how many last blocks are masked, all to be stored"
     )
 
+    @property
+    def antialiased(self) -> bool:
+        """Whether tensor resizes are antialiased."""
+        return self.antialias == "always" or (self.antialias == "auto" and self.preprocess == "clip")
+
 
 class Paths(BasePaths):
     index: Path
@@ -78,6 +83,7 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
     model = Path(params.model)
     shared = {
         **params.model_dump(mode="json", exclude={"masked_blocks", "fill"}),
+        "antialias": params.antialiased,
         "model": file_digest(model) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
         "code": code_digest("stages.visual.embed_masks"),
@@ -112,7 +118,7 @@ def _embedder(
         params.preprocess,
         short_side=params.short_side,
         fill=params.fill,
-        antialias=antialias_of(params.antialias),
+        antialias=params.antialiased,
         batch=context.batch,
     )
 
@@ -135,11 +141,6 @@ def _embedder(
         return Result(items)
 
     return embed
-
-
-def antialias_of(choice: Antialias) -> bool | None:
-    """The argument of `MaskedClip`: None leaves it to ``preprocess``."""
-    return {"auto": None, "always": True, "never": False}[choice]
 
 
 def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: str) -> Item:
