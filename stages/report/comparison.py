@@ -36,6 +36,7 @@ SWITCHES = {
     "occupied columns and rows, too small for a mask in several pieces",
     "polygon_overlap": "ground-truth pixels under two polygons of one object: inside, or dropped, as in the release",
     "empty": "expressions without a proposal to choose: counted with IoU 0, or left out, as in the release",
+    "release": "all of these at once as in the release",
 }
 """Name of a switch -> what it is."""
 
