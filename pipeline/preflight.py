@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator
 
 from pipeline.project import LoadedProject
+from stages.datasets.choice import annotation_files, read
 from stages.datasets.index import name_below_root
-from stages.datasets.refer import read_refer
 from store.errors import GlimpseError
 
 DOCS = "docs/data.md"
@@ -28,16 +28,13 @@ def _annotations(project: LoadedProject) -> tuple[list[str], set[str]]:
     faults: list[str] = []
     named: set[str] = set()
     for name, choice in values.index.datasets.items():
-        folder = project.path(values.index.annotations, choice.folder or name)
-        files = (folder / f"refs({choice.split_by}).p", folder / "instances.json")
-        lost = [file for file in files if not file.is_file()]
+        root = project.path(values.index.annotations)
+        lost = [file for file in annotation_files(root, name, choice) if not file.is_file()]
         faults += [f"{file}: annotations of {choice.folder or name}; {DOCS}, section 'Annotations'" for file in lost]
         if lost:
             continue
         try:
-            data = read_refer(
-                project.path(values.index.annotations), choice.folder or name, choice.split_by, choice.splits
-            )
+            data = read(root, name, choice)
         except GlimpseError as error:
             faults.append(f"{error} ({DOCS}, section 'Annotations')")
             continue
