@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pipeline.project import LoadedProject
 from pipeline.sources import SOURCES, Kind, command, find, published
+from stages.datasets.choice import annotation_files, read
 from stages.datasets.index import name_below_root
-from stages.datasets.refer import read_refer
 from store.errors import GlimpseError
 
 DOCS = "docs/data.md"
@@ -59,17 +59,15 @@ def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
     found: list[Need] = []
     named: set[str] = set()
     for name, choice in values.index.datasets.items():
-        folder = project.path(values.index.annotations, choice.folder or name)
-        files = (folder / f"refs({choice.split_by}).p", folder / "instances.json")
+        root = project.path(values.index.annotations)
+        files = annotation_files(root, name, choice)
         remedy = _fetching(project, "data", choice.folder or name)
         what = f"annotations of {choice.folder or name}"
         found += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
         if not all(file.is_file() for file in files):
             continue
         try:
-            data = read_refer(
-                project.path(values.index.annotations), choice.folder or name, choice.split_by, choice.splits
-            )
+            data = read(root, name, choice)
         except GlimpseError as error:
             found.append(Need("", str(error), f"move it away, then: {remedy}"))
             continue

@@ -43,6 +43,7 @@ def test_preflight_lists_exactly_what_the_full_benchmark_needs(tmp_path: Path) -
     files = [
         *("refer/refcoco/refs(unc).p", "refer/refcoco/instances.json", "refer/refcoco+/refs(unc).p"),
         *("refer/refcocog/refs(umd).p", "refer/refcocog/refs(google).p", "images"),
+        *("refer/phrasecut/refer_test.json", "refer/phrasecut/image_data_split3000.json"),
         *("weights/FreeSOLO_R101_30k_pl.pth", "weights/ViT-B-32.pt"),
     ]
     for file in files:
@@ -58,7 +59,10 @@ def test_preflight_lists_exactly_what_the_full_benchmark_needs(tmp_path: Path) -
         path.write_bytes(b"x")
     left = {line.partition(": ")[0] for line in check(project) if "spaCy" not in line}
     lost = {f"{tmp_path}/data/refer/{name}/instances.json" for name in ("refcoco+", "refcocog")}
-    assert left == lost | {f"{tmp_path}/data/refer/refcoco/refs(unc).p"}, "a damaged file is named, and stops nothing"
+    broken = {
+        f"{tmp_path}/data/refer/{name}" for name in ("refcoco/refs(unc).p", "phrasecut/image_data_split3000.json")
+    }
+    assert left == lost | broken, "a damaged file is named, and stops nothing"
 
 
 def test_preflight_names_missing_images_and_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

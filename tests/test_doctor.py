@@ -69,14 +69,17 @@ def test_the_full_benchmark_names_a_command_for_everything_that_can_be_fetched(t
         "refer/refcocog/refs(umd).p": "data refcocog",
         "refer/refcocog/refs(google).p": "data refcocog",
         "refer/refcocog/instances.json": "data refcocog",
-        "images": "data coco-train2014",
+        "refer/phrasecut/refer_test.json": "data phrasecut",
+        "refer/phrasecut/image_data_split3000.json": "data phrasecut",
+        "images": "data coco-train2014, data phrasecut",
         "weights/FreeSOLO_R101_30k_pl.pth": "weights freesolo",
         "weights/ViT-B-32.pt": "weights clip",
     }
     told = dict(pairwise(lines))
     for place, words in wanted.items():
         line = next(line for line in lines if line.startswith(f"missing  {tmp_path}/data/{place}: "))
-        assert told[line] == f"         get it: glimpse fetch {words} --params {project.file}"
+        commands = [f"glimpse fetch {what} --params {project.file}" for what in words.split(", ")]
+        assert told[line] == f"         get it: {', '.join(commands)}"
     if not any(line.startswith("ok       spaCy") for line in lines):
         assert told["missing  spaCy model en_core_web_lg: is not installed"].endswith(
             f"glimpse fetch weights spacy --params {project.file}"
