@@ -24,6 +24,7 @@ import yaml
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
+from pipeline.golden.folder import Folder
 from pipeline.stage_table import MODULES
 from store.table import read_table
 from store.vectors import Vectors
@@ -31,26 +32,15 @@ from tests.profile import ROOT
 from tests.refer_generator import write_phrasecut, write_refer
 
 pytestmark = pytest.mark.smoke
+SEED = 13
 MEMORY = 8_000_000_000
-CATEGORY_BIAS = -3.0
-"""Raised from the -4.6 of a fresh network: some hundred cells fire on a photograph, and every decoding step has work."""
 
 
 def freesolo_weights(file: Path) -> None:
-    """A checkpoint of the released form and architecture with random values that keep activations in range."""
+    """A checkpoint of the released form and architecture with random values whose category bias lets proposals exist."""
     shapes = json.loads((ROOT / "tests/golden/freesolo_shapes.json").read_text())
-    generator = torch.Generator().manual_seed(0)
-    state: dict[str, Any] = {}
-    for name, shape in shapes.items():
-        size = [int(n) for n in shape]
-        if len(size) == 4:
-            scale = (2 / (size[1] * size[2] * size[3])) ** 0.5
-            state[name] = torch.randn(size, generator=generator) * scale
-        elif name.endswith(("running_var", "weight")):
-            state[name] = torch.ones(size) * (0.2 if ".conv3.norm" in name else 1.0)
-        else:
-            state[name] = torch.zeros(size)
-    state["ins_head.cate_pred.bias"].fill_(CATEGORY_BIAS)
+    rebuilt = Folder(ROOT / "tests/golden").weights
+    state = {name: torch.from_numpy(value) for name, value in rebuilt.fill(shapes, SEED).items()}
     torch.save({"model": state, "__author__": "random", "iteration": 0}, file)
 
 
