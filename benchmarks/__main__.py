@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Result
+from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import rescore_one
 
-BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one}
+BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "rescore_one": rescore_one,
+    "noop_repro": noop_repro,
+    "alpha_repro": alpha_repro,
+}
 RESULTS = Path(__file__).parent / "results.json"
 
 

@@ -17,7 +17,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+fetch = typer.Typer(help="Get weights and data from where their authors keep them. Nothing else ever downloads.")
+app.add_typer(fetch, name="fetch", no_args_is_help=True)
 ParamsFile = Annotated[Path, typer.Option("--params", envvar="GLIMPSE_PARAMS", help="params file of the profile")]
+GivenPath = Annotated[
+    Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
+]
+Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
+FULL = Path("params.yaml")
 DEMO = Path("demo/params.yaml")
 
 
@@ -45,7 +52,7 @@ def run(context: typer.Context, stage: str) -> None:
 
 
 @app.command()
-def preflight(params: ParamsFile = Path("params.yaml")) -> None:
+def preflight(params: ParamsFile = FULL) -> None:
     """Say exactly what a profile still needs: data, weights, models, disk room. Exit status 1 if anything is missing."""
     from pipeline.preflight import check
     from pipeline.project import load_project
@@ -56,6 +63,47 @@ def preflight(params: ParamsFile = Path("params.yaml")) -> None:
     if faults:
         sys.exit(1)
     print("nothing is missing; run: dvc repro" + ("" if params.parent == Path() else f" {params.parent}/dvc.yaml"))
+
+
+@app.command()
+def doctor(params: ParamsFile = FULL) -> None:
+    """This machine and everything a profile needs here, ok or missing, with the command that gets it. Exit status 1 if
+    anything is missing."""
+    from pipeline.doctor import examine
+    from pipeline.project import load_project
+
+    if not examine(load_project(params)):
+        sys.exit(1)
+
+
+@fetch.command()
+def weights(
+    name: Annotated[str, typer.Argument(help="clip, clip-rn50, freesolo or spacy")],
+    given: GivenPath = None,
+    accept_license: Accept = False,
+    params: ParamsFile = FULL,
+) -> None:
+    """Model weights: downloaded (or taken with --from), checked and put where the profile wants them."""
+    from pipeline.fetch import fetch as fetch_source
+    from pipeline.project import load_project
+    from pipeline.sources import find
+
+    fetch_source(load_project(params), find("weights", name), given, accept_license)
+
+
+@fetch.command()
+def data(
+    name: Annotated[str, typer.Argument(help="refcoco, refcoco+, refcocog, phrasecut or coco-train2014")],
+    given: GivenPath = None,
+    accept_license: Accept = False,
+    params: ParamsFile = FULL,
+) -> None:
+    """Annotations and images: downloaded (or taken with --from), checked and put where the profile wants them."""
+    from pipeline.fetch import fetch as fetch_source
+    from pipeline.project import load_project
+    from pipeline.sources import find
+
+    fetch_source(load_project(params), find("data", name), given, accept_license)
 
 
 @app.command()

@@ -1,81 +1,151 @@
-"""Before hours of work: what a profile still needs on this machine, and the step that gets it."""
+"""Before hours of work: what a profile needs on this machine, whether it is there, and the command that gets it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 
 from pipeline.project import LoadedProject
+from pipeline.sources import SOURCES, Kind, command, find, published
+from stages.datasets.choice import annotation_files, read
 from stages.datasets.index import name_below_root
-from stages.datasets.refer import read_refer
 from store.errors import GlimpseError
 
 DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
 """Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
 _SHOWN = 3
+_OWN = f"put yours there ({DOCS}; RefShapes: make demo)"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that a run needs.
+
+    Attributes:
+        where: its path or name.
+        what: what it is, and how it stands.
+        remedy: what gets it; "" when it is there.
+        file: the file itself, where it is one.
+    """
+
+    where: str
+    what: str
+    remedy: str = ""
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.where, self.what)))
 
 
 def check(project: LoadedProject) -> list[str]:
     """Everything that is missing, one line each with the remedy; empty when the run can start."""
-    faults, named = _annotations(project)
-    return list(dict.fromkeys([*faults, *_images(project, named), *_models(project), *_room(project, len(named))]))
+    return [f"{need}; {need.remedy}" for need in needs(project) if need.remedy]
 
 
-def _annotations(project: LoadedProject) -> tuple[list[str], set[str]]:
-    """What is missing of the annotations, and the names of the images that those at hand need."""
+def needs(project: LoadedProject) -> list[Need]:
+    """Everything that a run needs, each once: data, weights, models, programs, disk room."""
+    annotations, named = _annotations(project)
+    rest = (*_images(project, named), *_models(project), *_programs(), *_room(project, len(named)))
+    return list(dict.fromkeys([*annotations, *rest]))
+
+
+def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
+    """The annotations, and the names of the images that those at hand need."""
     values = project.values
-    faults: list[str] = []
+    found: list[Need] = []
     named: set[str] = set()
     for name, choice in values.index.datasets.items():
-        folder = project.path(values.index.annotations, choice.folder or name)
-        files = (folder / f"refs({choice.split_by}).p", folder / "instances.json")
-        lost = [file for file in files if not file.is_file()]
-        faults += [f"{file}: annotations of {choice.folder or name}; {DOCS}, section 'Annotations'" for file in lost]
-        if lost:
+        root = project.path(values.index.annotations)
+        files = annotation_files(root, name, choice)
+        remedy = _fetching(project, "data", choice.folder or name)
+        what = f"annotations of {choice.folder or name}"
+        found += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
+        if not all(file.is_file() for file in files):
             continue
         try:
-            data = read_refer(
-                project.path(values.index.annotations), choice.folder or name, choice.split_by, choice.splits
-            )
+            data = read(root, name, choice)
         except GlimpseError as error:
-            faults.append(f"{error} ({DOCS}, section 'Annotations')")
+            found.append(Need("", str(error), f"move it away, then: {remedy}"))
             continue
         named |= {name_below_root(image, choice.images) for image in data.images if not image.status}
-    return faults, named
+    return found, named
 
 
-def _images(project: LoadedProject, named: set[str]) -> Iterator[str]:
+def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
+    """The images, by the command that gets them."""
     folder = project.path(project.values.images)
-    absent = sorted(name for name in named if not (folder / name).is_file())
-    if absent:
+    groups: dict[str, list[str]] = {}
+    for name in sorted(named):
+        groups.setdefault(_image_source(name), []).append(name)
+    if not groups and not folder.is_dir():
+        chosen = {choice.folder or name for name, choice in project.values.index.datasets.items()}
+        wanted = {source.images for source in SOURCES if source.kind == "data" and source.name in chosen}
+        remedy = ", ".join(_fetching(project, "data", name) for name in sorted(wanted)) or _OWN
+        yield Need(str(folder), "the images that the annotations name", remedy)
+    for source, names in groups.items():
+        absent = [name for name in names if not (folder / name).is_file()]
         first = ", ".join(absent[:_SHOWN])
-        yield f"{folder}: {len(absent):,} images that the annotations name, the first {first}; {DOCS}, section 'Images'"
-    elif not folder.is_dir():
-        yield f"{folder}: the images that the annotations name; {DOCS}, section 'Images'"
+        if absent:
+            what = f"{len(absent):,} images that the annotations name, the first {first}"
+            yield Need(str(folder), what, _fetching(project, "data", source))
+        else:
+            yield Need(str(folder), f"all {len(names):,} images that the annotations name")
 
 
-def _models(project: LoadedProject) -> Iterator[str]:
+def _image_source(name: str) -> str:
+    """The name under which an image is fetched; "" for one that we do not know."""
+    if name.rpartition("/")[2].startswith("COCO_train2014_"):
+        return "coco-train2014"
+    return "phrasecut" if name.startswith("phrasecut/") else ""
+
+
+def _models(project: LoadedProject) -> Iterator[Need]:
     values = project.values
-    for label, file, section in (
-        ("mask proposal weights", values.propose.weights, "FreeSOLO"),
-        ("CLIP architecture", values.clip.model, "CLIP"),
-        ("CLIP weights", values.clip.weights, "CLIP"),
-    ):
-        if not project.path(file).is_file():
-            yield f"{project.path(file)}: {label}; {DOCS}, section '{section}'"
+    for what, file in (("mask proposal weights", values.propose.weights), ("CLIP weights", values.clip.weights)):
+        path = project.path(file)
+        known = published(project, path)
+        remedy = command(project, known[0]) if known else _OWN
+        yield Need(str(path), what, "" if path.is_file() else remedy, path)
+    path = project.path(values.clip.model)
+    yield Need(str(path), "CLIP architecture", "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')", path)
+    name = values.text.spacy_model
+    package = next((source for source in SOURCES if source.package and source.package[0] == name), None)
     try:
         from stages.text.model import spacy_digest
 
-        spacy_digest(values.text.spacy_model)
+        spacy_digest(name)
+        yield Need(f"spaCy model {name}", "installed")
     except GlimpseError as error:
-        yield f"{error} ({DOCS}, section 'spaCy')"
+        if package:
+            yield Need(f"spaCy model {name}", "is not installed", command(project, package))
+        else:
+            yield Need("", str(error), f"{DOCS}, section 'spaCy'")
 
 
-def _room(project: LoadedProject, images: int) -> Iterator[str]:
+def _programs() -> Iterator[Need]:
+    there = find_spec("dvc") is not None
+    yield Need("DVC", "installed" if there else "is not installed", "" if there else "make env")
+
+
+def _room(project: LoadedProject, images: int) -> Iterator[Need]:
     folder = project.path(project.values.data)
     while not folder.exists():
         folder = folder.parent
     need, free = images * BYTES_PER_IMAGE, shutil.disk_usage(folder).free
-    if free < need:
-        yield f"{folder}: about {need:,} bytes of disk room for {images:,} images, {free:,} are free; make room"
+    if not images:
+        yield Need(
+            str(folder), f"disk room: {free:,} bytes are free; how much is needed shows once annotations are there"
+        )
+        return
+    what = f"about {need:,} bytes of disk room for {images:,} images, {free:,} are free"
+    yield Need(str(folder), what, "make room" if free < need else "")
+
+
+def _fetching(project: LoadedProject, kind: Kind, name: str) -> str:
+    """The command that gets a source; for a name that is none of ours, what else to do."""
+    known = any((source.kind, source.name) == (kind, name) for source in SOURCES)
+    return command(project, find(kind, name)) if known else _OWN

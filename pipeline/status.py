@@ -91,7 +91,9 @@ def remove_unused_parts(project: LoadedProject) -> int:
     work = project.path(project.values.work)
     freed = 0
     known = records(project)
-    used = {Path(folder).name for record in known.values() for folder in record["parts"]}  # differences uses others' parts
+    used = {
+        Path(folder).name for record in known.values() for folder in record["parts"]
+    }  # differences uses others' parts
     for stage in known:
         finished = _modified(work / "records" / f"{stage}.json")
         with locked(work / stage):  # a run that goes on now may be filling a new one

@@ -49,8 +49,23 @@ def iou(expression: int, position: int) -> float:
     return float((a & b).sum() / (a | b).sum())
 
 
-def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, Any] | None = None) -> report.Paths:
-    """A store of 3 images, 4 refs and 6 expressions in ``root``."""
+def build(
+    root: Path,
+    groups: list[tuple[str, str]] = GROUPS,
+    config: dict[str, Any] | None = None,
+    origins: dict[str, Any] | None = None,
+    score_rule: str = "cosine",
+    configs: dict[str, dict[str, Any]] | None = None,
+) -> report.Paths:
+    """A store of 3 images, 4 refs and 6 expressions in ``root``.
+
+    ``config``: settings of score. ``configs``: those of index, proposals and parse in place of the usual.
+    """
+    own: dict[str, dict[str, Any]] = {
+        "index": {"splits": ["val", "test"]},
+        "proposals": {"thresholds": {"score": 0.1}},
+        "parse": {"spacy_model": "sm", "code": "0123456789abcdef" * 4},
+    } | (configs or {})
     (root / "images").mkdir(parents=True)
     for number in range(3):
         picture = Image.new("RGB", (WIDTH, HEIGHT), (200, 210, 190))
@@ -83,7 +98,7 @@ def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, 
     }
     expressions = {"expression_id": np.arange(100, 106), "expression_ref": np.array(REF_OF), "expression_raw": TEXTS}
     index = write_table(
-        paths.index, "index", images | refs | expressions, {"splits": ["val", "test"]}, {}, groups=groups
+        paths.index, "index", images | refs | expressions, own["index"], {}, groups=groups, origins=origins or {}
     )
     flat = [box for own in BOXES for box in own]
     columns: dict[str, Any] = {
@@ -94,18 +109,10 @@ def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, 
         "area": np.array([rectangle(box).sum() for box in flat]),
         "status": ["", "", "no proposal above the thresholds"],
     }
-    proposals = write_table(
-        paths.proposals, "proposals", columns, {"thresholds": {"score": 0.1}}, {"index": index.digest}
-    )
+    proposals = write_table(paths.proposals, "proposals", columns, own["proposals"], {"index": index.digest})
     lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
     phrases = {"sentence": TEXTS, "noun_phrase": [*TEXTS[:5], ""], "status": [""] * 5 + ["empty sentence"]}
-    write_table(
-        paths.parse,
-        "parse",
-        phrases | lists,
-        {"spacy_model": "sm", "code": "0123456789abcdef" * 4},
-        {"index": index.digest},
-    )
+    write_table(paths.parse, "parse", phrases | lists, own["parse"], {"index": index.digest})
     pairs = write_table(
         paths.pairs,
         "pairs",
@@ -113,6 +120,7 @@ def build(root: Path, groups: list[tuple[str, str]] = GROUPS, config: dict[str, 
         {},
         {"index": index.digest, "proposals": proposals.digest},
         groups=groups,
+        score_rule=score_rule,
     )
     best = [max(range(len(s)), key=lambda p, e=e: iou(e, p), default=-1) for e, s in enumerate(SCORES)]
     chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen_upper_bound": best}).items()}

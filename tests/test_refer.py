@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.datasets.fields import unsafe_name
-from stages.datasets.refer import SentenceRow, in_split, read_refer
+from stages.datasets.refer import in_split, read_refer
+from stages.datasets.rows import SentenceRow
 from store.errors import DataError, ParameterError
 from tests.refer_files import CROWD, REFS, SQUARE, data_root, python2_pickle, ref_row
 
 
 def test_round_trip(tmp_path: Path) -> None:
     data = read_refer(data_root(tmp_path), "refcoco", "unc", ["val", "testA"])
-    assert (data.name, data.split_by, data.problems) == ("refcoco", "unc", ())
+    assert (data.name, data.problems) == ("refcoco", ())
     assert [(i.image_id, i.file_name, i.width, i.height, i.status) for i in data.images] == [
         (5, "COCO_train2014_000000000005.jpg", 14, 8, ""),  # the image's own name, not the ref's
         (9, "COCO_train2014_000000000009.jpg", 14, 8, ""),
@@ -29,11 +30,11 @@ def test_round_trip(tmp_path: Path) -> None:
     ]
     assert [a.segmentation for a in data.annotations] == [SQUARE, CROWD, SQUARE]
     assert (data.annotations[0].bbox, data.annotations[0].area) == ((2.0, 1.0, 4.0, 3.0), 12.0)
-    found = [(r.ref_id, r.annotation_id, r.image_id, r.category, r.split, r.splits, r.status) for r in data.refs]
+    found = [(r.ref_id, r.annotation_ids, r.image_id, r.category, r.split, r.splits, r.status) for r in data.refs]
     assert found == [
-        (1, 90, 9, "cat", "val", ("val",), ""),
-        (2, 50, 5, "cat", "testA", ("testA",), ""),
-        (3, 91, 9, "cat", "testAB", ("testA",), ""),
+        (1, (90,), 9, "cat", "val", ("val",), ""),
+        (2, (50,), 5, "cat", "testA", ("testA",), ""),
+        (3, (91,), 9, "cat", "testAB", ("testA",), ""),
     ]
     assert data.refs[0].sentences == (SentenceRow(10, "Raw 1", ""), SentenceRow(11, "le café à gauche", ""))
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from stages.datasets.fields import NO_ID
-from stages.datasets.refer import SentenceRow, read_refer
+from stages.datasets.refer import read_refer
+from stages.datasets.rows import SentenceRow
 from tests.refer_files import CROWD, INSTANCES, REFS, annotation_row, data_root, image_row, ref_row, without
 
 _BAD_REFS: list[tuple[dict[str, Any], str]] = [

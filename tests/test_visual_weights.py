@@ -188,15 +188,97 @@ def test_mismatches_are_named(state: dict[str, Tensor], tmp_path: Path) -> None:
 
 def test_quick_gelu_mismatch_is_an_error(model: Any, state: dict[str, Tensor], tmp_path: Path) -> None:
     plain = config_file(tmp_path, quick_gelu=False)
-    with pytest.raises(WeightsError, match=r"holds context_length, input_resolution, vocab_size.*QuickGELU"):
+    with pytest.raises(
+        WeightsError, match=r"with QuickGELU.*it holds context_length, input_resolution, vocab_size, as"
+    ):
         load_clip(plain, save_archive(model, tmp_path / "w.pt"))
     named = save_plain(state, tmp_path).rename(tmp_path / "vit_openai.pt")
-    with pytest.raises(WeightsError, match=r"its name says so.*QuickGELU"):
+    with pytest.raises(WeightsError, match=r"with QuickGELU.*its name holds open_clip's tag openai"):
         load_clip(plain, named)
     with pytest.raises(WeightsError, match="-quickgelu"):
         load_clip("ViT-B-32", named)
     loaded, _ = load_clip(plain, save_archive(model, tmp_path / "w.pt", scalars=False))
     assert_same(loaded, state)
+
+
+QUICK = (True, "QuickGELU", "GELU")
+PLAIN = (False, "GELU", "QuickGELU")
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "tag"),
+    [
+        ("ViT-B-32-OpenAI", QUICK, "openai"),
+        ("tiny-metaclip_400m", QUICK, "metaclip_400m"),
+        ("rn-quickgelu-yfcc15m-455df137", QUICK, "yfcc15m"),
+        ("vit_dfn2b", QUICK, "dfn2b"),
+        ("vit_dfn2b-s39b", PLAIN, "dfn2b_s39b"),  # a longer tag than dfn2b, which says the opposite
+        ("CLIP-ViT-B-32-laion2B-s34B-b79K", PLAIN, "laion2b_s34b_b79k"),
+        ("DataComp.XL-datacomp_xl_s13b_b90k", PLAIN, "datacomp_xl_s13b_b90k"),
+    ],
+)
+def test_a_published_tag_in_the_name_says_the_activation(
+    name: str, said: tuple[bool, str, str], tag: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    quick_gelu, trained, other = said
+    weights = save_plain(state, tmp_path).rename(tmp_path / f"{name}.pt")
+    loaded, _ = load_clip(config_file(tmp_path, quick_gelu=quick_gelu), weights)
+    assert_same(loaded, state)
+    with pytest.raises(WeightsError) as error:
+        load_clip(config_file(tmp_path, quick_gelu=not quick_gelu), weights)
+    for part in (
+        f"{name}.pt: expected a model with {trained}, which",
+        f"open_clip's tag {tag})",
+        f"tiny.json' has {other};",
+        f"set quick_gelu to {str(quick_gelu).lower()} in",
+        "rename it",
+    ):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["mine", "refshapes_clip", "laion400m_e32", "tiny-v1", "meta", "webli-laion5b", "open_ai"]
+)
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_other_names_say_nothing_about_the_activation(
+    name: str, quick_gelu: bool, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """Also a tag of models that cannot be loaded here, and one that stands for either activation."""
+    weights = save_plain(state, tmp_path).rename(tmp_path / f"{name}.pt")
+    loaded, _ = load_clip(config_file(tmp_path, quick_gelu=quick_gelu), weights)
+    assert_same(loaded, state)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "fits"),
+    [
+        ("ViT-B-32", "vit_b_32-quickgelu-laion400m_e32-46683a32", False),
+        ("ViT-B-32-quickgelu", "vit_b_32-quickgelu-laion400m_e32-46683a32", True),
+        ("ViT-B-16", "vit_b_16-laion400m_e32-55e67d44", True),
+        ("models/ViT-B-32-quickgelu.json", "laion400m_e32", True),
+        ("models/ViT-B-32-quickgelu.json", "datacomp_xl_s13b_b90k", False),
+        ("models/RN50-quickgelu.json", "rn50-cc12m", True),
+        ("RN50", "rn50-cc12m", False),
+    ],
+)
+def test_the_architecture_decides_where_a_tag_stands_for_both(
+    architecture: str,
+    name: str,
+    fits: bool,
+    state: dict[str, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(config: dict[str, Any], model: str) -> None:
+        raise InterruptedError("building it, so the activation was accepted")
+
+    monkeypatch.setattr("stages.visual.weights._build", build)
+    weights = save_plain(state, tmp_path).rename(tmp_path / f"{name}.pt")
+    model = str(Path(__file__).parents[1] / architecture) if architecture.endswith(".json") else architecture
+    with pytest.raises(
+        InterruptedError if fits else WeightsError, match="activation" if fits else "expected a model with"
+    ):
+        load_clip(model, weights)
 
 
 def test_models_that_cannot_be_built(state: dict[str, Tensor], tmp_path: Path) -> None:

@@ -59,11 +59,14 @@ def annotation_mask_rle(
         raise DataError("; ".join(reasons))
     if skipped is not None:
         skipped.extend(reasons)
-    if len(parts) == 1:
-        return parts[0]
-    if overlap == "union":
-        return coco.merge(parts)
+    if len(parts) == 1 or overlap == "union":
+        return union(parts)
     return _covered_once(parts, height, width)
+
+
+def union(masks: Sequence[Rle]) -> Rle:
+    """Every pixel of any of one or more masks of one size."""
+    return masks[0] if len(masks) == 1 else coco.merge(list(masks))
 
 
 def rle_counts(counts: bytes) -> NDArray[np.int64]:

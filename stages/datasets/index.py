@@ -5,40 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
-from stages.base import Context, Listed, Summary
+from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.datasets.choice import Choice, read
+from stages.datasets.counts import differences
 from stages.datasets.fields import NO_ID
-from stages.datasets.ground_truth import annotation_mask_rle
-from stages.datasets.refer import AnnotationRow, ImageRow, ReferData, RefRow, read_refer
+from stages.datasets.ground_truth import Overlap, annotation_mask_rle, union
+from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow
 from stages.images import open_image
 from store.errors import DataError
-from store.masks import areas
+from store.masks import Rle, areas
 from store.ragged import offsets_of
 from store.table import as_rows, write_table
-
-
-class Choice(BaseParams):
-    """Which refs of which REFER files."""
-
-    folder: str = Field("", description="folder below that of all annotations; the data set's name by default")
-    images: str = Field("", description="folder below the image root that holds its images; the root by default")
-    split_by: str = Field(description="who split it: unc, umd, google: <folder>/refs(<split_by>).p")
-    splits: Listed[str] = Field(
-        min_length=1, description="as the release matches them: testA takes every split with an A"
-    )
 
 
 class Params(BaseParams):
     """The data sets, by the name under which they appear in the metrics."""
 
     datasets: dict[str, Choice] = Field(min_length=1, description="name in the metrics -> which refs")
-    polygon_overlap: Literal["union", "reference"] = Field(
-        "union", description="pixels under two polygons of one object: inside, or dropped as in the released code"
+    polygon_overlap: Overlap = Field(
+        "union",
+        description="kind refer: pixels under two polygons of one object are inside, or dropped as in the released code",
     )
 
 
@@ -72,6 +64,15 @@ class _Ref:
 
 
 @dataclass
+class _Masks:
+    """The masks of a data set's annotated objects by annotation id: RLE, or why there is none; and what was left out."""
+
+    rle: dict[int, Rle] = field(default_factory=dict)
+    reason: dict[int, str] = field(default_factory=dict)
+    odd: dict[int, list[str]] = field(default_factory=dict)
+
+
+@dataclass
 class _Union:
     """What the data sets add up to; images by file name, since all data sets share one image root."""
 
@@ -82,25 +83,24 @@ class _Union:
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the index table. Faulty rows stay in it with a status."""
     summary = Summary()
-    union = _Union()
+    whole = _Union()
     groups: list[tuple[str, str]] = []
     with summary.timed("read"):
         for name, choice in params.datasets.items():
-            data = read_refer(paths.annotations, choice.folder or name, choice.split_by, choice.splits)
+            data = read(paths.annotations, name, choice)
             summary.skipped += [f"{problem.where}: {problem.reason}" for problem in data.problems]
+            summary.warnings += _warnings(name, choice, data)
             first = len(groups)
             groups += [(name, split) for split in dict.fromkeys(choice.splits)]
             group_of = {split: first + i for i, split in enumerate(dict.fromkeys(choice.splits))}
-            summary.skipped += _add(union, data, choice, group_of, params)
-    images = [union.images[name] for name in sorted(union.images)]
+            summary.skipped += _add(whole, data, choice, group_of, params)
+    images = [whole.images[name] for name in sorted(whole.images)]
     with summary.timed("digest images"):
         for image in context.track(images, "images"):
             _open(image, paths.images)
-    columns = _columns(images, union.refs)
+    columns = _columns(images, whole.refs)
     summary.skipped += [f"{image.name}: {image.status}" for image in images if image.status]
-    origins = {
-        name: {"folder": choice.folder or name, "split_by": choice.split_by} for name, choice in params.datasets.items()
-    }
+    origins = {name: _origin(name, choice) for name, choice in params.datasets.items()}
     write_table(paths.index, "index", columns, params.config(), {}, groups=groups, origins=origins)
     summary.read = {"data sets": len(params.datasets)}
     summary.wrote = {
@@ -111,34 +111,53 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def _add(union: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
+def _origin(name: str, choice: Choice) -> dict[str, str]:
+    """What a data set's refs are, for those who set their metrics beside published ones."""
+    return {"folder": choice.folder or name, **choice.model_dump(include={"kind", "split_by", "categories"})}
+
+
+def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
+    """Where the refs are fewer or more than published; the published counts are those of all categories."""
+    if choice.categories == "all":
+        return differences(name, choice.folder or name, choice.split_by, choice.splits, data.refs)
+    if not data.refs:
+        return [f"data set {name}: no ref is of a category outside COCO's 80, so it is empty; check categories"]
+    return []
+
+
+def _add(whole: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
     """Add a data set to the union; return what is odd about masks that can be used all the same."""
-    images = {image.image_id: image for image in data.images}
-    annotations = {annotation.annotation_id: annotation for annotation in data.annotations}
-    notes: list[str] = []
-    for ref in data.refs:
-        image = _image(union, images.get(ref.image_id), ref, data, choice.images)
-        mask, status, odd = _truth(ref, annotations.get(ref.annotation_id), image, params)
-        union.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
-        notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
-    referred = {ref.annotation_id for ref in data.refs}
+    rows = {row.image_id: row for row in data.images}
+    images = [_image(whole, rows.get(ref.image_id), ref, data, choice.images) for ref in data.refs]
+    masks, notes = _Masks(), []
+    overlap = params.polygon_overlap if choice.kind == "refer" else "union"
+    referred = {annotation_id for ref in data.refs for annotation_id in ref.annotation_ids}
     for annotation in data.annotations:
-        row = images.get(annotation.image_id)
+        row = rows.get(annotation.image_id)
         if row is not None and row.file_name and (not annotation.iscrowd or annotation.annotation_id in referred):
-            image = union.images[name_below_root(row, choice.images)]
-            notes += [f"{data.name} {reason}" for reason in _add_instance(image, annotation, params)]
+            image = whole.images[name_below_root(row, choice.images)]
+            notes += [f"{data.name} {reason}" for reason in _add_instance(image, annotation, masks, overlap)]
+    for ref, image in zip(data.refs, images, strict=True):
+        mask, status, odd = _truth(ref, image, masks)
+        whole.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
+        notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
     return notes
 
 
-def _add_instance(image: _Image, annotation: AnnotationRow, params: Params) -> list[str]:
-    """Add an annotated object's mask to its image; return why it has none."""
+def _add_instance(image: _Image, annotation: AnnotationRow, masks: _Masks, overlap: Overlap) -> list[str]:
+    """Add an annotated object's mask to ``masks`` and to its image; return why it is none of the image's objects."""
+    key = annotation.annotation_id
     try:
-        rle = annotation_mask_rle(annotation.segmentation, image.height, image.width, params.polygon_overlap)
+        masks.odd[key] = []
+        masks.rle[key] = annotation_mask_rle(
+            annotation.segmentation, image.height, image.width, overlap, masks.odd[key]
+        )
     except DataError as error:
-        return [f"annotation {annotation.annotation_id}: not among the image's objects: {error}"]
-    counts: bytes = rle["counts"]  # type: ignore[assignment]
+        masks.reason[key] = annotation.status or str(error)
+        return [f"annotation {key}: not among the image's objects: {masks.reason[key]}"]
+    counts: bytes = masks.rle[key]["counts"]  # type: ignore[assignment]
     if not areas([counts], image.height, image.width)[0]:
-        return [f"annotation {annotation.annotation_id}: not among the image's objects: it has no pixel"]
+        return [f"annotation {key}: not among the image's objects: it has no pixel"]
     image.instances.setdefault(counts)
     return []
 
@@ -148,33 +167,31 @@ def name_below_root(row: ImageRow, folder: str) -> str:
     return f"{folder}/{row.file_name}" if folder else row.file_name
 
 
-def _image(union: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
+def _image(whole: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
     """The ref's image in the union; a placeholder without a file where the annotations have none that is usable."""
     if row is None or not row.file_name:
-        found = _Image(f"{data.name}: image {ref.image_id}", 1, 1, "not in instances.json, or without a file name")
+        found = _Image(
+            f"{data.name}: image {ref.image_id}", 1, 1, "not among the annotations' images, or without a file name"
+        )
     else:
         found = _Image(name_below_root(row, folder), max(row.height, 1), max(row.width, 1), row.status, row.image_id)
-    known = union.images.setdefault(found.name, found)
+    known = whole.images.setdefault(found.name, found)
     if (known.height, known.width) != (found.height, found.width) and not known.status:
         known.status = (
             f"{data.name} says {found.width} x {found.height}, another data set {known.width} x {known.height} "
-            f"(width x height); correct instances.json"
+            f"(width x height); correct the annotations"
         )
     return known
 
 
-def _truth(
-    ref: RefRow, annotation: AnnotationRow | None, image: _Image, params: Params
-) -> tuple[bytes, str, list[str]]:
+def _truth(ref: RefRow, image: _Image, masks: _Masks) -> tuple[bytes, str, list[str]]:
     """Ground-truth counts, the ref's status (why it cannot be evaluated), and what is odd about a usable mask."""
-    if ref.status or annotation is None:
-        return b"", ref.status or f"annotation {ref.annotation_id} is not among the annotations", []
-    odd: list[str] = []
-    try:
-        rle = annotation_mask_rle(annotation.segmentation, image.height, image.width, params.polygon_overlap, odd)
-    except DataError as error:
-        return b"", f"annotation {ref.annotation_id}: {error}", []
-    counts: bytes = rle["counts"]  # type: ignore[assignment]
+    usable = [key for key in ref.annotation_ids if key in masks.rle]
+    reasons = [f"annotation {key}: {masks.reason[key]}" for key in ref.annotation_ids if key in masks.reason]
+    if ref.status or not usable:
+        return b"", ref.status or "; ".join(reasons) or "it names no annotation", []
+    odd = [*reasons, *(reason for key in usable for reason in masks.odd[key])]
+    counts: bytes = union([masks.rle[key] for key in usable])["counts"]  # type: ignore[assignment]
     if not areas([counts], image.height, image.width)[0]:
         odd.append("the ground truth has no pixel: its IoU is 0 whatever is chosen")
     return counts, "", odd

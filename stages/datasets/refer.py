@@ -7,85 +7,15 @@ error.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown, unsafe_name
+from stages.datasets.files import REMEDY, data_folder, read_json
+from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
 from stages.datasets.safe_pickle import load_refs
 from store.errors import DataError, ParameterError, nearest
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRow:
-    """An image of ``instances.json``; ``file_name`` is relative to the image root, sizes are pixels as declared."""
-
-    image_id: int
-    file_name: str
-    width: int
-    height: int
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotationRow:
-    """An annotated object; ``segmentation`` is COCO's polygons or RLE as written, ``bbox`` XYWH in pixels."""
-
-    annotation_id: int
-    image_id: int
-    category_id: int
-    category: str
-    segmentation: Any
-    iscrowd: bool
-    bbox: tuple[float, float, float, float] | None
-    area: float | None
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class SentenceRow:
-    """One sentence of a ref; ``raw`` as annotated, "" where it cannot be read."""
-
-    sentence_id: int
-    raw: str
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class RefRow:
-    """One referred object. ``split`` is the file's own value, ``splits`` the chosen ones it is in (at least one)."""
-
-    ref_id: int
-    annotation_id: int
-    image_id: int
-    category_id: int
-    category: str
-    split: str
-    splits: tuple[str, ...]
-    sentences: tuple[SentenceRow, ...]
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReferData:
-    """What the chosen splits need.
-
-    Attributes:
-        images: the images that a ref lies in, by ascending id.
-        annotations: all annotated objects of these images, in file order.
-        refs: the refs of the chosen splits, in file order.
-        problems: every fault of the two files. A ref whose split cannot be read, or an image or annotation whose id
-            cannot, is found here only.
-    """
-
-    name: str
-    split_by: str
-    images: tuple[ImageRow, ...]
-    annotations: tuple[AnnotationRow, ...]
-    refs: tuple[RefRow, ...]
-    problems: tuple[Problem, ...]
 
 
 def in_split(value: str, split: str) -> bool:
@@ -131,7 +61,6 @@ def read_refer(root: Path, name: str, split_by: str, splits: Sequence[str]) -> R
     used = {ref.image_id for ref in rows}
     return ReferData(
         name,
-        split_by,
         images=tuple(images[image_id] for image_id in sorted(used & images.keys())),
         annotations=tuple(a for a in annotations.values() if a.image_id in used),
         refs=tuple(rows),
@@ -140,21 +69,15 @@ def read_refer(root: Path, name: str, split_by: str, splits: Sequence[str]) -> R
 
 
 def _files(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
-    remedy = "docs/data.md says how to get the data (RefShapes: make demo writes it); or correct the path"
-    if not root.is_dir():
-        raise DataError(f"{root}: expected the folder of the REFER data sets, found none; {remedy}")
-    folders = {folder.name: folder for folder in root.iterdir() if folder.is_dir()}
-    with_data = [n for n, folder in folders.items() if any(folder.glob("refs(*).p"))]
-    if name not in folders:
-        raise ParameterError(f"data set {name!r} does not exist in {root}; {nearest(name, with_data)}")
-    refs = {path.name[len("refs(") : -len(").p")]: path for path in folders[name].glob("refs(*).p")}
+    folder = data_folder(root, name, "refs(*).p")
+    refs = {path.name[len("refs(") : -len(").p")]: path for path in folder.glob("refs(*).p")}
     if not refs:
-        raise DataError(f"{folders[name]}: expected refs({split_by}).p, found no refs file at all; {remedy}")
+        raise DataError(f"{folder}: expected refs({split_by}).p, found no refs file at all; {REMEDY}")
     if split_by not in refs:
-        raise ParameterError(f"split_by {split_by!r} does not exist in {folders[name]}; {nearest(split_by, refs)}")
-    instances = folders[name] / "instances.json"
+        raise ParameterError(f"split_by {split_by!r} does not exist in {folder}; {nearest(split_by, refs)}")
+    instances = folder / "instances.json"
     if not instances.is_file():
-        raise DataError(f"{instances}: expected the images and annotations of {name}, found no such file; {remedy}")
+        raise DataError(f"{instances}: expected the images and annotations of {name}, found no such file; {REMEDY}")
     return refs[split_by], instances
 
 
@@ -179,15 +102,11 @@ def _choose(
 
 
 def _read_instances(path: Path) -> dict[str, Any]:
-    expected = "expected JSON with the lists images, annotations and categories"
-    try:
-        with path.open("rb") as file:
-            data = json.load(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {expected}, cannot read it ({error}); fetch the file again") from error
+    expected = "JSON with the lists images, annotations and categories"
+    data = read_json(path, expected)
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            raise DataError(f"{path}: {expected}, found no list {key!r}; fetch the file again")
+            raise DataError(f"{path}: expected {expected}, found no list {key!r}; fetch the file again")
     return data
 
 
@@ -255,7 +174,8 @@ def _ref(
         fields.fault(f"sentences: expected a list of one or more, got {shown(listed)}")
     sentences = tuple(_sentences(listed if isinstance(listed, list) else [], fields))
     category_id, category = fields.category(categories)
-    return RefRow(ref_id, annotation_id, image_id, category_id, category, split, splits, sentences, fields.status)
+    referred = () if annotation_id == NO_ID else (annotation_id,)
+    return RefRow(ref_id, referred, image_id, category_id, category, split, splits, sentences, fields.status)
 
 
 def _sentences(rows: list[Any], ref: Fields) -> Iterator[SentenceRow]:

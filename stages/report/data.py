@@ -24,7 +24,7 @@ CHOICES = {
     "upper_bound": "chosen_upper_bound",
 }
 """Rule -> column of the scores table."""
-_STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "score", "sweep")
+_STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "differences", "score", "sweep")
 _PAIRS = (
     "expression_offsets",
     "expression_image",

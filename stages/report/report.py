@@ -15,9 +15,10 @@ from pydantic import Field
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
-from stages.report import charts, tables
+from stages.report import charts, comparison, tables
 from stages.report.cards import Card, make_cards
 from stages.report.data import load_data
+from stages.report.reported import MARKS
 from store.publish import replacing
 
 _FOLDER = Path(__file__).parent
@@ -56,6 +57,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             cards = make_cards(data, paths.images, params.cards, params.image_width, params.seed, context)
         with summary.timed("page"):
             specs = charts.specs(data)
+            differences = comparison.differences(data.grid.get("differences") or [], data.groups)
             page = _render(
                 title=", ".join(data.datasets),
                 synthetic=[name for name in data.datasets if name.startswith("refshapes")],
@@ -65,8 +67,13 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
                 empty=data.scores.attrs["config"].get("empty", "count"),
                 points=tables.points(data.grid),
                 ablations=tables.ablations(data.grid["ablations"], data.groups),
+                reported=comparison.compare(data),
+                marks=MARKS,
+                differences=differences,
+                switches=comparison.switches(differences),
                 parameters=tables.parameters(data),
                 stages=tables.stages(data.records),
+                warnings=tables.warnings(data.records),
                 skipped=tables.skipped(data),
                 cards=cards,
                 hero=_hero(cards),
@@ -109,6 +116,7 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = tables.percent
+    environment.filters["signed"] = comparison.signed
     environment.filters["script_json"] = _script_json
     files = {name: Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
     return environment.get_template("page.html").render(files=files, **values) + "\n"

@@ -159,6 +159,11 @@ def stages(records: Sequence[Json]) -> list[Json]:
     ]
 
 
+def warnings(records: Sequence[Json]) -> list[tuple[str, list[str]]]:
+    """(stage, what it warned of) for every stage that did; records made before there were warnings have none."""
+    return [(record["stage"], record["warnings"]) for record in records if record.get("warnings")]
+
+
 def _counts(counts: Json) -> str:
     return ", ".join(f"{n:,} {name}" for name, n in counts.items())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,12 @@ def load_clip(
     ``model``: an architecture name of open_clip (``ViT-B-32-quickgelu``), or the path of a JSON file in open_clip's
     model-config format, with or without ``model_cfg`` and ``preprocess_cfg`` around it. ``weights``: ``.safetensors``,
     a PyTorch checkpoint, or an archive as OpenAI published them; any float type. Raises `ParameterError` for an unknown
-    ``model``, `WeightsError` for a file that is damaged, of another architecture, or trained with QuickGELU where
-    ``model`` has none.
+    ``model``, `WeightsError` for a file that is damaged, of another architecture, or trained with another activation
+    than ``model`` has, as far as `_trained_with_quick_gelu` can tell.
     """
     config, pixels = _read_config(model)
     state = read_state_dict(weights)
-    openai = OPENAI_SCALARS & state.keys()
-    if (openai or "openai" in weights.stem.lower()) and not config.get("quick_gelu", False):
-        reason = f"it holds {', '.join(sorted(openai))}" if openai else "its name says so"
-        raise WeightsError(
-            f"{weights}: OpenAI's weights ({reason}) were trained with QuickGELU, model {model!r} has none; "
-            f"take the architecture whose name ends in -quickgelu, or set quick_gelu to true in its JSON file"
-        )
+    _require_activation(config, model, weights, OPENAI_SCALARS & state.keys())
     net, tokenizer = _build(config, model)
     _load_state(net, {name: tensor for name, tensor in state.items() if name not in OPENAI_SCALARS}, weights, model)
     net.visual.image_mean = tuple(pixels.get("mean", OPENAI_DATASET_MEAN))
@@ -76,6 +71,15 @@ def _read_config(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise WeightsError(
             f"{model}: expected an open_clip model config with a vision_cfg and a text_cfg; give such a file"
         )
+    if foreign := _foreign(config):
+        raise ParameterError(
+            f"model: {model!r} has {foreign}, expected a CLIP with open_clip's own two encoders; choose another"
+        )
+    return config, document.get("preprocess_cfg", {})
+
+
+def _foreign(config: dict[str, Any]) -> str:
+    """What in a model config asks for more than open_clip's own two encoders; "" for nothing."""
     foreign = [
         name
         for name, section in (
@@ -85,12 +89,58 @@ def _read_config(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
         )
         if config[section].get(name)
     ]
-    if foreign or "multimodal_cfg" in config:
-        found = ", ".join(foreign) or "multimodal_cfg"
-        raise ParameterError(
-            f"model: {model!r} has {found}, expected a CLIP with open_clip's own two encoders; choose another"
+    return ", ".join(foreign) or ("multimodal_cfg" if "multimodal_cfg" in config else "")
+
+
+def _require_activation(config: dict[str, Any], model: str, weights: Path, scalars: frozenset[str]) -> None:
+    """Refuse weights that are known to have been trained with QuickGELU where ``config`` has GELU, or the reverse."""
+    if scalars:
+        expected, reason = True, f"it holds {', '.join(sorted(scalars))}, as only OpenAI's archives do"
+    else:
+        known = _trained_with_quick_gelu(config, weights.stem)
+        if known is None:
+            return
+        expected, reason = known[0], f"its name holds open_clip's tag {known[1]}"
+    if bool(config.get("quick_gelu", False)) != expected:
+        trained, other = ("QuickGELU", "GELU") if expected else ("GELU", "QuickGELU")
+        ending = "ends in -quickgelu" if expected else "does not end in -quickgelu"
+        raise WeightsError(
+            f"{weights}: expected a model with {trained}, which these weights were trained with ({reason}), model "
+            f"{model!r} has {other}; take the architecture whose name {ending}, or set quick_gelu to "
+            f"{str(expected).lower()} in its JSON file{'' if scalars else '; if the name of the file misleads, rename it'}"
         )
-    return config, document.get("preprocess_cfg", {})
+
+
+def _trained_with_quick_gelu(config: dict[str, Any], name: str) -> tuple[bool, str] | None:
+    """Whether weights with this file name were trained with QuickGELU, and the tag of open_clip's table that says so.
+
+    The longest tag in ``name`` counts (case, "-" and "_" do not). Some tags stand for QuickGELU in one architecture and
+    GELU in another: what is said of the architecture of ``config`` goes before what is said of all. None where no tag
+    is named, or the tag leaves it open.
+    """
+    plain = name.lower().replace("-", "_")
+    rows = [row for row in _published() if row[1] in plain]
+    longest = max((len(tag) for _, tag, _ in rows), default=0)
+    rows = [row for row in rows if len(row[1]) == longest]
+    same = [row for row in rows if _architecture(row[0]) == _architecture(config)]
+    answers = {quick_gelu for _, _, quick_gelu in same or rows}
+    return (answers.pop(), rows[0][1]) if len(answers) == 1 else None
+
+
+@cache
+def _published() -> list[tuple[dict[str, Any], str, bool]]:
+    """(model config, tag, whether trained with QuickGELU) of all weights that open_clip knows and `load_clip` can take."""
+    rows = []
+    for model, tag in open_clip.list_pretrained():
+        config: Any = open_clip.get_model_config(model)
+        if not _foreign(config):
+            published: Any = open_clip.get_pretrained_cfg(model, tag)
+            rows.append((config, tag, bool(published.get("quick_gelu", False))))
+    return rows
+
+
+def _architecture(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "quick_gelu"}
 
 
 def _build(config: dict[str, Any], model: str) -> tuple[Any, SimpleTokenizer]:

@@ -1,0 +1,315 @@
+"""Everything that ``glimpse fetch`` can get: what it is, where it comes from, how large it is, its licence, its digest,
+and where a profile wants it. A table only: nothing here opens a connection.
+
+No file was downloaded when this table was written (the machine had no network). Each digest is one that its publisher or
+several public projects record, as ``digest_from`` says; "" means that none is known for certain.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.project import LoadedProject
+from store.errors import DataError, ParameterError, nearest
+
+Kind = Literal["weights", "data"]
+Place = Literal["proposal weights", "CLIP weights", "annotations", "COCO images", "PhraseCut images"]
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """How a zip file is unpacked into its item's folder, and by what one sees that all of it is there.
+
+    Attributes:
+        strip: top folders of the zip that are left away.
+        holds: the files that the folder must have; or
+        pattern, count: the number of files of this form that it must have; or
+        listed: an annotation file whose images (of the splits that Glimpse scores) are unpacked, and no others.
+    """
+
+    strip: tuple[str, ...]
+    holds: tuple[str, ...] = ()
+    pattern: str = "*.jpg"
+    count: int = 0
+    listed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file to download.
+
+    Attributes:
+        name: its published name, under which it is stored.
+        host: the kind of address, for messages.
+        size: bytes; ``about`` says that it is rounded.
+        digest: sha256 hex, or "" where none is known for certain; ``digest_from`` says who records it.
+        place, folder: where it goes, see ``destination``.
+        archive: how to unpack it; None for a file that is used as it is.
+        other_names: names under which people have it.
+    """
+
+    name: str
+    url: str
+    host: str
+    size: int
+    place: Place
+    folder: str = ""
+    about: bool = False
+    digest: str = ""
+    digest_from: str = ""
+    archive: Archive | None = None
+    other_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One name of the command line. ``accept``: its licence restricts use, so the user must accept it.
+
+    ``package`` is (name, version) of a Python package that is installed from the fetched wheel; ``images`` the source of
+    the images that these annotations name.
+    """
+
+    kind: Kind
+    name: str
+    what: str
+    licence: str
+    items: tuple[Item, ...]
+    accept: bool = False
+    package: tuple[str, str] | None = None
+    images: str = ""
+    note: str = ""
+
+
+_OPENAI = "OpenAI's model store"
+_WAYBACK = "web.archive.org snapshot of 2022-04-13"
+_DRIVE = "the PhraseCut authors' Google Drive"
+_RECORDS = "at least three public projects that fetched this snapshot"
+_CLIP = "https://openaipublic.azureedge.net/clip/models"
+_UNC = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
+
+
+def _clip(key: str, name: str, digest: str, size: int) -> Source:
+    item = Item(
+        name=f"{name}.pt",
+        url=f"{_CLIP}/{digest}/{name}.pt",
+        host=_OPENAI,
+        size=size,
+        place="CLIP weights",
+        digest=digest,
+        digest_from="its own address, as OpenAI's code and open_clip check it",
+    )
+    return Source("weights", key, f"OpenAI's CLIP {name}", licence="MIT (OpenAI)", items=(item,))
+
+
+def _refer(name: str, stamp: str, size: int, digest: str, split_by: Sequence[str]) -> Source:
+    item = Item(
+        name=f"{name}.zip",
+        url=f"https://web.archive.org/web/{stamp}id_/{_UNC}/{name}.zip",
+        host=_WAYBACK,
+        size=size,
+        place="annotations",
+        folder=name,
+        digest=digest,
+        digest_from=_RECORDS,
+        archive=Archive((name,), holds=("instances.json", *(f"refs({by}).p" for by in split_by))),
+    )
+    licence = "none is stated with the file that we know of; COCO's own annotations are under CC BY 4.0"
+    what = f"annotations of {name} in the REFER layout"
+    return Source("data", name, what, licence=licence, items=(item,), images="coco-train2014")
+
+
+def _phrasecut_file(name: str, drive_id: str, size: int, *other_names: str) -> Item:
+    return Item(
+        name=name,
+        url=f"https://drive.google.com/uc?export=download&id={drive_id}",
+        host=_DRIVE,
+        size=size,
+        about=True,
+        place="annotations",
+        folder="phrasecut",
+        other_names=other_names,
+    )
+
+
+def _genome_images(name: str, size: int) -> Item:
+    return Item(
+        name=name,
+        url=f"https://cs.stanford.edu/people/rak248/VG_100K_2/{name}",
+        host="Visual Genome's host at Stanford",
+        size=size,
+        about=True,
+        place="PhraseCut images",
+        archive=Archive(("VG_100K", "VG_100K_2", "images"), listed="image_data_split3000.json"),
+    )
+
+
+SOURCES: tuple[Source, ...] = (
+    _clip("clip", "ViT-B-32", "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af", 353_976_522),
+    _clip("clip-rn50", "RN50", "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762", 255_827_503),
+    Source(
+        "weights",
+        "freesolo",
+        what="FreeSOLO's R101 network (the paper's mask proposals)",
+        licence="NVIDIA Source Code License (https://github.com/NVlabs/FreeSOLO/blob/main/LICENSE): for research or "
+        "evaluation only, non-commercially",
+        accept=True,
+        items=(
+            Item(
+                name="FreeSOLO_R101_30k_pl.pth",
+                url="https://huggingface.co/xinlongwang/FreeSOLO/resolve/6c4c8595c86618c458f89e3ae0e66b4cf794bdff/"
+                "FreeSOLO_R101_30k_pl.pth",
+                host="the author's Hugging Face repository",
+                size=526_827_156,
+                place="proposal weights",
+                digest="434184b432dc8faaedd552b2f456ad7b4e0e154b65d4d0e92e5bc7c24112d348",
+                digest_from="the author's upload itself (commit 6c4c859 of that repository)",
+            ),
+        ),
+    ),
+    Source(
+        "weights",
+        "spacy",
+        what="spaCy's en_core_web_lg 3.8.0 (the paper's parser)",
+        licence="MIT (Explosion)",
+        package=("en_core_web_lg", "3.8.0"),
+        items=(
+            Item(
+                name="en_core_web_lg-3.8.0-py3-none-any.whl",
+                url="https://github.com/explosion/spacy-models/releases/download/en_core_web_lg-3.8.0/"
+                "en_core_web_lg-3.8.0-py3-none-any.whl",
+                host="spaCy's releases on GitHub",
+                size=400_658_291,
+                place="CLIP weights",
+                digest="293e9547a655b25499198ab15a525b05b9407a75f10255e405e8c3854329ab63",
+                digest_from="several public projects that pin this wheel",
+            ),
+        ),
+    ),
+    _refer(
+        "refcoco",
+        "20220413011718",
+        53_993_993,
+        "7f924bb7ed8dc4568058e4ff626281918d56e5206f4c868c5a80f088f38c8bf0",
+        ("unc", "google"),
+    ),
+    _refer(
+        "refcoco+",
+        "20220413011656",
+        45_613_210,
+        "5f1238112d63199e68da54a28f201471909b21ded7ed79a57d51b4c1443c6b45",
+        ("unc",),
+    ),
+    _refer(
+        "refcocog",
+        "20220413012904",
+        56_712_951,
+        "3d1f7e5b2ff2205940bf59de55f861f5f2cc1403fb980669933a7f9af1aa8211",
+        ("umd", "google"),
+    ),
+    Source(
+        "data",
+        "phrasecut",
+        what="PhraseCut's annotations of val and test, and their Visual Genome images",
+        licence="none is stated with the annotations that we know of; Visual Genome: CC BY 4.0",
+        images="phrasecut",
+        items=(
+            _phrasecut_file(
+                "image_data_split3000.json", "1xB9eExJo35K3DQu8PnBWZ1q_OMoMl8-i", 15_900_000, "image_data_split.json"
+            ),
+            _phrasecut_file("refer_val.json", "1UyojArOFPlsSeNbA9fHWjCjOOU-OCohG", 44_100_000),
+            _phrasecut_file("refer_test.json", "1jrzXm1gcq6f5hNDeamZd0UmyyHUv61IZ", 30_400_000),
+            _genome_images("images.zip", 9_200_000_000),
+            _genome_images("images2.zip", 5_470_000_000),
+        ),
+        note="the annotations' addresses stand in the authors' download script; they were not verified from here, and "
+        "earlier ones went dead. refer_train.json is not needed: nothing is trained",
+    ),
+    Source(
+        "data",
+        "coco-train2014",
+        what="COCO's train2014 images (RefCOCO, RefCOCO+, RefCOCOg)",
+        licence="COCO does not own the images: their use follows Flickr's terms",
+        items=(
+            Item(
+                name="train2014.zip",
+                url="http://images.cocodataset.org/zips/train2014.zip",
+                host="images.cocodataset.org",
+                size=13_510_573_713,
+                place="COCO images",
+                digest="ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+                digest_from="the checksum list of TensorFlow Datasets",
+                archive=Archive(("train2014",), pattern="COCO_train2014_*.jpg", count=82_783),
+            ),
+        ),
+    ),
+)
+
+
+def find(kind: Kind, name: str) -> Source:
+    """The source of that name.
+
+    Raises:
+        ParameterError: there is none; with the nearest one and all of them.
+    """
+    known = {source.name: source for source in SOURCES if source.kind == kind}
+    if name not in known:
+        raise ParameterError(f"glimpse fetch {kind}: nothing is called {name!r}; {nearest(name, known)}")
+    return known[name]
+
+
+def _folder(project: LoadedProject, place: Place) -> Path:
+    """The one place that knows which parameters say where things go."""
+    values = project.values
+    if place == "proposal weights":
+        return project.path(values.propose.weights).parent
+    if place == "CLIP weights":
+        return project.path(values.clip.weights).parent
+    if place == "annotations":
+        return project.path(values.index.annotations)
+    if place == "COCO images":
+        return project.path(values.images, "train2014")
+    return project.path(values.images, "phrasecut")
+
+
+def destination(project: LoadedProject, item: Item) -> Path:
+    """The file, or for an archive the folder with its files, as the profile's parameters want it.
+
+    Weights lie in the folder of the profile's weights file, under their published name; annotations below the
+    annotation folder; images in the image folder.
+    """
+    folder = _folder(project, item.place) / item.folder
+    return folder if item.archive else folder / item.name
+
+
+def command(project: LoadedProject, source: Source) -> str:
+    """What to type to fetch a source for this profile."""
+    quoted = f" --params {project.file}" if project.file != Path("params.yaml") else ""
+    return f"glimpse fetch {source.kind} {source.name}{quoted}"
+
+
+def published(project: LoadedProject, path: Path) -> tuple[Source, Item] | None:
+    """The source and item that belong at ``path``, if one of the table does."""
+    pairs = [(source, item) for source in SOURCES for item in source.items]
+    return next((pair for pair in pairs if destination(project, pair[1]) == path), None)
+
+
+def listed_images(project: LoadedProject, source: Source, name: str) -> frozenset[str]:
+    """File names of the images that an annotation file of ``source`` lists for the splits val and test.
+
+    Raises:
+        DataError: the file is missing, is no JSON or has another form.
+    """
+    item = next(item for item in source.items if item.name == name)
+    path = destination(project, item)
+    try:
+        rows: Any = json.loads(path.read_text())
+        return frozenset(f"{int(row['image_id'])}.jpg" for row in rows if row["split"] in ("val", "test"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected PhraseCut's list of images (image_id, split), got {type(error).__name__}: {error}; "
+            f"put the right one there, or: {command(project, source)}"
+        ) from error

@@ -1,0 +1,78 @@
+"""Sources of the table with small contents, and a project for them: nothing of the real network."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from pipeline.project import LoadedProject, load_project
+from pipeline.sources import Kind, Source, find
+from tests.profile import ROOT
+
+IMAGE_LIST = [
+    {"image_id": 11, "split": "val"},
+    {"image_id": 22, "split": "test"},
+    {"image_id": 33, "split": "train"},
+    {"image_id": 44, "split": "test"},
+]
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def full_project(folder: Path) -> LoadedProject:
+    """The full benchmark's profile in ``folder``."""
+    shutil.copy(ROOT / "params.yaml", folder / "params.yaml")
+    return load_project(folder / "params.yaml")
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+def small(kind: Kind, name: str, contents: Mapping[str, bytes], base: str = "http://127.0.0.1:1/") -> Source:
+    """The source ``name`` of the table, its items with these contents, fetched from ``base``.
+
+    A digest stays known where the table knows one, and unknown where not.
+    """
+    source = find(kind, name)
+    items = tuple(
+        replace(
+            item,
+            url=base + item.name,
+            size=len(contents[item.name]),
+            digest=sha(contents[item.name]) if item.digest else "",
+        )
+        for item in source.items
+    )
+    return replace(source, items=items)
+
+
+def refcoco_files() -> dict[str, bytes]:
+    return {"instances.json": b"{}" * 400, "refs(unc).p": b"unc" * 99, "refs(google).p": b"google" * 7}
+
+
+def refcoco_zip() -> bytes:
+    files = {f"refcoco/{name}": data for name, data in refcoco_files().items()}
+    return zipped({**files, "__MACOSX/refcoco/._instances.json": b"mac"})
+
+
+def phrasecut_contents() -> dict[str, bytes]:
+    return {
+        "image_data_split3000.json": json.dumps(IMAGE_LIST).encode(),
+        "refer_val.json": b"[1]",
+        "refer_test.json": b"[2]",
+        "images.zip": zipped({"VG_100K/11.jpg": b"eleven", "VG_100K/33.jpg": b"of the training split"}),
+        "images2.zip": zipped({"VG_100K_2/22.jpg": b"twenty-two", "VG_100K_2/44.jpg": b"forty-four"}),
+    }
