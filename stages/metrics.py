@@ -55,14 +55,18 @@ def iou_units(iou: NDArray[np.float64]) -> NDArray[np.int64]:
     return units
 
 
-def ratios(inter: NDArray[Any], union: NDArray[Any], units: NDArray[np.int64], n: int) -> dict[str, NDArray[np.float64]]:
+def ratios(
+    inter: NDArray[Any], union: NDArray[Any], units: NDArray[np.int64], n: int
+) -> dict[str, NDArray[np.float64]]:
     """oIoU and mIoU, any shape, from sums over n expressions: of intersections, unions and ``iou_units``; 0 for n = 0.
 
     Raises:
         DataError: more expressions than a sum can hold.
     """
     if n > MOST_EXPRESSIONS:
-        raise DataError(f"metrics: expected at most {MOST_EXPRESSIONS:,} expressions of one split, got {n:,}; divide it")
+        raise DataError(
+            f"metrics: expected at most {MOST_EXPRESSIONS:,} expressions of one split, got {n:,}; divide it"
+        )
     return {"oiou": iou_of(inter, union), "miou": units / IOU_UNITS / max(n, 1)}
 
 

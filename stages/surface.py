@@ -23,12 +23,13 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import cpu_count
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.base import Context
-from stages.fusion import Dots, Floats, first_best, leans, mixed, text_shares
+from stages.fusion import Floats, first_best, leans, mixed, text_shares
 from stages.metrics import Empty, iou_of, iou_units, ratios, summarise
 from stages.pair_table import PairTable
 
@@ -75,14 +76,15 @@ def surface(
         nothing = rows[counts[rows] == 0] if empty == "count" else rows[:0]
         sums[1, group] += pairs.area[nothing].sum()
         n[group] = len(nothing) + np.count_nonzero(counts[rows])
-    blocks = list(_blocks(pairs))
-    with ThreadPoolExecutor() as pool:
+    blocks = list(_blocks(pairs, len(betas)))
+    with ThreadPoolExecutor(cpu_count()) as pool:
         done = pool.map(lambda block: _block_sums(pairs, block, grid), blocks)
         for block, own in zip(context.track(blocks, "blocks of expressions"), done, strict=True):
             sums[:, block.group] += own
     values = {"oiou": np.zeros(sums.shape[1:]), "miou": np.zeros(sums.shape[1:])}
     for group in range(len(pairs.groups)):
-        for name, found in ratios(*sums[:, group], int(n[group])).items():
+        inter, union, units = sums[:, group]
+        for name, found in ratios(inter, union, units, int(n[group])).items():
             values[name][group][:, order] = found
     return values
 
@@ -112,14 +114,14 @@ class Block:
     proposals: int
 
 
-def _blocks(pairs: PairTable) -> Iterator[Block]:
+def _blocks(pairs: PairTable, betas: int) -> Iterator[Block]:
     counts = np.diff(pairs.offsets)
     for group in range(len(pairs.groups)):
         members = pairs.members(group)
         for proposals in np.unique(counts[members]):
             if proposals:
                 rows = members[counts[members] == proposals]
-                size = max(1, FLOATS // (ALPHAS * int(proposals)))
+                size = max(1, FLOATS // (ALPHAS * max(int(proposals), betas)))
                 yield from (Block(group, rows[i : i + size], int(proposals)) for i in range(0, len(rows), size))
 
 
@@ -177,7 +179,9 @@ def _choices(x: Floats, y: Floats, m: Floats, n: Floats, knots: Ints) -> tuple[I
 
     expression, alpha, span = np.nonzero(~proved.T)
     beta = np.minimum(knots[span] + np.arange(np.diff(knots).max(initial=0) + 1)[:, None], knots[span + 1])
-    choice, _ = _winners(x, y, position[alpha, expression], number[expression], m[beta, expression], n[beta, expression])
+    choice, _ = _winners(
+        x, y, position[alpha, expression], number[expression], m[beta, expression], n[beta, expression]
+    )
     step, at = np.nonzero(choice[1:] != choice[:-1])
     base = first[expression[at]]
     old, new = pair[base + choice[step, at]], pair[base + choice[step + 1, at]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -13,9 +14,9 @@ from pydantic import Field
 from stages.base import Context, Listed, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
-from stages.fusion import first_best
+from stages.fusion import Floats
 from stages.metrics import Empty, summarise
-from stages.pair_table import PairTable, Scoring, load_pairs
+from stages.pair_table import Filters, PairTable, Scoring, load_pairs, with_k
 from stages.surface import surface
 from store.errors import StoreError, again, reading
 from store.publish import replacing
@@ -51,32 +52,26 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         pairs, attrs = load_pairs(paths.pairs, params.k)
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
-    kept = pairs.filtered(params)
     with summary.timed("surface"):
-        surfaces = surface(kept, alphas, betas, params.empty, context)
+        surfaces = surface(pairs.filtered(params), alphas, betas, params.empty, context)
+    marked = points(pairs, pairs.dots.scores(pairs.alphas(params), params.beta), params, params.empty)
     splits: dict[str, Any] = {}
     for group, ((dataset, split), alpha) in enumerate(zip(pairs.groups, params.alpha_of(pairs.groups), strict=True)):
+        own = {name: marked[group][name] for name in surfaces}
         splits.setdefault(dataset, {})[split] = {
             **{name: values[group].round(6).tolist() for name, values in surfaces.items()},
-            "chosen": {"alpha": alpha, "beta": params.beta, **point(kept, alpha, params.beta, params.empty, group)},
+            "chosen": {"alpha": alpha, "beta": params.beta, **own},
             "best": {name: best_point(values[group], alphas, betas) for name, values in surfaces.items()},
         }
     with summary.timed("ablations"):
-        table = ablations(paths.pairs, params)
-        switched = differences(paths.differences, attrs["digest"], kept, params)
+        table = ablations(pairs, paths.pairs, attrs["ks"], params)
+        switched = differences(paths.differences, attrs["digest"], pairs, params)
     result = {"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits, "ablations": table}
     result["differences"] = switched
     with replacing(paths.grid) as temporary:
         temporary.write_text(json.dumps(result) + "\n")
     summary.wrote = {"grid points": len(alphas) * len(betas), "ablations": len(table)}
     return summary
-
-
-def point(pairs: PairTable, alpha: float, beta: float, empty: Empty, group: int) -> dict[str, Any]:
-    """oiou and miou of one group at one (alpha, beta)."""
-    chosen = first_best(pairs.dots.scores(alpha, beta), pairs.offsets)
-    summed = summarise(pairs.outcome(chosen).at(pairs.members(group)), empty)
-    return {name: summed[name] for name in ("oiou", "miou")}
 
 
 def best_point(
@@ -87,20 +82,22 @@ def best_point(
     return {"alpha": float(alphas[i]), "beta": float(betas[j]), "value": float(values[i, j])}
 
 
-def ablations(path: Path, params: Params) -> list[dict[str, Any]]:
-    """One row per setting and split: every stored k, sentence or phrase only, and each filter of the parameters."""
-    pairs, attrs = load_pairs(path, params.k)
-    chosen = attrs["k"]
-    rows = _ablation(pairs.filtered(params), params, "chosen", f"k = {chosen}, beta = {params.beta:g}")
-    for k in attrs["ks"]:
-        if k != chosen:
-            rows += _ablation(load_pairs(path, k)[0].filtered(params), params, "masked blocks", f"k = {k}")
+def ablations(pairs: PairTable, path: Path, ks: list[int], params: Params) -> list[dict[str, Any]]:
+    """One row per setting and split: every stored k, sentence or phrase only, and each filter of the parameters.
+
+    Args:
+        pairs: unfiltered, from file ``path``, which holds global features of ``ks``.
+    """
+    rows = _rows(pairs, params, {f"k = {params.k}, beta = {params.beta:g}": params}, "chosen")
+    for k in ks:
+        if k != params.k:
+            rows += _rows(with_k(pairs, path, k), params, {f"k = {k}": params}, "masked blocks")
     for beta, label in ((1.0, "sentence only (beta = 1)"), (0.0, "noun phrase only (beta = 0)")):
-        rows += _ablation(pairs.filtered(params), params.model_copy(update={"beta": beta}), "text", label)
+        rows += _rows(pairs, params.model_copy(update={"beta": beta}), {label: params}, "text")
+    scores = pairs.dots.scores(pairs.alphas(params), params.beta)
     for name, tried in (("min_score", params.min_scores), ("min_area", params.min_areas), ("top_n", params.top_ns)):
-        for value in tried:
-            filters = params.model_copy(update={name: value})
-            rows += _ablation(pairs.filtered(filters), params, name, f"{name} = {value:g}")
+        filters = {f"{name} = {value:g}": params.model_copy(update={name: value}) for value in tried}
+        rows += _rows(pairs, params, filters, name, scores)
     return rows
 
 
@@ -108,15 +105,15 @@ def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> 
     """One row per switch and split: each deliberate difference from the released code turned, beside ``as configured``.
 
     Args:
-        folder: output of stage differences. pairs: the profile's own, filtered; digest: its file's.
+        folder: output of stage differences. pairs: the profile's own, unfiltered; digest: its file's.
 
     Raises:
         StoreError: the folder was made beside another pair table.
     """
-    rows = [{**row, "release": False} for row in _ablation(pairs, params, "as configured", "")]
+    rows = [{**row, "release": False} for row in _rows(pairs, params, {"": params}, "as configured")]
     other: Empty = "skip" if params.empty == "count" else "count"
     policy = params.model_copy(update={"empty": other})
-    rows += [{**row, "release": other == "skip"} for row in _ablation(pairs, policy, "empty", f"empty = {other}")]
+    rows += [{**row, "release": other == "skip"} for row in _rows(pairs, policy, {f"empty = {other}": policy}, "empty")]
     with reading(folder / "differences.json", again("differences")):
         content = json.loads((folder / "differences.json").read_text())
     if content["pairs"] != digest:
@@ -125,14 +122,33 @@ def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> 
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        table = load_pairs(folder / f"{name}.h5", params.k)[0].filtered(params)
-        rows += [{**row, "release": switch["release"]} for row in _ablation(table, scoring, name, setting)]
+        table = load_pairs(folder / f"{name}.h5", params.k)[0]
+        rows += [{**row, "release": switch["release"]} for row in _rows(table, scoring, {setting: scoring}, name)]
     return rows
 
 
-def _ablation(pairs: PairTable, params: Params, name: str, setting: str) -> list[dict[str, Any]]:
+def _rows(
+    pairs: PairTable, params: Scoring, tried: Mapping[str, Filters], name: str, scores: Floats | None = None
+) -> list[dict[str, Any]]:
+    """A row per filter and split: the metrics at the alphas and the beta of ``params``.
+
+    Args:
+        tried: setting, as shown -> the filters of proposals. scores: of all pairs, when they are known.
+    """
+    scores = pairs.dots.scores(pairs.alphas(params), params.beta) if scores is None else scores
     rows = []
-    for group, ((dataset, split), alpha) in enumerate(zip(pairs.groups, params.alpha_of(pairs.groups), strict=True)):
-        row = {"name": name, "setting": setting, "dataset": dataset, "split": split}
-        rows.append({**row, **point(pairs, alpha, params.beta, params.empty, group), "n": len(pairs.members(group))})
+    for setting, filters in tried.items():
+        for (dataset, split), values in zip(pairs.groups, points(pairs, scores, filters, params.empty), strict=True):
+            rows.append({"name": name, "setting": setting, "dataset": dataset, "split": split, **values})
     return rows
+
+
+def points(pairs: PairTable, scores: Floats, filters: Filters, empty: Empty) -> list[dict[str, Any]]:
+    """oiou, miou and n, the evaluated expressions, of every group when the best-scored proposals are chosen."""
+    outcome = pairs.outcome(pairs.choice(scores, filters))
+    found = []
+    for group in range(len(pairs.groups)):
+        members = pairs.members(group)
+        summed = summarise(outcome.at(members), empty)
+        found.append({"oiou": summed["oiou"], "miou": summed["miou"], "n": len(members)})
+    return found
