@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness import Result
 from benchmarks.repro import alpha_repro, noop_repro
-from benchmarks.rescore import rescore_one
+from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
     "rescore_one": rescore_one,

@@ -68,7 +68,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "proposal_box": proposals["box"][proposal],
     }
     with summary.timed("compute"), threadpool_limits(1):
-        dots = dot_columns(masks, text, image_offsets, expressions, context)
+        dots = dot_columns(masks, text, image_offsets, expressions["expression_image"], proposal, context)
     _refuse_non_finite(dots, offsets, proposal)
     columns |= dots
     made_from = {
@@ -131,46 +131,64 @@ def _overlap_rows(overlap: Table, expressions: dict[str, Any]) -> NDArray[np.int
 
 
 def dot_columns(
-    masks: Vectors, text: Vectors, image_offsets: NDArray[np.int64], expressions: dict[str, Any], context: Context
+    masks: Vectors,
+    text: Vectors,
+    image_offsets: NDArray[np.int64],
+    image: NDArray[np.int64],
+    proposal: NDArray[np.int64],
+    context: Context,
 ) -> dict[str, Floats]:
-    """The float32 columns (P,): A, B, C, D and norms, by one matrix product per image and feature."""
-    offsets, vectors = expressions["expression_offsets"], text.rows("feature")
-    sentence, phrase = vectors[text.column("sentence_string")], vectors[text.column("phrase_string")]
+    """The float32 columns (P,) of the table: A, B, C, D and the norms.
+
+    One matrix product for each image and feature, of all proposals with all texts; norms once for each proposal.
+
+    Args:
+        image_offsets: proposals of each image (I+1,). image: of each expression (E,). proposal: of each pair (P,).
+    """
+    order = np.argsort(image, kind="stable")
+    owned = np.searchsorted(image[order], np.arange(len(image_offsets)))  # expressions of each image, in this order
+    texts = text.rows("feature")[np.stack([text.column(f"{name}_string") for name in ("sentence", "phrase")], 1)[order]]
+    counts = np.diff(image_offsets)[image]
+    offsets = offsets_of(counts[order])
+
     ks = masks.ks()
-    names = ["c", "d", "local_norm", *(f"{n}.k{k}" for n in ("a", "b", "global_norm", "cross_norm") for k in ks)]
-    out = {name: np.zeros(offsets[-1], np.float32) for name in names}
-    order = np.argsort(expressions["expression_image"], kind="stable")
-    bounds = np.searchsorted(expressions["expression_image"][order], np.arange(len(image_offsets)))
-    blocks = list(_image_blocks(image_offsets))
-    for first, last in context.track(blocks, "image blocks"):
-        base, stop = image_offsets[first], image_offsets[last]
-        local = masks.rows("local", base, stop)
-        globals_ = {k: masks.rows(f"global.k{k}", base, stop) for k in ks}
-        for image in range(first, last):
-            rows = slice(image_offsets[image] - base, image_offsets[image + 1] - base)
-            own = order[bounds[image] : bounds[image + 1]]
-            values = _image_columns(local[rows], {k: g[rows] for k, g in globals_.items()}, sentence[own], phrase[own])
-            for position, expression in enumerate(own):
-                target = slice(offsets[expression], offsets[expression + 1])
-                for name, column in values.items():
-                    out[name][target] = column[position]
-    return out
+    dots = {name: np.empty(offsets[-1], np.float32) for name in ("c", "d", *(f"{n}.k{k}" for k in ks for n in "ab"))}
+    names = ("local_norm", *(f"{name}.k{k}" for k in ks for name in ("global_norm", "cross_norm")))
+    norms = {name: np.empty(image_offsets[-1], np.float32) for name in names}
+    for first, last in context.track(list(_image_blocks(image_offsets)), "image blocks"):
+        block = slice(image_offsets[first], image_offsets[last])
+        images = [
+            (slice(*(image_offsets[i : i + 2] - block.start)), texts[slice(*owned[i : i + 2])], offsets[owned[i]])
+            for i in range(first, last)
+        ]
+        local = masks.rows("local", block.start, block.stop)
+        np.vecdot(local, local, out=norms["local_norm"][block])
+        _products(local, images, dots["c"], dots["d"])
+        for k in ks:
+            features = masks.rows(f"global.k{k}", block.start, block.stop)
+            np.vecdot(features, features, out=norms[f"global_norm.k{k}"][block])
+            np.vecdot(features, local, out=norms[f"cross_norm.k{k}"][block])
+            _products(features, images, dots[f"a.k{k}"], dots[f"b.k{k}"])
+    if not np.array_equal(order, np.arange(len(order))):
+        starts = np.empty_like(offsets[:-1])
+        starts[order] = offsets[:-1]
+        rows_of_pairs = _ranges(starts, counts)
+        dots = {name: column[rows_of_pairs] for name, column in dots.items()}
+    return {**dots, **{name: column[proposal] for name, column in norms.items()}}
 
 
-def _image_columns(local: Floats, globals_: dict[int, Floats], sentence: Floats, phrase: Floats) -> dict[str, Floats]:
-    """The columns (E, N) of one image's expressions and proposals."""
-    shape = (len(sentence), len(local))
-    columns = {
-        "c": sentence @ local.T,
-        "d": phrase @ local.T,
-        "local_norm": np.broadcast_to((local * local).sum(1), shape),
-    }
-    for k, features in globals_.items():
-        columns[f"a.k{k}"] = sentence @ features.T
-        columns[f"b.k{k}"] = phrase @ features.T
-        columns[f"global_norm.k{k}"] = np.broadcast_to((features * features).sum(1), shape)
-        columns[f"cross_norm.k{k}"] = np.broadcast_to((features * local).sum(1), shape)
-    return columns
+def _products(features: Floats, images: list[tuple[slice, Floats, int]], sentence: Floats, phrase: Floats) -> None:
+    """Fill columns (P,) with the dots of proposals and texts.
+
+    Args:
+        features: of a block's proposals (M, D). images: for each of the block's images its rows of ``features``, its texts
+            (E, 2, D) and where its pairs begin.
+    """
+    for rows, texts, start in images:
+        visual = features[rows]
+        stop = start + len(texts) * len(visual)
+        products = (texts.reshape(-1, features.shape[1]) @ visual.T).reshape(len(texts), 2, len(visual))
+        sentence[start:stop], phrase[start:stop] = products[:, 0].ravel(), products[:, 1].ravel()
 
 
 def _image_blocks(image_offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
