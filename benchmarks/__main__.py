@@ -16,6 +16,9 @@ from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
     "rescore_one": rescore_one,
+    "rescore_surface": rescore_surface,
+    "rescore_surface_full": rescore_surface_full,
+    "pair_build": pair_build,
     "noop_repro": noop_repro,
     "alpha_repro": alpha_repro,
 }
