@@ -24,13 +24,20 @@ GROUPS += [("refcoco+", "testB"), ("refcocog", "val"), ("refcocog", "test"), ("r
 
 @dataclass(frozen=True)
 class Features:
-    """f_global, f_local (images, proposals, width); t_global, t_local (expressions, width); image of each expression."""
+    """f_global, f_local (images, proposals, width); texts: sentences, then phrases (2 x expressions, width); image (E,)."""
 
     f_global: Floats
     f_local: Floats
-    t_global: Floats
-    t_local: Floats
+    texts: Floats
     image: NDArray[np.int64]
+
+    @property
+    def t_global(self) -> Floats:
+        return self.texts[: len(self.image)]
+
+    @property
+    def t_local(self) -> Floats:
+        return self.texts[len(self.image) :]
 
 
 def features(expressions: int, proposals: int = PROPOSALS, width: int = 512, seed: int = 0) -> Features:
@@ -44,7 +51,7 @@ def features(expressions: int, proposals: int = PROPOSALS, width: int = 512, see
         other += np.float32(0.6) * one
         return one, other
 
-    return Features(*two(images, proposals), *two(expressions), np.arange(expressions) // PER_IMAGE)
+    return Features(*two(images, proposals), np.concatenate(two(expressions)), np.arange(expressions) // PER_IMAGE)
 
 
 def pair_table(

@@ -5,7 +5,11 @@ After this stage no vector is needed again: any alpha, beta, rule or filter is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import cpu_count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -146,49 +150,80 @@ def dot_columns(
         image_offsets: proposals of each image (I+1,). image: of each expression (E,). proposal: of each pair (P,).
     """
     order = np.argsort(image, kind="stable")
-    owned = np.searchsorted(image[order], np.arange(len(image_offsets)))  # expressions of each image, in this order
-    texts = text.rows("feature")[np.stack([text.column(f"{name}_string") for name in ("sentence", "phrase")], 1)[order]]
     counts = np.diff(image_offsets)[image]
-    offsets = offsets_of(counts[order])
-
     ks = masks.ks()
-    dots = {name: np.empty(offsets[-1], np.float32) for name in ("c", "d", *(f"{n}.k{k}" for k in ks for n in "ab"))}
-    names = ("local_norm", *(f"{name}.k{k}" for k in ks for name in ("global_norm", "cross_norm")))
-    norms = {name: np.empty(image_offsets[-1], np.float32) for name in names}
-    for first, last in context.track(list(_image_blocks(image_offsets)), "image blocks"):
-        block = slice(image_offsets[first], image_offsets[last])
-        images = [
-            (slice(*(image_offsets[i : i + 2] - block.start)), texts[slice(*owned[i : i + 2])], offsets[owned[i]])
-            for i in range(first, last)
-        ]
-        local = masks.rows("local", block.start, block.stop)
-        np.vecdot(local, local, out=norms["local_norm"][block])
-        _products(local, images, dots["c"], dots["d"])
-        for k in ks:
-            features = masks.rows(f"global.k{k}", block.start, block.stop)
-            np.vecdot(features, features, out=norms[f"global_norm.k{k}"][block])
-            np.vecdot(features, local, out=norms[f"cross_norm.k{k}"][block])
-            _products(features, images, dots[f"a.k{k}"], dots[f"b.k{k}"])
+    job = Products(
+        image_offsets=image_offsets,
+        owned=np.searchsorted(image[order], np.arange(len(image_offsets))),
+        pair_offsets=offsets_of(counts[order]),
+        strings=np.stack([text.column("sentence_string"), text.column("phrase_string")], 1)[order],
+        vectors=text.rows("feature"),
+        dots={n: np.empty(len(proposal), np.float32) for n in ("c", "d", *(f"{n}.k{k}" for k in ks for n in "ab"))},
+        norms={
+            name: np.zeros(image_offsets[-1], np.float32)
+            for name in ("local_norm", *(f"{name}.k{k}" for k in ks for name in ("global_norm", "cross_norm")))
+        },
+    )
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for first, last in context.track(list(_image_blocks(image_offsets)), "image blocks"):
+            base, stop = image_offsets[first], image_offsets[last]
+            local = masks.rows("local", base, stop)
+            by_k = {k: masks.rows(f"global.k{k}", base, stop) for k in ks}
+            runs = np.array_split(np.arange(first, last), cpu_count())
+            list(pool.map(partial(job.fill, base=base, local=local, by_k=by_k), runs))
+    dots = job.dots
     if not np.array_equal(order, np.arange(len(order))):
-        starts = np.empty_like(offsets[:-1])
-        starts[order] = offsets[:-1]
-        rows_of_pairs = _ranges(starts, counts)
-        dots = {name: column[rows_of_pairs] for name, column in dots.items()}
-    return {**dots, **{name: column[proposal] for name, column in norms.items()}}
+        starts = np.empty_like(job.pair_offsets[:-1])
+        starts[order] = job.pair_offsets[:-1]
+        rows = _ranges(starts, counts)
+        dots = {name: column[rows] for name, column in dots.items()}
+    return {**dots, **{name: column[proposal] for name, column in job.norms.items()}}
 
 
-def _products(features: Floats, images: list[tuple[slice, Floats, int]], sentence: Floats, phrase: Floats) -> None:
-    """Fill columns (P,) with the dots of proposals and texts.
+@dataclass(frozen=True)
+class Products:
+    """The products of each image's texts with its proposals, expressions in the order of their images.
 
-    Args:
-        features: of a block's proposals (M, D). images: for each of the block's images its rows of ``features``, its texts
-            (E, 2, D) and where its pairs begin.
+    Attributes:
+        image_offsets: proposals of each image (I+1,). owned: its expressions (I+1,). pair_offsets: their pairs (E+1,).
+        strings: rows of ``vectors`` for sentence and phrase (E, 2). vectors: text features (S, D).
+        dots: columns (P,) to fill. norms: columns (N,) to fill, where an image has expressions.
     """
-    for rows, texts, start in images:
-        visual = features[rows]
-        stop = start + len(texts) * len(visual)
-        products = (texts.reshape(-1, features.shape[1]) @ visual.T).reshape(len(texts), 2, len(visual))
-        sentence[start:stop], phrase[start:stop] = products[:, 0].ravel(), products[:, 1].ravel()
+
+    image_offsets: NDArray[np.int64]
+    owned: NDArray[np.int64]
+    pair_offsets: NDArray[np.int64]
+    strings: NDArray[np.int64]
+    vectors: Floats
+    dots: dict[str, Floats]
+    norms: dict[str, Floats]
+
+    def fill(self, images: Iterable[int], base: int, local: Floats, by_k: dict[int, Floats]) -> None:
+        """Fill in the columns of ``images``, whose features are in ``local`` and ``by_k`` (M, D), rows from ``base`` on.
+
+        An image at a time: its features then stay in the cache.
+        """
+        for image in images:
+            own = slice(self.owned[image], self.owned[image + 1])
+            rows = slice(self.image_offsets[image], self.image_offsets[image + 1])
+            if own.start == own.stop or rows.start == rows.stop:
+                continue
+            texts = self.vectors[self.strings[own].ravel()]
+            pairs = slice(self.pair_offsets[own.start], self.pair_offsets[own.stop])
+            held = slice(rows.start - base, rows.stop - base)
+            crop = local[held]
+            np.vecdot(crop, crop, out=self.norms["local_norm"][rows])
+            self._multiply(texts, crop, pairs, "c", "d")
+            for k, features in by_k.items():
+                scene = features[held]
+                np.vecdot(scene, scene, out=self.norms[f"global_norm.k{k}"][rows])
+                np.vecdot(scene, crop, out=self.norms[f"cross_norm.k{k}"][rows])
+                self._multiply(texts, scene, pairs, f"a.k{k}", f"b.k{k}")
+
+    def _multiply(self, texts: Floats, visual: Floats, pairs: slice, sentence: str, phrase: str) -> None:
+        products = (texts @ visual.T).reshape(-1, 2, len(visual))
+        self.dots[sentence][pairs].reshape(-1, len(visual))[:] = products[:, 0]
+        self.dots[phrase][pairs].reshape(-1, len(visual))[:] = products[:, 1]
 
 
 def _image_blocks(image_offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
