@@ -10,6 +10,7 @@ adds only what changes from one grid point to the next gets the same bits as a s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -155,10 +156,16 @@ def bootstrap(
     images, owner = np.unique(image, return_inverse=True)
     columns = (outcome.intersection, outcome.union, outcome.iou, np.ones(len(owner)))
     sums = np.stack([np.bincount(owner, weights=c, minlength=len(images)) for c in columns], axis=1)
-    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
-    inter, uni, iou, count = (weights @ sums).T
+    inter, uni, iou, count = (_resampled(len(images), resamples, seed) @ sums).T
     tail = 100 * (1 - level) / 2
     return {
         "oiou_ci": np.percentile(iou_of(inter, uni), [tail, 100 - tail]).tolist(),
         "miou_ci": np.percentile(iou_of(iou, count), [tail, 100 - tail]).tolist(),
     }
+
+
+@lru_cache(maxsize=1)
+def _resampled(images: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each image is drawn, (resamples, images): kept for the next rule of the same split."""
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+    return weights.astype(np.float64)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -54,7 +53,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
     with summary.timed("surface"):
         surfaces = surface(pairs.filtered(params), alphas, betas, params.empty, context)
-    marked = points(pairs, pairs.dots.scores(pairs.alphas(params), params.beta), params, params.empty)
+    with summary.timed("ablations"):
+        scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+        marked = points(pairs, scores, params, params.empty)
+        table = ablations(pairs, scores, paths.pairs, attrs["ks"], params)
+        switched = differences(paths.differences, attrs["digest"], pairs, scores, params)
     splits: dict[str, Any] = {}
     for group, ((dataset, split), alpha) in enumerate(zip(pairs.groups, params.alpha_of(pairs.groups), strict=True)):
         own = {name: marked[group][name] for name in surfaces}
@@ -63,9 +66,6 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             "chosen": {"alpha": alpha, "beta": params.beta, **own},
             "best": {name: best_point(values[group], alphas, betas) for name, values in surfaces.items()},
         }
-    with summary.timed("ablations"):
-        table = ablations(pairs, paths.pairs, attrs["ks"], params)
-        switched = differences(paths.differences, attrs["digest"], pairs, params)
     result = {"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits, "ablations": table}
     result["differences"] = switched
     with replacing(paths.grid) as temporary:
@@ -82,38 +82,39 @@ def best_point(
     return {"alpha": float(alphas[i]), "beta": float(betas[j]), "value": float(values[i, j])}
 
 
-def ablations(pairs: PairTable, path: Path, ks: list[int], params: Params) -> list[dict[str, Any]]:
+def ablations(pairs: PairTable, scores: Floats, path: Path, ks: list[int], params: Params) -> list[dict[str, Any]]:
     """One row per setting and split: every stored k, sentence or phrase only, and each filter of the parameters.
 
     Args:
-        pairs: unfiltered, from file ``path``, which holds global features of ``ks``.
+        pairs: unfiltered, from file ``path``, which holds global features of ``ks``. scores: at the profile's point (P,).
     """
-    rows = _rows(pairs, params, {f"k = {params.k}, beta = {params.beta:g}": params}, "chosen")
+    rows = _rows(pairs, scores, params, "chosen", f"k = {params.k}, beta = {params.beta:g}")
     for k in ks:
         if k != params.k:
-            rows += _rows(with_k(pairs, path, k), params, {f"k = {k}": params}, "masked blocks")
+            dots = with_k(pairs, path, k).dots
+            rows += _rows(pairs, dots.scores(pairs.alphas(params), params.beta), params, "masked blocks", f"k = {k}")
     for beta, label in ((1.0, "sentence only (beta = 1)"), (0.0, "noun phrase only (beta = 0)")):
-        rows += _rows(pairs, params.model_copy(update={"beta": beta}), {label: params}, "text")
-    scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+        rows += _rows(pairs, pairs.dots.scores(pairs.alphas(params), beta), params, "text", label)
     for name, tried in (("min_score", params.min_scores), ("min_area", params.min_areas), ("top_n", params.top_ns)):
-        filters = {f"{name} = {value:g}": params.model_copy(update={name: value}) for value in tried}
-        rows += _rows(pairs, params, filters, name, scores)
+        for value in tried:
+            rows += _rows(pairs, scores, params.model_copy(update={name: value}), name, f"{name} = {value:g}")
     return rows
 
 
-def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> list[dict[str, Any]]:
+def differences(folder: Path, digest: str, pairs: PairTable, scores: Floats, params: Params) -> list[dict[str, Any]]:
     """One row per switch and split: each deliberate difference from the released code turned, beside ``as configured``.
 
     Args:
-        folder: output of stage differences. pairs: the profile's own, unfiltered; digest: its file's.
+        folder: output of stage differences. pairs: the profile's own, unfiltered. digest: its file's.
+        scores: at the profile's point (P,).
 
     Raises:
         StoreError: the folder was made beside another pair table.
     """
-    rows = [{**row, "release": False} for row in _rows(pairs, params, {"": params}, "as configured")]
+    rows = [{**row, "release": False} for row in _rows(pairs, scores, params, "as configured", "")]
     other: Empty = "skip" if params.empty == "count" else "count"
     policy = params.model_copy(update={"empty": other})
-    rows += [{**row, "release": other == "skip"} for row in _rows(pairs, policy, {f"empty = {other}": policy}, "empty")]
+    rows += [{**row, "release": other == "skip"} for row in _rows(pairs, scores, policy, "empty", f"empty = {other}")]
     with reading(folder / "differences.json", again("differences")):
         content = json.loads((folder / "differences.json").read_text())
     if content["pairs"] != digest:
@@ -123,28 +124,26 @@ def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> 
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
         table = load_pairs(folder / f"{name}.h5", params.k)[0]
-        rows += [{**row, "release": switch["release"]} for row in _rows(table, scoring, {setting: scoring}, name)]
+        turned = table.dots.scores(table.alphas(scoring), scoring.beta)
+        rows += [{**row, "release": switch["release"]} for row in _rows(table, turned, scoring, name, setting)]
     return rows
 
 
-def _rows(
-    pairs: PairTable, params: Scoring, tried: Mapping[str, Filters], name: str, scores: Floats | None = None
-) -> list[dict[str, Any]]:
-    """A row per filter and split: the metrics at the alphas and the beta of ``params``.
-
-    Args:
-        tried: setting, as shown -> the filters of proposals. scores: of all pairs, when they are known.
-    """
-    scores = pairs.dots.scores(pairs.alphas(params), params.beta) if scores is None else scores
-    rows = []
-    for setting, filters in tried.items():
-        for (dataset, split), values in zip(pairs.groups, points(pairs, scores, filters, params.empty), strict=True):
-            rows.append({"name": name, "setting": setting, "dataset": dataset, "split": split, **values})
-    return rows
+def _rows(pairs: PairTable, scores: Floats, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:
+    """One row per split: the metrics of these scores under the filters and the empty policy of ``params``."""
+    found = zip(pairs.groups, points(pairs, scores, params, params.empty), strict=True)
+    return [
+        {"name": name, "setting": setting, "dataset": dataset, "split": split, **values}
+        for (dataset, split), values in found
+    ]
 
 
 def points(pairs: PairTable, scores: Floats, filters: Filters, empty: Empty) -> list[dict[str, Any]]:
-    """oiou, miou and n, the evaluated expressions, of every group when the best-scored proposals are chosen."""
+    """oiou, miou and n, the evaluated expressions, of every group, by the best-scored of the proposals that are kept.
+
+    Args:
+        pairs: unfiltered. scores: of its pairs (P,). Any filters over the same scores: nothing is scored or copied again.
+    """
     outcome = pairs.outcome(pairs.choice(scores, filters))
     found = []
     for group in range(len(pairs.groups)):
