@@ -20,9 +20,11 @@ from stages.metrics import (
     iou_of,
     outcome_of_choice,
     outcome_of_random,
+    ratios,
     summarise,
     upper_bound_choice,
 )
+from store.errors import DataError
 from store.ragged import offsets_of
 
 Mask = list[list[bool]]
@@ -215,6 +217,20 @@ def test_sums_beyond_float32() -> None:
 def test_order_does_not_matter() -> None:
     pairs = [(i % 7, 7 + i % 5) for i in range(40)]
     check(summarise(outcome(pairs[::-1])), summarise(outcome(pairs)))
+
+
+def test_not_even_the_last_bit_depends_on_the_order() -> None:
+    rng = np.random.default_rng(0)
+    pairs = [(int(i), int(i + u)) for i, u in rng.integers(0, 1000, (3000, 2))]
+    found = [summarise(outcome([pairs[i] for i in rng.permutation(len(pairs))])) for _ in range(5)]
+    assert found == [found[0]] * 5
+
+
+def test_more_expressions_than_a_sum_can_hold_are_refused() -> None:
+    sums = np.ones(1), np.ones(1), np.ones(1, np.int64)
+    assert ratios(*sums, 2**22)["oiou"] == 1
+    with pytest.raises(DataError, match="at most 4,194,304 expressions of one split, got 4,194,305"):
+        ratios(*sums, 2**22 + 1)
 
 
 def test_at_is_the_outcome_of_these_rows() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stages import score as score_stage
-from stages.fusion import Dots
-from stages.pair_table import Filters, PairTable, load_pairs
+from stages.fusion import Dots, first_best
+from stages.pair_table import Filters, PairTable, load_pairs, with_k
 from store.errors import ParameterError
 from store.table import read_table
 from tests.oracles import RULES, kept_positions, store_with_pairs
@@ -23,6 +23,9 @@ def test_k(made: Synthetic) -> None:
         pairs, attrs = load_pairs(path, given_k)
         np.testing.assert_array_equal(pairs.dots.a, table[f"a.k{given_k}"])
         assert (attrs["k"], attrs["ks"]) == (given_k, [1, 3])
+        other = with_k(load_pairs(path, 4 - given_k)[0], path, given_k)
+        for name in ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm"):
+            np.testing.assert_array_equal(getattr(other.dots, name), getattr(pairs.dots, name))
     with pytest.raises(ParameterError, match=rf"k = 2: {path} holds k = 1, 3; .*masked_blocks"):
         load_pairs(path, 2)
 
@@ -59,6 +62,9 @@ def test_filters_against_a_loop(made: Synthetic, filters: Filters) -> None:
     for name in ("intersection", "union", "proposal_score", "proposal_area"):
         np.testing.assert_array_equal(getattr(kept, name), getattr(pairs, name)[rows])
     np.testing.assert_array_equal(kept.dots.scores(0.7, 0.3), pairs.dots.scores(0.7, 0.3)[rows])
+    for scores in (pairs.dots.scores(0.7, 0.3), np.full(len(pairs.union), -7, np.float32)):
+        expected = kept.unfiltered(first_best(scores[rows], kept.offsets))
+        np.testing.assert_array_equal(pairs.choice(scores, filters), expected)
     last = np.diff(kept.offsets) - 1
     assert kept.unfiltered(last).tolist() == [positions[-1] if positions else -1 for positions in everything]
     np.testing.assert_array_equal(kept.filtered(Filters(top_n=2)).kept, kept.kept[kept.kept < 2])
