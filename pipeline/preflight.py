@@ -14,6 +14,11 @@ DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
 """Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
 _SHOWN = 3
+_GENERATORS = {
+    "freesolo": ("mask proposal weights", "FreeSOLO"),
+    "coco": ("mask proposals, COCO result JSON", "Proposals of another source"),
+    "instances": ("not read by this source, but DVC wants it: name any path", "Proposals of another source"),
+}
 
 
 def check(project: LoadedProject) -> list[str]:
@@ -57,10 +62,12 @@ def _images(project: LoadedProject, named: set[str]) -> Iterator[str]:
 
 def _models(project: LoadedProject) -> Iterator[str]:
     values = project.values
-    for label, file, section in (
-        ("mask proposal weights", values.propose.weights, "FreeSOLO"),
-        ("CLIP architecture", values.clip.model, "CLIP"),
-        ("CLIP weights", values.clip.weights, "CLIP"),
+    generator = values.propose.input
+    unread = values.propose.source == "instances" and project.path(generator).exists()
+    for label, section, file in (
+        *([] if unread else [(*_GENERATORS[values.propose.source], generator)]),
+        ("CLIP architecture", "CLIP", values.clip.model),
+        ("CLIP weights", "CLIP", values.clip.weights),
     ):
         if not project.path(file).is_file():
             yield f"{project.path(file)}: {label}; {DOCS}, section '{section}'"
