@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.boxes import boxes
 from benchmarks.harness import Result
 from benchmarks.rescore import rescore_one
 
-BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one}
+BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one, "boxes": boxes}
 RESULTS = Path(__file__).parent / "results.json"
 
 

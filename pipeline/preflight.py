@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 from pipeline.project import LoadedProject
 from stages.datasets.index import name_below_root
@@ -64,11 +65,12 @@ def _models(project: LoadedProject) -> Iterator[str]:
     values = project.values
     generator = values.propose.input
     unread = values.propose.source == "instances" and project.path(generator).exists()
-    for label, section, file in (
-        *([] if unread else [(*_GENERATORS[values.propose.source], generator)]),
+    needed: list[tuple[str, str, Path | str]] = [
+        (*_GENERATORS[values.propose.source], generator),
         ("CLIP architecture", "CLIP", values.clip.model),
         ("CLIP weights", "CLIP", values.clip.weights),
-    ):
+    ]
+    for label, section, file in needed[1:] if unread else needed:
         if not project.path(file).is_file():
             yield f"{project.path(file)}: {label}; {DOCS}, section '{section}'"
     try:

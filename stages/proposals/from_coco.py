@@ -14,7 +14,7 @@ from typing import Any
 from stages.base import Summary
 from stages.datasets.fields import NO_ID, is_number, shown
 from stages.datasets.ground_truth import annotation_mask_rle
-from stages.proposals.items import item_of_counts, no_proposals
+from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError
 from store.masks import areas
 from store.table import Table
@@ -94,7 +94,7 @@ class _Reader:
     def __init__(self, file: Path, index: Table, scored: bool, skipped: list[str]) -> None:
         self._file, self._scored, self._skipped = file, scored, skipped
         self._images = _Images(index)
-        self._sizes: list[list[int]] = index["image_size"].tolist()
+        self._sizes = [(int(height), int(width)) for height, width in index["image_size"]]
         self._usable = [not status for status in index["image_status"]]
         self._found: list[list[tuple[float, bytes]]] = [[] for _ in self._usable]
         self._rows_of = [0] * len(self._usable)
@@ -161,7 +161,8 @@ class _Reader:
         best = sorted(self._found[image], key=lambda proposal: -proposal[0])[:limit]
         if best:
             scores, counts = zip(*best, strict=True)
-            return item_of_counts(counts, scores, *self._sizes[image])
+            height, width = self._sizes[image]
+            return item_of(counts, scores, height, width)
         named = self._rows_of[image]
         return no_proposals(
             f"no usable proposal in {self._file.name}, where {named} rows name the image"

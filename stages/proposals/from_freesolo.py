@@ -8,8 +8,9 @@ from typing import Any
 
 from stages.base import Result
 from stages.images import read_image
-from stages.proposals.items import item_of_masks, no_proposals
+from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError, PassingError
+from store.masks import encode
 
 KIND = "proposals"
 """The kind of the parts."""
@@ -39,8 +40,7 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
                 {KIND: no_proposals(f"{name}: {size} is longer than {_MAX_ASPECT} times its short side; cut it")}
             )
         found = net.propose(image)
-        if not len(found.masks):
-            return Result({KIND: no_proposals("no proposal above the thresholds")})
-        return Result({KIND: item_of_masks(found.masks, found.scores)})
+        status = "" if len(found.masks) else "no proposal above the thresholds"
+        return Result({KIND: item_of(encode(found.masks), found.scores, image.height, image.width, status)})
 
     return propose

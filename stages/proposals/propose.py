@@ -15,9 +15,10 @@ from pydantic import Field
 from stages.base import Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.proposals.boxes import BoxRule
 from stages.proposals.from_coco import read_items
 from stages.proposals.from_freesolo import KIND, proposer
-from stages.proposals.items import BoxRule, boxes_of, item_of_counts, no_proposals
+from stages.proposals.items import boxes_of, item_of, no_proposals
 from store.errors import DataError
 from store.fingerprint import code_digest, file_digest
 from store.ragged import Bytes, offsets_of
@@ -111,16 +112,14 @@ def _coco(params: Params, paths: Paths, context: Context, index: Table, summary:
 
 def _instances(params: Params, paths: Paths, context: Context, index: Table, summary: Summary) -> Found:
     """All annotated objects of each image, score 1.0, in the annotations' order (the paper's ablation of mask quality)."""
-    offsets, masks, sizes = index["instance_offsets"], index["instance_mask"], index["image_size"].tolist()
+    offsets, masks = index["instance_offsets"], index["instance_mask"]
     items = []
     with summary.timed("boxes"):
-        for row in context.track(range(len(sizes)), "images"):
+        for row in context.track(range(len(index["image_name"])), "images"):
             counts = masks[offsets[row] : offsets[row + 1]]
-            items.append(
-                item_of_counts(counts, np.ones(len(counts)), *sizes[row])
-                if counts
-                else no_proposals("no annotated object")
-            )
+            height, width = index["image_size"][row].tolist()
+            status = "" if counts else "no annotated object"
+            items.append(item_of(counts, np.ones(len(counts)), height, width, status))
     return items, {}
 
 
