@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.boxes import boxes
 from benchmarks.harness import Result
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import rescore_one
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
     "rescore_one": rescore_one,
+    "boxes": boxes,
     "noop_repro": noop_repro,
     "alpha_repro": alpha_repro,
 }

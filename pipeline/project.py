@@ -34,7 +34,9 @@ class Index(index.Params):
 
 
 class Propose(propose.Params):
-    weights: Path
+    input: Path = Field(
+        description="freesolo: its weights; coco: the COCO result JSON; instances: not read, but DVC wants it to exist"
+    )
 
 
 class Clip(Section):
