@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.base import Result
+from stages.base import Compute, Result
 from stages.images import read_image
 from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError, PassingError
@@ -18,8 +18,8 @@ _MAX_ASPECT = 20
 """The short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
 
 
-def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: str) -> Callable[[str, str], Result]:
-    """``propose(image name, image digest)`` with FreeSOLO's ``settings`` (arguments of ``FreeSolo.from_state_dict``).
+def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: str) -> Compute:
+    """What computes units of (image name, image digest) with FreeSOLO's ``settings`` (see ``FreeSolo.from_state_dict``).
 
     An image that cannot be read has no proposals and a status that says why.
     """
@@ -43,4 +43,4 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
         status = "" if len(found.masks) else "no proposal above the thresholds"
         return Result({KIND: item_of(encode(found.masks), found.scores, image.height, image.width, status)})
 
-    return propose
+    return lambda inputs, kinds: [propose(name, digest) for name, digest in inputs]

@@ -5,14 +5,15 @@ Where they come from is a parameter; each source is one function that gives an i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from stages.base import Context, Result, Summary, compute_missing
+from stages.base import Context, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.proposals.boxes import BoxRule
@@ -92,13 +93,9 @@ def _freesolo(params: Params, paths: Paths, context: Context, index: Table, summ
     }
     with locked(context.work):
         parts = Parts(context.work, KIND, config)
-
-        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
-            propose = proposer(paths.input, paths.images, params.freesolo(), context.device)
-            return lambda rows, _: [propose(names[usable[i]], digests[usable[i]]) for i in rows]
-
-        keys = [digests[i] for i in usable]
-        results = compute_missing({KIND: parts}, {KIND: keys}, load, context, summary, "images")
+        load = partial(proposer, paths.input, paths.images, params.freesolo())
+        keys, inputs = [digests[row] for row in usable], [(names[row], digests[row]) for row in usable]
+        results = compute_missing({KIND: parts}, {KIND: keys}, inputs, load, context, summary, "images")
         known = {row: results.get(KIND, digests[row]) for row in usable}
     nothing = no_proposals("")
     return [known.get(row, nothing) for row in range(len(names))], config

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Context, Listed, Result, Results, Summary, compute_missing
+from stages.base import Compute, Context, Listed, Result, Results, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
@@ -58,24 +59,26 @@ class Paths(BasePaths):
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the mask features. Local features and the global ones of each k are kinds of their own: a new k costs that k."""
     summary = Summary()
-    index = read_table(paths.index, "index", ("image_name", "image_digest", "image_size"))
-    proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
-    require_same("embed_masks", (proposals, "index", index))
+    index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
     images = np.flatnonzero(np.diff(offsets)).tolist()
     summary.read = {"images": len(images), "proposals": len(proposals["mask"])}
     with locked(context.work):
         kinds = open_parts(params, paths, context.work)
         keys = {kind: [_input_key(kind, index, proposals, image) for image in images] for kind in kinds}
-
-        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
-            embed = _embedder(params, paths, context, index, proposals)
-            return lambda positions, missing: [embed(images[i], missing) for i in positions]
-
-        results = compute_missing(kinds, keys, load, context, summary, "images")
+        load = partial(embedder, params, paths, context.batch)
+        results = compute_missing(kinds, keys, images, load, context, summary, "images")
         with summary.timed("assemble"):
             _assemble(params, paths, results, keys, proposals, summary)
     return summary
+
+
+def _tables(paths: Paths) -> tuple[Table, Table]:
+    """What is read of index and proposals, checked to belong together."""
+    index = read_table(paths.index, "index", ("image_name", "image_digest", "image_size"))
+    proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
+    require_same("embed_masks", (proposals, "index", index))
+    return index, proposals
 
 
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
@@ -104,14 +107,13 @@ def _input_key(kind: str, index: Table, proposals: Table, image: int) -> str:
     return digest.hexdigest()
 
 
-def _embedder(
-    params: Params, paths: Paths, context: Context, index: Table, proposals: Table
-) -> Callable[[int, tuple[str, ...]], Result]:
+def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
+    """What computes units of images, given as rows of the index."""
     from stages.visual.encoder import MaskedClip
     from stages.visual.preprocess import degenerate_boxes
     from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, paths.weights, device=context.device)
+    model, tokenizer = load_clip(params.model, paths.weights, device=device)
     clip = MaskedClip(
         model,
         tokenizer,
@@ -119,8 +121,10 @@ def _embedder(
         short_side=params.short_side,
         fill=params.fill,
         antialias=params.antialiased,
-        batch=context.batch,
+        batch=batch,
     )
+
+    index, proposals = _tables(paths)
 
     def embed(image: int, missing: tuple[str, ...]) -> Result:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
@@ -140,7 +144,7 @@ def _embedder(
             items[LOCAL] = _item(local, degenerate_boxes(boxes, height, width), "zero-size box, widened to a pixel")
         return Result(items)
 
-    return embed
+    return lambda images, missing: [embed(image, missing) for image in images]
 
 
 def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: str) -> Item:
