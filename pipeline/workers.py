@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from stages.base import Compute, Done, Load, Unit, finish
+from stages.base import Compute, Done, Load, Unit, finish, recovered
 from store.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Workers:
                     threads_per_worker=1,
                     processes=True,
                     memory_limit=0,  # the batch bounds the memory; dask would stop a worker that holds a large model
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
                 )
                 client = Client(self._stack.enter_context(cluster))
             self._client = self._stack.enter_context(client)
@@ -91,7 +92,7 @@ def _work(load: Load, unit: Unit, device: str, threads: int) -> Done:
             torch.set_num_threads(threads)
         _loaded.clear()
         _loaded[key] = load(_own_device(device, get_worker().name, torch.cuda.device_count()))
-    return finish(unit, _loaded[key])
+    return recovered(unit) or finish(unit, _loaded[key])
 
 
 def _own_device(device: str, worker: object, devices: int) -> str:

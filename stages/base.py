@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from store.work import Item, Parts, write_part
+from store.work import Item, Parts, part_name, skipped_of, write_part
 
 T = TypeVar("T")
 
@@ -126,14 +126,15 @@ def finish(unit: Unit, compute: Compute) -> Done:
     computed = time.perf_counter()
     parts: dict[str, str | None] = {}
     kept = [position for position, result in enumerate(results) if not result.passing]
+    skipped = [reason for p in kept for reason in results[p].skipped]
     for kind, keys in unit.keys.items():
         items = [results[p].items[kind] for p in kept]
-        parts[kind] = write_part(unit.folders[kind], [keys[p] for p in kept], items) if items else None
+        parts[kind] = write_part(unit.folders[kind], [keys[p] for p in kept], items, skipped) if items else None
     return Done(
         unit,
         parts,
         keys={kind: [keys[p] for p in kept] for kind, keys in unit.keys.items()},
-        skipped=[reason for p in kept for reason in results[p].skipped],
+        skipped=skipped,
         passing=[
             (kind, keys[p], result.items[kind])
             for kind, keys in unit.keys.items()
@@ -142,6 +143,15 @@ def finish(unit: Unit, compute: Compute) -> Done:
         ],
         seconds={"compute": computed - start, "write parts": time.perf_counter() - computed},
     )
+
+
+def recovered(unit: Unit) -> Done | None:
+    """A unit whose parts stand there whole though nobody heard of them: their writer died just after."""
+    told = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
+    if any(skipped is None for skipped in told):
+        return None
+    parts: dict[str, str | None] = {kind: part_name(keys) for kind, keys in unit.keys.items()}
+    return Done(unit, parts, unit.keys, told[0] or [], [], {"compute": 0.0})
 
 
 def in_process(load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:

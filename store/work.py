@@ -35,6 +35,7 @@ Item = Mapping[str, NDArray[Any]]
 """The result for one input: named arrays, ragged along their first axis."""
 
 _OPEN_PARTS = 4
+_SKIPPED = "skipped"
 
 
 @contextmanager
@@ -96,7 +97,7 @@ class Parts:
     def append(self, keys: Sequence[str], items: Sequence[Item], seconds: float, skipped: Sequence[str] = ()) -> None:
         """Write one unit's finished work and count it: ``items[i]`` is the result for input ``keys[i]``."""
         if keys:
-            self.record(write_part(self.folder, keys, items), keys, seconds, skipped)
+            self.record(write_part(self.folder, keys, items, skipped), keys, seconds, skipped)
 
     def record(self, part: str, keys: Sequence[str], seconds: float, skipped: Sequence[str] = ()) -> None:
         """Count a part that ``write_part`` wrote, here or in another process: only now it stands for its inputs."""
@@ -134,7 +135,12 @@ class Parts:
         return self._open[part]
 
 
-def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item]) -> str:
+def part_name(keys: Sequence[str]) -> str:
+    """File name of the part that holds exactly these inputs, in this order."""
+    return f"{fingerprint(list(keys))[:20]}.npz"
+
+
+def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped: Sequence[str]) -> str:
     """Write ``items[i]``, the result for input ``keys[i]``, as one part of ``folder``; its file name. Needs no lock."""
     arrays: dict[str, Any] = {
         f"{end}:{name}": value
@@ -144,9 +150,19 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item]) -> str:
             ("offsets", offsets_of(len(item[name]) for item in items)),
         )
     }
+    arrays[_SKIPPED] = np.frombuffer(json.dumps(list(skipped)).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
-    part = f"{fingerprint(list(keys))[:20]}.npz"
+    part = part_name(keys)
     with replacing(folder / part) as temporary:
         temporary.write_bytes(buffer.getvalue())
     return part
+
+
+def skipped_of(folder: Path, keys: Sequence[str]) -> list[str] | None:
+    """What was degenerate in a part that stands there whole, counted or not; None where there is none."""
+    try:
+        with np.load(folder / part_name(keys), allow_pickle=False) as stored:
+            return list(json.loads(stored[_SKIPPED].tobytes()))
+    except Exception:  # absent or damaged: it is computed again
+        return None
