@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from stages.base import Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.visual.precision import Precision, dtype_of
 from store.fingerprint import code_digest, file_digest, fingerprint
 from store.table import read_table
 from store.vectors import write_vectors
@@ -25,6 +26,7 @@ class Params(BaseParams):
 
     model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
     template: str = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+    precision: Precision = Field("float32", description="as in embed_masks")
 
     @field_validator("template")
     @classmethod
@@ -52,6 +54,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     config = {
         "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
+        "precision": params.precision,
         "code": code_digest("stages.text.embed_text"),
     }
     with locked(context.work):
@@ -61,7 +64,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             from stages.visual.encoder import MaskedClip
             from stages.visual.weights import load_clip
 
-            clip = MaskedClip(*load_clip(params.model, paths.weights, device=context.device), batch=context.batch)
+            dtype = dtype_of(params.precision)
+            model, tokenizer = load_clip(params.model, paths.weights, device=context.device, dtype=dtype)
+            clip = MaskedClip(model, tokenizer, batch=context.batch)
 
             def embed(positions: Sequence[int], _: tuple[str, ...]) -> list[Result]:
                 own = [strings[i] for i in positions]

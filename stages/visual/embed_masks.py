@@ -15,6 +15,8 @@ from stages.base import Context, Listed, Result, Results, Summary, compute_missi
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
+from stages.prefetch import ahead
+from stages.visual.precision import Precision, dtype_of
 from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
 from store.masks import decode
@@ -39,6 +41,7 @@ class Params(BaseParams):
     masked_blocks: Listed[int] = Field(
         [3], min_length=1, description="k: how many last blocks are masked, all to be stored"
     )
+    precision: Precision = Field("float32", description="in which CLIP computes; only float32 is exact")
 
 
 class Paths(BasePaths):
@@ -65,7 +68,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
         def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
             embed = _embedder(params, paths, context, index, proposals)
-            return lambda positions, missing: [embed(images[i], missing) for i in positions]
+            return lambda positions, missing: embed([images[i] for i in positions], missing)
 
         results = compute_missing(kinds, keys, load, context, summary, "images")
         with summary.timed("assemble"):
@@ -100,12 +103,13 @@ def _input_key(kind: str, index: Table, proposals: Table, image: int) -> str:
 
 def _embedder(
     params: Params, paths: Paths, context: Context, index: Table, proposals: Table
-) -> Callable[[int, tuple[str, ...]], Result]:
-    from stages.visual.encoder import MaskedClip
+) -> Callable[[list[int], tuple[str, ...]], list[Result]]:
+    """What computes the missing kinds of a unit's images, all in the same forward passes."""
+    from stages.visual.encoder import Encoded, MaskedClip, Scene
     from stages.visual.preprocess import degenerate_boxes
     from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, paths.weights, device=context.device)
+    model, tokenizer = load_clip(params.model, paths.weights, device=context.device, dtype=dtype_of(params.precision))
     clip = MaskedClip(
         model,
         tokenizer,
@@ -115,24 +119,48 @@ def _embedder(
         antialias=antialias_of(params.antialias),
         batch=context.batch,
     )
+    offsets = proposals["image_offsets"]
 
-    def embed(image: int, missing: tuple[str, ...]) -> Result:
+    def read(image: int) -> Scene | DataError:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
-        rows = slice(*proposals["image_offsets"][image : image + 2])
-        masks, boxes = decode(proposals["mask"][rows], height, width), proposals["box"][rows]
+        rows = slice(*offsets[image : image + 2])
         try:
-            prepared = clip.prepare(read_image(paths.images, name, index["image_digest"][image]))
+            pixels = clip.shrink(read_image(paths.images, name, index["image_digest"][image]))
         except DataError as error:
-            nothing = _item(np.zeros((len(masks), clip.dim), np.float32), np.ones(len(masks), np.bool_), str(error))
-            return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
+            return error
+        return pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows]
+
+    def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
+        count = int(offsets[image + 1] - offsets[image])
+        nothing = _item(np.zeros((count, clip.dim), np.float32), np.ones(count, np.bool_), str(error))
+        return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
+
+    def items(image: int, found: Encoded) -> dict[str, Item]:
+        own = {
+            f"global.k{k}": _item(f, ~found.reaches_grid, "mask empty on the patch grid") for k, f in found.by_k.items()
+        }
+        if found.local is not None:
+            boxes = proposals["box"][slice(*offsets[image : image + 2])]
+            degenerate = degenerate_boxes(boxes, *index["image_size"][image])
+            own[LOCAL] = _item(found.local, degenerate, "zero-size box, widened to a pixel")
+        return own
+
+    def embed(images: list[int], missing: tuple[str, ...]) -> list[Result]:
+        results: dict[int, Result] = {}
+        good: list[int] = []
+
+        def scenes() -> Iterator[Scene]:
+            for image, scene in zip(images, ahead(read, images), strict=True):
+                if isinstance(scene, DataError):
+                    results[image] = lost(image, missing, scene)
+                else:
+                    good.append(image)
+                    yield scene
+
         ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != LOCAL]
-        by_k = clip.global_features_by_k(prepared, masks, ks) if ks else {}
-        no_patch = ~clip.reaches_grid(masks)
-        items = {f"global.k{k}": _item(f, no_patch, "mask empty on the patch grid") for k, f in by_k.items()}
-        if LOCAL in missing:
-            local = clip.local_features(prepared, masks, boxes)
-            items[LOCAL] = _item(local, degenerate_boxes(boxes, height, width), "zero-size box, widened to a pixel")
-        return Result(items)
+        encoded = clip.encode_images(scenes(), ks, local=LOCAL in missing)
+        results |= {image: Result(items(image, found)) for image, found in zip(good, encoded, strict=True)}
+        return [results[image] for image in images]
 
     return embed
 
