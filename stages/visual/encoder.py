@@ -128,15 +128,17 @@ class MaskedClip:
         return local
 
     @torch.inference_mode()
-    def encode_images(self, scenes: Iterable[Scene], ks: Sequence[int], *, local: bool = True) -> list[Encoded]:
+    def encode_images(
+        self, scenes: Iterable[Scene], ks: Sequence[int], *, local: bool = True, together: int | None = None
+    ) -> list[Encoded]:
         """`global_features_by_k` and, with ``local``, `local_features` of many images, batched across images.
 
         ``scenes`` are images with their masks and boxes; each is taken when its turn comes, so a generator may work
-        ahead and no more than one prepared image is held. The same features as image by image, but for the rounding
-        of float sums.
+        ahead and no more than one prepared image is held. At most ``together`` images, ``batch`` by default, share
+        forward passes; how many do changes nothing but the rounding of float sums.
         """
         left, found = iter(scenes), []
-        while some := self._encode_some(islice(left, self._batch), ks, local):
+        while some := self._encode_some(islice(left, together or self._batch), ks, local):
             found += some
         return found
 
@@ -144,7 +146,8 @@ class MaskedClip:
         """`encode_images` of at most ``batch`` images."""
         views, softs, counts = [], [], []
         size = self._backbone.input_size
-        crops = _Crops(lambda batch: self._backbone.encode(batch.to(self._dtype)), self._batch, size, self._device)
+        rows_at_once = self._batch if local else 0
+        crops = _Crops(lambda views: self._backbone.encode(views.to(self._dtype)), rows_at_once, size, self._device)
         for image, masks, boxes in scenes:
             prepared = self.prepare(image)
             _check_masks(masks, prepared)
@@ -155,8 +158,8 @@ class MaskedClip:
             if local:
                 windows = _windows(boxes, masks, prepared)
                 source = self._preprocess.source_view(prepared)
-                for rows, room in crops.rooms(len(masks)):
-                    self._preprocess.cut(source, masks[rows], windows[rows], room)
+                for part, room in crops.rooms(len(masks)):
+                    self._preprocess.cut(source, masks[part], windows[part], room)
         if not counts:
             return []
         ends = np.cumsum(counts)[:-1]
