@@ -44,14 +44,17 @@ class Clip(Section):
 
     model: Annotated[str, embed_masks.Params.model_fields["model"]]
     weights: Path
+    precision: Annotated[embed_masks.Precision, embed_masks.Params.model_fields["precision"]]
 
 
 class EmbedMasks(embed_masks.Params):
     model: None = None  # type: ignore[assignment]  # stands in `clip`
+    precision: None = None  # type: ignore[assignment]  # likewise
 
 
 class EmbedText(embed_text.Params):
     model: None = None  # type: ignore[assignment]  # stands in `clip`
+    precision: None = None  # type: ignore[assignment]  # likewise
 
 
 Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]

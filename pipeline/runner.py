@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,6 +113,7 @@ def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Executi
     with execution.executor() as execute:
         context = Context(work / name, execution.device, execution.batch, execution.unit, track, execute)
         summary: Summary = stage_module(name).run(params, paths, context)
+    summary.peak_bytes = peak_bytes()
     record = {
         "stage": name,
         "total_seconds": round(time.perf_counter() - start, 3),
@@ -122,6 +125,12 @@ def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Executi
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     print(_line(record), flush=True)
     return record
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def size_of(path: Path) -> int:
@@ -137,7 +146,8 @@ def _line(record: dict[str, Any]) -> str:
         for verb in ("read", "computed", "reused", "wrote")
         if any(record[verb].values())
     ]
-    text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s"
+    memory = f"at most {record['peak_bytes'] / 2**20:,.0f} MiB"
+    text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s, {memory}"
     text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
     skipped = record["skipped"]
     shown = "".join(f"\n  {reason}" for reason in skipped[:SHOWN_SKIPS])

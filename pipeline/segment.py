@@ -32,6 +32,7 @@ def segment_file(
     from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
     from stages.visual.encoder import MaskedClip
+    from stages.visual.precision import dtype_of
     from stages.visual.weights import load_clip
 
     values, execution = project.values, Execution.from_environment()
@@ -49,7 +50,10 @@ def segment_file(
     )
     net.network.to(execution.device)
     model, tokenizer = load_clip(
-        str(project.path(values.clip.model)), project.path(values.clip.weights), device=execution.device
+        str(project.path(values.clip.model)),
+        project.path(values.clip.weights),
+        device=execution.device,
+        dtype=dtype_of(values.clip.precision),
     )
     visual = values.embed_masks
     clip = MaskedClip(

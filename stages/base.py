@@ -51,6 +51,7 @@ class Summary:
     """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts.
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
+    ``peak_bytes``: the most memory that the process ever held, told by whoever runs the stage; 0: not told.
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Summary:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
+    peak_bytes: int = 0
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from stages.base import Compute, Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.visual.precision import Precision, dtype_of
 from store.fingerprint import code_digest, file_digest, fingerprint
 from store.table import read_table
 from store.vectors import write_vectors
@@ -26,6 +27,7 @@ class Params(BaseParams):
 
     model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
     template: str = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+    precision: Precision = Field("float32", description="as in embed_masks")
 
     @field_validator("template")
     @classmethod
@@ -53,6 +55,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     config = {
         "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
+        "precision": params.precision,
         "code": code_digest("stages.text.embed_text"),
     }
     with locked(context.work):
@@ -92,7 +95,8 @@ def embedder(params: Params, weights: Path, batch: int, device: str) -> Compute:
     from stages.visual.encoder import MaskedClip
     from stages.visual.weights import load_clip
 
-    clip = MaskedClip(*load_clip(params.model, weights, device=device), batch=batch)
+    model, tokenizer = load_clip(params.model, weights, device=device, dtype=dtype_of(params.precision))
+    clip = MaskedClip(model, tokenizer, batch=batch)
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
         pairs = zip(clip.text_features(strings), clip.truncated(strings), strict=True)
