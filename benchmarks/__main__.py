@@ -12,8 +12,9 @@ from typing import Any
 
 from benchmarks.harness import Result
 from benchmarks.rescore import rescore_one
+from benchmarks.text import text
 
-BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one}
+BENCHMARKS: dict[str, Callable[[], Result]] = {"text": text, "rescore_one": rescore_one}
 RESULTS = Path(__file__).parent / "results.json"
 
 

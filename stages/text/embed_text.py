@@ -58,14 +58,13 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         parts = Parts(context.work, "text", config)
 
         def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
-            from stages.visual.encoder import MaskedClip
+            from stages.text.encoder import TextEncoder
             from stages.visual.weights import load_clip
 
-            clip = MaskedClip(*load_clip(params.model, paths.weights, device=context.device), batch=context.batch)
+            encoder = TextEncoder(*load_clip(params.model, paths.weights, device=context.device), batch=context.batch)
 
             def embed(positions: Sequence[int], _: tuple[str, ...]) -> list[Result]:
-                own = [strings[i] for i in positions]
-                pairs = zip(clip.text_features(own), clip.truncated(own), strict=True)
+                pairs = zip(*encoder.encode([strings[i] for i in positions]), strict=True)
                 return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
 
             return embed
