@@ -14,8 +14,10 @@ from benchmarks.boxes import boxes
 from benchmarks.harness import Result
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import rescore_one
+from benchmarks.text import text
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "text": text,
     "rescore_one": rescore_one,
     "boxes": boxes,
     "noop_repro": noop_repro,

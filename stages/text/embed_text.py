@@ -92,14 +92,14 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
 def embedder(params: Params, weights: Path, batch: int, device: str) -> Compute:
     """What computes units of strings."""
-    from stages.visual.encoder import MaskedClip
+    from stages.text.encoder import TextEncoder
     from stages.visual.weights import load_clip
 
     model, tokenizer = load_clip(params.model, weights, device=device, dtype=dtype_of(params.precision))
-    clip = MaskedClip(model, tokenizer, batch=batch)
+    encoder = TextEncoder(model, tokenizer, batch=batch)
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
-        pairs = zip(clip.text_features(strings), clip.truncated(strings), strict=True)
+        pairs = zip(*encoder.encode(strings), strict=True)
         return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
 
     return embed

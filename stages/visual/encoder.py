@@ -16,6 +16,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
+from stages.text.encoder import TextEncoder
 from stages.visual.masked_resnet import MaskedResNet, ScoreRule
 from stages.visual.masked_vit import MaskedViT, Masking
 from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fill, Prepared, Preprocess, Resized, crop_windows
@@ -76,7 +77,7 @@ class MaskedClip:
             raise ParameterError(f"batch: expected at least 1, got {batch}")
         visual: Any = getattr(open_clip_model, "visual", None)
         self._model: Any = open_clip_model.eval()
-        self._tokenizer = tokenizer
+        self._text = TextEncoder(self._model, tokenizer, batch)
         self._batch = batch
         self._backbone = _backbone(visual, masking)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -175,24 +176,15 @@ class MaskedClip:
             for row, soft in enumerate(softs)
         ]
 
-    @torch.inference_mode()
     def text_features(self, strings: Sequence[str]) -> Features:
         """Text vectors, raw: float32 (S, D). The tokenizer cuts strings over the context length (see `truncated`)."""
         _check_strings(strings)
-        return self._collect(
-            self._model.encode_text(self._tokenizer(list(strings[rows])).to(self._device))
-            for rows in self._batches(len(strings))
-        )
+        return self._text.encode(strings)[0] if strings else np.zeros((0, self.dim), np.float32)
 
     def truncated(self, strings: Sequence[str]) -> NDArray[np.bool_]:
         """Which strings have more tokens than the model reads (77 in CLIP, start and end included): bool (S,)."""
         _check_strings(strings)
-        if not strings:
-            return np.zeros(0, dtype=bool)
-        # One position more than the model has: only a string that is too long puts anything but padding there.
-        length = int(self._model.context_length)
-        *last, padding = self._tokenizer([*strings, ""], context_length=length + 1)[:, length].tolist()
-        return np.array(last) != padding
+        return self._text.truncated(strings)
 
     @property
     def _device(self) -> torch.device:
