@@ -1,63 +1,161 @@
-"""One (alpha, beta) over a table of RefCOCO val's size: from the vectors, and from the pair table."""
+"""The pair table: building it, and what it gives: one (alpha, beta), and whole surfaces of oIoU and mIoU."""
 
 from __future__ import annotations
 
+import time
+import tracemalloc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Result, medians
-from stages.fusion import Dots, first_best, fused_scores
+from benchmarks.tables import FULL, GROUPS, PROPOSALS, VAL, Features, features, pair_table, size_of
+from stages.base import Context
+from stages.fusion import Dots, first_best
+from stages.pairs import dot_columns
+from stages.surface import plain_surface, surface
 from store.ragged import offsets_of
 
-EXPRESSIONS, PROPOSALS, WIDTH = 10_834, 60, 512
-PER_IMAGE = 7  # expressions that share an image and so its proposals
+Floats = NDArray[np.float32]
+COLUMNS = ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm")
+GRID = np.linspace(0, 1, 101).round(6)
+CONTEXT = Context(work=Path())
 
 
 def rescore_one(alpha: float = 0.85, beta: float = 0.5) -> Result:
     """Scores and choices of 10,834 expressions x 60 proposals: 512-d vectors fused anew, against the table's columns."""
-    rng = np.random.default_rng(0)
-    images = -(-EXPRESSIONS // PER_IMAGE)
-    f_global, f_local = (rng.normal(size=(images, PROPOSALS, WIDTH)).astype(np.float32) for _ in range(2))
-    t_global, t_local = (rng.normal(size=(EXPRESSIONS, WIDTH)).astype(np.float32) for _ in range(2))
-    image = np.arange(EXPRESSIONS) // PER_IMAGE
-
-    def dots(features: np.ndarray, texts: np.ndarray) -> np.ndarray:
-        return np.concatenate([features[i] @ texts[row] for row, i in enumerate(image)])
-
-    def norms(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return (a * b).sum(-1)[image].ravel()
-
-    table = Dots(
-        offsets=offsets_of(np.full(EXPRESSIONS, PROPOSALS)),
-        a=dots(f_global, t_global),
-        b=dots(f_global, t_local),
-        c=dots(f_local, t_global),
-        d=dots(f_local, t_local),
-        global_norm=norms(f_global, f_global),
-        cross_norm=norms(f_global, f_local),
-        local_norm=norms(f_local, f_local),
-        text_norms=np.stack(
-            [(x * y).sum(1) for x, y in ((t_global, t_global), (t_local, t_local), (t_global, t_local))], 1
-        ),
-    )
+    made = features(VAL)
+    s, p = made.t_global, made.t_local
+    text_norms = np.stack([np.vecdot(s, s), np.vecdot(p, p), np.vecdot(s, p)], 1)
+    dots = Dots(offsets=offsets_of(np.full(VAL, PROPOSALS)), **built(made), text_norms=text_norms)
 
     def plain() -> np.ndarray:
         """Each expression's vectors fused again, in float32 as they are stored."""
         scores = []
-        for row, i in enumerate(image):
-            visual = alpha * f_global[i] + (1 - alpha) * f_local[i]
-            text = beta * t_global[row] + (1 - beta) * t_local[row]
+        for row, i in enumerate(made.image):
+            visual = alpha * made.f_global[i] + (1 - alpha) * made.f_local[i]
+            text = beta * made.t_global[row] + (1 - beta) * made.t_local[row]
             scores.append(100 * (visual @ text) / (np.linalg.norm(visual, axis=1) * np.linalg.norm(text)))
         for own in scores:
             own.argmax()
         return np.concatenate(scores)
 
     def ours() -> np.ndarray:
-        scores = table.scores(alpha, beta)
-        first_best(scores, table.offsets)
+        scores = dots.scores(alpha, beta)
+        first_best(scores, dots.offsets)
         return scores
 
-    exact = np.concatenate(
-        [fused_scores(f_global[i], f_local[i], t_global[r], t_local[r], alpha, beta) for r, i in enumerate(image[:200])]
+    with threadpool_limits(1):
+        error = float(np.abs(ours() - plain()).max() / 100)
+        times = medians(plain, ours)
+    return Result("rescore_one", *times, error=error, at_most=0.010, note="error of the cosine")
+
+
+def rescore_surface() -> Result:
+    """101 x 101 points over 10,834 expressions x 60 proposals, compared with the plain evaluation at every one."""
+    pairs = pair_table(VAL)
+    start = time.perf_counter()
+    expected = plain_surface(pairs, GRID, GRID, "count")
+    plain = time.perf_counter() - start
+    ours = medians(lambda: surface(pairs, GRID, GRID, "count", CONTEXT))[0]
+    error = _largest(surface(pairs, GRID, GRID, "count", CONTEXT), expected)
+    return Result("rescore_surface", plain, ours, error=error, at_most=1.0, note="error over all 10,201 points")
+
+
+def rescore_surface_full(step: int = 20) -> Result:
+    """101 x 101 points of nine splits over 66,000 expressions x 60 proposals, compared at every ``step``-th row and column."""
+    pairs = pair_table(FULL, groups=len(GROUPS))
+    some = GRID[::step]
+    start = time.perf_counter()
+    expected = plain_surface(pairs, some, some, "count")
+    plain = (time.perf_counter() - start) * (len(GRID) / len(some)) ** 2
+    ours = medians(lambda: surface(pairs, GRID, GRID, "count", CONTEXT), repeats=3)[0]
+    table = size_of(pairs)
+    tracemalloc.start()
+    found = surface(pairs, GRID, GRID, "count", CONTEXT)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    error = _largest({name: values[:, ::step, ::step] for name, values in found.items()}, expected)
+    note = (
+        f"plain: {len(some) ** 2} points, scaled; table {table / 1e6:.0f} MB, {peak / 1e6:.0f} MB beside it, "
+        f"{1 + peak / table:.2f} times the table in all (at most 3)"
     )
-    error = float(np.abs(ours()[: len(exact)] - exact).max())
-    return Result("rescore_one", *medians(plain, ours), error=error, at_most=0.010)
+    return Result("rescore_surface_full", plain, ours, error=error, at_most=6.0, note=note)
+
+
+def pair_build() -> Result:
+    """The float columns of 10,834 expressions x 60 proposals from 512-d vectors: an expression at a time, and as the stage."""
+    made = features(VAL)
+    f_global, f_local = (rows.reshape(-1, rows.shape[2]) for rows in (made.f_global, made.f_local))
+
+    def plain() -> dict[str, Floats]:
+        out: dict[str, list[Floats]] = {name: [] for name in COLUMNS}
+        for e, i in enumerate(made.image):
+            rows = np.arange(i * PROPOSALS, (i + 1) * PROPOSALS)
+            f, l, s, p = f_global[rows], f_local[rows], made.t_global[e], made.t_local[e]
+            values = f @ s, f @ p, l @ s, l @ p, (f * f).sum(1), (f * l).sum(1), (l * l).sum(1)
+            for name, value in zip(COLUMNS, values, strict=True):
+                out[name].append(value)
+        return {name: np.concatenate(values) for name, values in out.items()}
+
+    with threadpool_limits(1):
+        expected, found = plain(), built(made)
+        error = max(float(np.abs(found[n] - expected[n]).max() / np.abs(expected[n]).max()) for n in COLUMNS)
+        times = medians(plain, lambda: built(made), repeats=5, warm_up=False)
+    return Result("pair_build", *times, error=error, at_least=10.0, note="one BLAS thread, features in memory")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Vectors in memory that can be read as those of the store."""
+
+    columns: dict[str, NDArray[Any]]
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        return self.columns[name][start:stop]
+
+    def column(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def ks(self) -> list[int]:
+        return [3]
+
+
+def built(made: Features) -> dict[str, Floats]:
+    """The columns as stage pair computes them."""
+    width, expressions = made.f_local.shape[2], len(made.image)
+    masks = Held({"local": made.f_local.reshape(-1, width), "global.k3": made.f_global.reshape(-1, width)})
+    strings = np.arange(expressions)
+    text = Held({"feature": made.texts, "sentence_string": strings, "phrase_string": strings + expressions})
+    offsets = np.arange(len(made.f_local) + 1) * PROPOSALS
+    proposal = (made.image[:, None] * PROPOSALS + np.arange(PROPOSALS)).ravel()
+    columns = dot_columns(masks, text, offsets, made.image, proposal, CONTEXT)  # type: ignore[arg-type]
+    return {name.removesuffix(".k3"): column for name, column in columns.items()}
+
+
+def _largest(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> float:
+    return max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
+
+
+def growth() -> list[str]:
+    """Lines of text: seconds of one point, of the 21 x 21 and of the 101 x 101 surface at three sizes each way."""
+    coarse = np.linspace(0, 1, 21).round(6)
+    lines = ["expressions  proposals  one point, ms  21 x 21, s  101 x 101, s"]
+    for expressions, proposals in ((3000, 60), (VAL, 30), (VAL, 60), (VAL, 120), (33_000, 60)):
+        pairs = pair_table(expressions, proposals)
+        point, small, large = medians(
+            lambda pairs=pairs: first_best(pairs.dots.scores(0.85, 0.5), pairs.offsets),
+            lambda pairs=pairs: surface(pairs, coarse, coarse, "count", CONTEXT),
+            lambda pairs=pairs: surface(pairs, GRID, GRID, "count", CONTEXT),
+            repeats=3,
+        )
+        lines.append(f"{expressions:11,}{proposals:11}{point * 1e3:15.1f}{small:12.2f}{large:14.2f}")
+    return lines
+
+
+if __name__ == "__main__":
+    print("\n".join(growth()))

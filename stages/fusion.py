@@ -20,7 +20,7 @@ from store.ragged import Offsets
 
 ScoreRule = Literal["cosine", "unnormalised"]
 Floats = NDArray[np.floating]
-LOGIT_SCALE = 100.0
+LOGIT_SCALE = np.float32(100)
 
 
 def fused_scores(
@@ -48,7 +48,7 @@ def fused_scores(
         s, p = s / _length(s), p / _length(p)
     visual = alpha * g + (1 - alpha) * l
     text = beta * s + (1 - beta) * p
-    dots = LOGIT_SCALE * (visual @ text)
+    dots = float(LOGIT_SCALE) * (visual @ text)
     if score_rule == "unnormalised":
         return dots
     return dots / np.maximum(np.linalg.norm(visual, axis=-1) * np.linalg.norm(text), np.finfo(np.float64).tiny)
@@ -80,33 +80,74 @@ class Dots:
     text_norms: Floats
     score_rule: ScoreRule = "cosine"
 
-    def scores(self, alpha: Floats | float, beta: float) -> NDArray[np.float32]:
-        """Scores of all pairs, float32 (P,), equal to ``fused_scores`` of their vectors.
+    @property
+    def columns(self) -> tuple[Floats, ...]:
+        """The columns of pairs, in the order that ``leans`` takes them."""
+        return self.a, self.b, self.c, self.d, self.global_norm, self.cross_norm, self.local_norm
+
+    def scores(self, alpha: Floats | float, beta: float) -> Floats:
+        """Scores of all pairs, float32 (P,), equal to ``fused_scores`` of their vectors up to rounding.
 
         Args:
             alpha: one value, or one for each expression (E,).
             beta: one value.
         """
         counts = np.diff(self.offsets)
-        per_pair = np.asarray(alpha, np.float32)
-        v = np.repeat(per_pair, counts) if per_pair.ndim else per_pair
-        w, r, q = np.float32(1) - v, np.float32(beta), np.float32(1 - beta)
-        sentence, phrase, both = self.text_norms.T
-        if self.score_rule == "unnormalised":
-            sentence_scale = np.repeat(r / _lengths(sentence), counts)
-            phrase_scale = np.repeat(q / _lengths(phrase), counts)
-            dots = v * (sentence_scale * self.a + phrase_scale * self.b)
-            dots += w * (sentence_scale * self.c + phrase_scale * self.d)
-            return (np.float32(LOGIT_SCALE) * dots).astype(np.float32, copy=False)
-        dots = v * (r * self.a + q * self.b) + w * (r * self.c + q * self.d)
-        visual = v * v * self.global_norm + (2 * v * w) * self.cross_norm + w * w * self.local_norm
-        text = r * r * sentence + (2 * r * q) * both + q * q * phrase
-        scores = np.float32(LOGIT_SCALE) * dots / _lengths(visual) / np.repeat(_lengths(text), counts)
-        return scores.astype(np.float32, copy=False)
+        given = np.asarray(alpha, np.float32)
+        toward = leans(self.columns, np.repeat(given, counts) if given.ndim else given, self.score_rule)
+        sentence, phrase = text_shares(self.text_norms, np.asarray(beta, np.float32), self.score_rule)
+        return mixed(np.repeat(sentence, counts), np.repeat(phrase, counts), *toward)
 
 
-def _lengths(squares: Floats) -> Floats:
-    return np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
+def leans(columns: tuple[Floats, ...], alpha: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
+    """How far the visual feature mixed with ``alpha`` leans toward each text feature: f.t_G and f.t_L, over |f| for cosine.
+
+    Args:
+        columns: ``Dots.columns``, seven float32 arrays of one shape. alpha: float32, broadcast against them.
+
+    Returns:
+        Two float32 arrays. The operations and their order are fixed and elementwise: the same numbers give the same bits in
+        any shape, on which ``stages.surface`` relies; so it does for the next two functions.
+    """
+    a, b, c, d, global_norm, cross_norm, local_norm = columns
+    rest = np.float32(1) - alpha
+    sentence, phrase = alpha * a, alpha * b
+    sentence += rest * c
+    phrase += rest * d
+    if score_rule == "cosine":
+        length = (alpha * alpha) * global_norm
+        length += (2 * alpha * rest) * cross_norm
+        length += (rest * rest) * local_norm
+        inverse = _inverse_length(length)
+        sentence *= inverse
+        phrase *= inverse
+    return sentence, phrase
+
+
+def text_shares(text_norms: Floats, beta: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
+    """What the two leans count for in the score: 100 beta / |t| and 100 (1 - beta) / |t|, with |t_G|, |t_L| if unnormalised.
+
+    Args:
+        text_norms: |t_G|^2, |t_L|^2, t_G.t_L (..., 3). beta: float32, broadcast against (...).
+    """
+    sentence, phrase, both = (text_norms[..., i] for i in range(3))
+    rest = np.float32(1) - beta
+    if score_rule == "unnormalised":
+        inverses = _inverse_length(sentence), _inverse_length(phrase)
+    else:
+        inverses = (_inverse_length((beta * beta) * sentence + (2 * beta * rest) * both + (rest * rest) * phrase),) * 2
+    return (LOGIT_SCALE * beta) * inverses[0], (LOGIT_SCALE * rest) * inverses[1]
+
+
+def mixed(sentence_share: Floats, phrase_share: Floats, sentence: Floats, phrase: Floats) -> Floats:
+    """The scores: leans weighed by their shares."""
+    scores = sentence_share * sentence
+    scores += phrase_share * phrase
+    return scores
+
+
+def _inverse_length(squares: Floats) -> Floats:
+    return np.float32(1) / np.sqrt(np.maximum(squares, np.finfo(np.float32).tiny))
 
 
 def first_best(values: Floats, offsets: Offsets) -> NDArray[np.int64]:

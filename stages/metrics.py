@@ -2,21 +2,28 @@
 
 oIoU = sum of intersections / sum of unions; mIoU = mean of IoU; P@X = share of expressions with IoU > X; union 0 gives
 IoU 0, as in the released code (paper sec. 4.1). All are fractions.
+
+The mean of IoUs adds them as whole multiples of 2^-40: such sums are exact, so they depend on no order, and a surface that
+adds only what changes from one grid point to the next gets the same bits as a sum made anew (``stages.surface``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.fusion import first_best
+from store.errors import DataError
 from store.ragged import Offsets, owners_of
 
 Empty = Literal["count", "skip"]
 THRESHOLDS = {"p50": 0.5, "p70": 0.7, "p90": 0.9}
+IOU_UNITS = 2.0**40
+MOST_EXPRESSIONS = 2**22  # of one sum: int64 holds twice as many whole IoUs
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,27 @@ class Outcome:
 def iou_of(intersection: NDArray[Any], union: NDArray[Any]) -> NDArray[np.float64]:
     """Intersection over union, 0 where the union is 0; any shape, float64."""
     return np.divide(intersection, union, out=np.zeros(np.shape(union)), where=np.asarray(union) > 0)
+
+
+def iou_units(iou: NDArray[np.float64]) -> NDArray[np.int64]:
+    """IoU rounded to multiples of 2^-40, int64: what sums of IoU are made of."""
+    units: NDArray[np.int64] = np.rint(iou * IOU_UNITS).astype(np.int64)
+    return units
+
+
+def ratios(
+    inter: NDArray[Any], union: NDArray[Any], units: NDArray[np.int64], n: int
+) -> dict[str, NDArray[np.float64]]:
+    """oIoU and mIoU, any shape, from sums over n expressions: of intersections, unions and ``iou_units``; 0 for n = 0.
+
+    Raises:
+        DataError: more expressions than a sum can hold.
+    """
+    if n > MOST_EXPRESSIONS:
+        raise DataError(
+            f"metrics: expected at most {MOST_EXPRESSIONS:,} expressions of one split, got {n:,}; divide it"
+        )
+    return {"oiou": iou_of(inter, union), "miou": units / IOU_UNITS / max(n, 1)}
 
 
 def _hits(iou: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -104,10 +132,9 @@ def summarise(outcome: Outcome, empty: Empty = "count") -> dict[str, Any]:
     n = len(kept.iou)
     if not n:
         return {"oiou": None, "miou": None, **dict.fromkeys(THRESHOLDS), "n": 0}
-    total = kept.union.sum()
+    sums = kept.intersection.sum(), kept.union.sum(), iou_units(kept.iou).sum()
     return {
-        "oiou": float(kept.intersection.sum() / total) if total else 0.0,
-        "miou": float(kept.iou.mean()),
+        **{name: float(value) for name, value in ratios(*sums, n).items()},
         **{name: float(value) for name, value in zip(THRESHOLDS, kept.hits.mean(0), strict=True)},
         "n": n,
     }
@@ -129,10 +156,16 @@ def bootstrap(
     images, owner = np.unique(image, return_inverse=True)
     columns = (outcome.intersection, outcome.union, outcome.iou, np.ones(len(owner)))
     sums = np.stack([np.bincount(owner, weights=c, minlength=len(images)) for c in columns], axis=1)
-    weights = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
-    inter, uni, iou, count = (weights @ sums).T
+    inter, uni, iou, count = (_resampled(len(images), resamples, seed) @ sums).T
     tail = 100 * (1 - level) / 2
     return {
         "oiou_ci": np.percentile(iou_of(inter, uni), [tail, 100 - tail]).tolist(),
         "miou_ci": np.percentile(iou_of(iou, count), [tail, 100 - tail]).tolist(),
     }
+
+
+@lru_cache(maxsize=1)
+def _resampled(images: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each image is drawn, (resamples, images): kept for the next rule of the same split."""
+    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
+    return weights.astype(np.float64)

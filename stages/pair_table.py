@@ -11,11 +11,18 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.base import Params
-from stages.fusion import Dots
+from stages.fusion import Dots, Floats, first_best
 from stages.metrics import Empty, Outcome, outcome_of_choice
 from store.errors import ParameterError, StoreError, nearest
 from store.ragged import Offsets, offsets_of, owners_of
-from store.table import read_table
+from store.table import read_table, stored_ks
+
+ROWS = (
+    *(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "status", "truncated")),
+    "text_norms",
+)
+COLUMNS = ("c", "d", "local_norm", "intersection", "union", "proposal_score", "proposal_area")
+PER_K = ("a", "b", "global_norm", "cross_norm")
 
 
 class Filters(Params):
@@ -87,6 +94,29 @@ class PairTable:
         """The evaluated expressions of a group."""
         return np.flatnonzero((self.group == group) & self.evaluated)
 
+    def alphas(self, scoring: Scoring) -> NDArray[np.float64]:
+        """Alpha of every expression (E,)."""
+        return np.array(scoring.alpha_of(self.groups), np.float64)[self.group]
+
+    def choice(self, scores: Floats, filters: Filters) -> NDArray[np.int64]:
+        """The best pair of each expression among those that ``filters`` keep, as ``filtered`` and ``first_best`` find it.
+
+        Many filters over the same scores cost no copies of the table.
+
+        Args:
+            scores: of all pairs (P,).
+
+        Returns:
+            Positions among the pairs of each expression (E,), also of those left out; -1 for none.
+        """
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)
+        if keep.all():
+            return first_best(scores, self.offsets)
+        chosen = first_best(np.where(keep, scores, -np.inf), self.offsets)
+        decided = np.flatnonzero(chosen >= 0)
+        chosen[decided[~keep[self.offsets[decided] + chosen[decided]]]] = -1
+        return chosen
+
     def outcome(self, chosen: NDArray[np.int64]) -> Outcome:
         """Outcome of choosing ``chosen`` (E,), positions among the (filtered) pairs of each expression."""
         return outcome_of_choice(chosen, self.offsets, self.intersection, self.union, self.area)
@@ -116,24 +146,24 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
     Raises:
         ParameterError: k was not computed. StoreError: see ``store.table.read_table``.
     """
-    table = read_table(path, "pairs")
-    ks = table.ks()
+    ks = stored_ks(path, "pairs")
     if not ks:
         raise StoreError(f"{path}: has no global features; add a k to embed_masks.masked_blocks")
     if k not in ks:
         raise ParameterError(
             f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks"
         )
+    table = read_table(path, "pairs", (*ROWS, *COLUMNS, *(f"{name}.k{k}" for name in PER_K)))
+    offsets = table["expression_offsets"]
     dots = Dots(
-        offsets=table["expression_offsets"],
+        offsets=offsets,
         text_norms=table["text_norms"],
         local_norm=table["local_norm"],
         c=table["c"],
         d=table["d"],
         score_rule=table.attrs["score_rule"],
-        **{name: table[f"{name}.k{k}"] for name in ("a", "b", "global_norm", "cross_norm")},
+        **{name: table[f"{name}.k{k}"] for name in PER_K},
     )
-    counts = np.diff(dots.offsets)
     pairs = PairTable(
         dots=dots,
         groups=[(dataset, split) for dataset, split in table.attrs["groups"]],
@@ -147,6 +177,12 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
         union=table["union"],
         proposal_score=table["proposal_score"],
         proposal_area=table["proposal_area"],
-        kept=np.arange(len(dots.a)) - np.repeat(dots.offsets[:-1], counts),
+        kept=np.arange(len(dots.a)) - np.repeat(offsets[:-1], np.diff(offsets)),
     )
     return pairs, {**table.attrs, "k": k, "ks": ks}
+
+
+def with_k(pairs: PairTable, path: Path, k: int) -> PairTable:
+    """``pairs``, unfiltered from file ``path``, with the global features of another stored k."""
+    table = read_table(path, "pairs", [f"{name}.k{k}" for name in PER_K])
+    return replace(pairs, dots=replace(pairs.dots, **{name: table[f"{name}.k{k}"] for name in PER_K}))

@@ -5,7 +5,11 @@ After this stage no vector is needed again: any alpha, beta, rule or filter is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import cpu_count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,7 +72,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "proposal_box": proposals["box"][proposal],
     }
     with summary.timed("compute"), threadpool_limits(1):
-        dots = dot_columns(masks, text, image_offsets, expressions, context)
+        dots = dot_columns(masks, text, image_offsets, expressions["expression_image"], proposal, context)
     _refuse_non_finite(dots, offsets, proposal)
     columns |= dots
     made_from = {
@@ -131,46 +135,95 @@ def _overlap_rows(overlap: Table, expressions: dict[str, Any]) -> NDArray[np.int
 
 
 def dot_columns(
-    masks: Vectors, text: Vectors, image_offsets: NDArray[np.int64], expressions: dict[str, Any], context: Context
+    masks: Vectors,
+    text: Vectors,
+    image_offsets: NDArray[np.int64],
+    image: NDArray[np.int64],
+    proposal: NDArray[np.int64],
+    context: Context,
 ) -> dict[str, Floats]:
-    """The float32 columns (P,): A, B, C, D and norms, by one matrix product per image and feature."""
-    offsets, vectors = expressions["expression_offsets"], text.rows("feature")
-    sentence, phrase = vectors[text.column("sentence_string")], vectors[text.column("phrase_string")]
+    """The float32 columns (P,) of the table: A, B, C, D and the norms.
+
+    One matrix product for each image and feature, of all proposals with all texts; norms once for each proposal.
+
+    Args:
+        image_offsets: proposals of each image (I+1,). image: of each expression (E,). proposal: of each pair (P,).
+    """
+    order = np.argsort(image, kind="stable")
+    counts = np.diff(image_offsets)[image]
     ks = masks.ks()
-    names = ["c", "d", "local_norm", *(f"{n}.k{k}" for n in ("a", "b", "global_norm", "cross_norm") for k in ks)]
-    out = {name: np.zeros(offsets[-1], np.float32) for name in names}
-    order = np.argsort(expressions["expression_image"], kind="stable")
-    bounds = np.searchsorted(expressions["expression_image"][order], np.arange(len(image_offsets)))
-    blocks = list(_image_blocks(image_offsets))
-    for first, last in context.track(blocks, "image blocks"):
-        base, stop = image_offsets[first], image_offsets[last]
-        local = masks.rows("local", base, stop)
-        globals_ = {k: masks.rows(f"global.k{k}", base, stop) for k in ks}
-        for image in range(first, last):
-            rows = slice(image_offsets[image] - base, image_offsets[image + 1] - base)
-            own = order[bounds[image] : bounds[image + 1]]
-            values = _image_columns(local[rows], {k: g[rows] for k, g in globals_.items()}, sentence[own], phrase[own])
-            for position, expression in enumerate(own):
-                target = slice(offsets[expression], offsets[expression + 1])
-                for name, column in values.items():
-                    out[name][target] = column[position]
-    return out
+    job = Products(
+        image_offsets=image_offsets,
+        owned=np.searchsorted(image[order], np.arange(len(image_offsets))),
+        pair_offsets=offsets_of(counts[order]),
+        strings=np.stack([text.column("sentence_string"), text.column("phrase_string")], 1)[order],
+        vectors=text.rows("feature"),
+        dots={n: np.empty(len(proposal), np.float32) for n in ("c", "d", *(f"{n}.k{k}" for k in ks for n in "ab"))},
+        norms={
+            name: np.zeros(image_offsets[-1], np.float32)
+            for name in ("local_norm", *(f"{name}.k{k}" for k in ks for name in ("global_norm", "cross_norm")))
+        },
+    )
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for first, last in context.track(list(_image_blocks(image_offsets)), "image blocks"):
+            base, stop = image_offsets[first], image_offsets[last]
+            local = masks.rows("local", base, stop)
+            by_k = {k: masks.rows(f"global.k{k}", base, stop) for k in ks}
+            runs = np.array_split(np.arange(first, last), cpu_count())
+            list(pool.map(partial(job.fill, base=base, local=local, by_k=by_k), runs))
+    dots = job.dots
+    if not np.array_equal(order, np.arange(len(order))):
+        starts = np.empty_like(job.pair_offsets[:-1])
+        starts[order] = job.pair_offsets[:-1]
+        rows = _ranges(starts, counts)
+        dots = {name: column[rows] for name, column in dots.items()}
+    return {**dots, **{name: column[proposal] for name, column in job.norms.items()}}
 
 
-def _image_columns(local: Floats, globals_: dict[int, Floats], sentence: Floats, phrase: Floats) -> dict[str, Floats]:
-    """The columns (E, N) of one image's expressions and proposals."""
-    shape = (len(sentence), len(local))
-    columns = {
-        "c": sentence @ local.T,
-        "d": phrase @ local.T,
-        "local_norm": np.broadcast_to((local * local).sum(1), shape),
-    }
-    for k, features in globals_.items():
-        columns[f"a.k{k}"] = sentence @ features.T
-        columns[f"b.k{k}"] = phrase @ features.T
-        columns[f"global_norm.k{k}"] = np.broadcast_to((features * features).sum(1), shape)
-        columns[f"cross_norm.k{k}"] = np.broadcast_to((features * local).sum(1), shape)
-    return columns
+@dataclass(frozen=True)
+class Products:
+    """The products of each image's texts with its proposals, expressions in the order of their images.
+
+    Attributes:
+        image_offsets: proposals of each image (I+1,). owned: its expressions (I+1,). pair_offsets: their pairs (E+1,).
+        strings: rows of ``vectors`` for sentence and phrase (E, 2). vectors: text features (S, D).
+        dots: columns (P,) to fill. norms: columns (N,) to fill, where an image has expressions.
+    """
+
+    image_offsets: NDArray[np.int64]
+    owned: NDArray[np.int64]
+    pair_offsets: NDArray[np.int64]
+    strings: NDArray[np.int64]
+    vectors: Floats
+    dots: dict[str, Floats]
+    norms: dict[str, Floats]
+
+    def fill(self, images: Iterable[int], base: int, local: Floats, by_k: dict[int, Floats]) -> None:
+        """Fill in the columns of ``images``, whose features are in ``local`` and ``by_k`` (M, D), rows from ``base`` on.
+
+        An image at a time: its features then stay in the cache.
+        """
+        for image in images:
+            own = slice(self.owned[image], self.owned[image + 1])
+            rows = slice(self.image_offsets[image], self.image_offsets[image + 1])
+            if own.start == own.stop or rows.start == rows.stop:
+                continue
+            texts = self.vectors[self.strings[own].ravel()]
+            pairs = slice(self.pair_offsets[own.start], self.pair_offsets[own.stop])
+            held = slice(rows.start - base, rows.stop - base)
+            crop = local[held]
+            np.vecdot(crop, crop, out=self.norms["local_norm"][rows])
+            self._multiply(texts, crop, pairs, "c", "d")
+            for k, features in by_k.items():
+                scene = features[held]
+                np.vecdot(scene, scene, out=self.norms[f"global_norm.k{k}"][rows])
+                np.vecdot(scene, crop, out=self.norms[f"cross_norm.k{k}"][rows])
+                self._multiply(texts, scene, pairs, f"a.k{k}", f"b.k{k}")
+
+    def _multiply(self, texts: Floats, visual: Floats, pairs: slice, sentence: str, phrase: str) -> None:
+        products = (texts @ visual.T).reshape(-1, 2, len(visual))
+        self.dots[sentence][pairs].reshape(-1, len(visual))[:] = products[:, 0]
+        self.dots[phrase][pairs].reshape(-1, len(visual))[:] = products[:, 1]
 
 
 def _image_blocks(image_offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

@@ -52,7 +52,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     columns = {
         "chosen": chosen["global_local"],
         **{f"chosen_{rule}": chosen[rule] for rule in ("global", "cropping", "upper_bound")},
-        "score": pairs.dots.scores(alpha_of_expressions(pairs, params), params.beta),
+        "score": pairs.dots.scores(pairs.alphas(params), params.beta),
     }
     config = {**params.config(), "k": attrs["k"]}
     write_table(paths.scores, "scores", columns, config, {"pairs": attrs["digest"]})
@@ -62,14 +62,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def alpha_of_expressions(pairs: PairTable, params: Scoring) -> NDArray[np.float64]:
-    """Alpha of every expression (E,)."""
-    return np.array(params.alpha_of(pairs.groups), np.float64)[pairs.group]
-
-
 def choose(pairs: PairTable, params: Scoring) -> dict[str, NDArray[np.int64]]:
     """For each rule the chosen proposal of every expression (E,), among the image's unfiltered ones; -1 for none."""
-    rules: dict[str, Any] = {"global_local": alpha_of_expressions(pairs, params), "global": 1.0, "cropping": 0.0}
+    rules: dict[str, Any] = {"global_local": pairs.alphas(params), "global": 1.0, "cropping": 0.0}
     chosen = {rule: first_best(pairs.dots.scores(a, params.beta), pairs.offsets) for rule, a in rules.items()}
     chosen["upper_bound"] = upper_bound_choice(pairs.offsets, pairs.intersection, pairs.union)
     return {rule: pairs.unfiltered(rows) for rule, rows in chosen.items()}

@@ -13,9 +13,10 @@ from pydantic import Field
 from stages.base import Context, Listed, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
-from stages.fusion import first_best
+from stages.fusion import Floats
 from stages.metrics import Empty, summarise
-from stages.pair_table import PairTable, Scoring, load_pairs
+from stages.pair_table import Filters, PairTable, Scoring, load_pairs, with_k
+from stages.surface import surface
 from store.errors import StoreError, again, reading
 from store.publish import replacing
 
@@ -50,49 +51,27 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         pairs, attrs = load_pairs(paths.pairs, params.k)
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
-    kept = pairs.filtered(params)
     with summary.timed("surface"):
-        surfaces = surface(kept, alphas, betas, params.empty, context)
+        surfaces = surface(pairs.filtered(params), alphas, betas, params.empty, context)
+    with summary.timed("ablations"):
+        scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+        marked = points(pairs, scores, params, params.empty)
+        table = ablations(pairs, scores, paths.pairs, attrs["ks"], params)
+        switched = differences(paths.differences, attrs["digest"], pairs, scores, params)
     splits: dict[str, Any] = {}
     for group, ((dataset, split), alpha) in enumerate(zip(pairs.groups, params.alpha_of(pairs.groups), strict=True)):
+        own = {name: marked[group][name] for name in surfaces}
         splits.setdefault(dataset, {})[split] = {
             **{name: values[group].round(6).tolist() for name, values in surfaces.items()},
-            "chosen": {"alpha": alpha, "beta": params.beta, **point(kept, alpha, params.beta, params.empty, group)},
+            "chosen": {"alpha": alpha, "beta": params.beta, **own},
             "best": {name: best_point(values[group], alphas, betas) for name, values in surfaces.items()},
         }
-    with summary.timed("ablations"):
-        table = ablations(paths.pairs, params)
-        switched = differences(paths.differences, attrs["digest"], kept, params)
     result = {"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits, "ablations": table}
     result["differences"] = switched
     with replacing(paths.grid) as temporary:
         temporary.write_text(json.dumps(result) + "\n")
     summary.wrote = {"grid points": len(alphas) * len(betas), "ablations": len(table)}
     return summary
-
-
-def surface(
-    pairs: PairTable, alphas: NDArray[np.float64], betas: NDArray[np.float64], empty: Empty, context: Context
-) -> dict[str, NDArray[np.float64]]:
-    """``oiou`` and ``miou``, each (groups, A, B), fractions, of every grid point; NaN-free: an empty group gives 0."""
-    shape = (len(pairs.groups), len(alphas), len(betas))
-    values = {"oiou": np.zeros(shape), "miou": np.zeros(shape)}
-    members = [pairs.members(group) for group in range(len(pairs.groups))]
-    for i in context.track(range(len(alphas)), "rows of the grid"):
-        for j, beta in enumerate(betas):
-            outcome = pairs.outcome(first_best(pairs.dots.scores(float(alphas[i]), float(beta)), pairs.offsets))
-            for group, rows in enumerate(members):
-                summed = summarise(outcome.at(rows), empty)
-                for name, target in values.items():
-                    target[group, i, j] = summed[name] or 0.0
-    return values
-
-
-def point(pairs: PairTable, alpha: float, beta: float, empty: Empty, group: int) -> dict[str, Any]:
-    """oiou and miou of one group at one (alpha, beta)."""
-    chosen = first_best(pairs.dots.scores(alpha, beta), pairs.offsets)
-    summed = summarise(pairs.outcome(chosen).at(pairs.members(group)), empty)
-    return {name: summed[name] for name in ("oiou", "miou")}
 
 
 def best_point(
@@ -103,36 +82,39 @@ def best_point(
     return {"alpha": float(alphas[i]), "beta": float(betas[j]), "value": float(values[i, j])}
 
 
-def ablations(path: Path, params: Params) -> list[dict[str, Any]]:
-    """One row per setting and split: every stored k, sentence or phrase only, and each filter of the parameters."""
-    pairs, attrs = load_pairs(path, params.k)
-    chosen = attrs["k"]
-    rows = _ablation(pairs.filtered(params), params, "chosen", f"k = {chosen}, beta = {params.beta:g}")
-    for k in attrs["ks"]:
-        if k != chosen:
-            rows += _ablation(load_pairs(path, k)[0].filtered(params), params, "masked blocks", f"k = {k}")
+def ablations(pairs: PairTable, scores: Floats, path: Path, ks: list[int], params: Params) -> list[dict[str, Any]]:
+    """One row per setting and split: every stored k, sentence or phrase only, and each filter of the parameters.
+
+    Args:
+        pairs: unfiltered, from file ``path``, which holds global features of ``ks``. scores: at the profile's point (P,).
+    """
+    rows = _rows(pairs, scores, params, "chosen", f"k = {params.k}, beta = {params.beta:g}")
+    for k in ks:
+        if k != params.k:
+            dots = with_k(pairs, path, k).dots
+            rows += _rows(pairs, dots.scores(pairs.alphas(params), params.beta), params, "masked blocks", f"k = {k}")
     for beta, label in ((1.0, "sentence only (beta = 1)"), (0.0, "noun phrase only (beta = 0)")):
-        rows += _ablation(pairs.filtered(params), params.model_copy(update={"beta": beta}), "text", label)
+        rows += _rows(pairs, pairs.dots.scores(pairs.alphas(params), beta), params, "text", label)
     for name, tried in (("min_score", params.min_scores), ("min_area", params.min_areas), ("top_n", params.top_ns)):
         for value in tried:
-            filters = params.model_copy(update={name: value})
-            rows += _ablation(pairs.filtered(filters), params, name, f"{name} = {value:g}")
+            rows += _rows(pairs, scores, params.model_copy(update={name: value}), name, f"{name} = {value:g}")
     return rows
 
 
-def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> list[dict[str, Any]]:
+def differences(folder: Path, digest: str, pairs: PairTable, scores: Floats, params: Params) -> list[dict[str, Any]]:
     """One row per switch and split: each deliberate difference from the released code turned, beside ``as configured``.
 
     Args:
-        folder: output of stage differences. pairs: the profile's own, filtered; digest: its file's.
+        folder: output of stage differences. pairs: the profile's own, unfiltered. digest: its file's.
+        scores: at the profile's point (P,).
 
     Raises:
         StoreError: the folder was made beside another pair table.
     """
-    rows = [{**row, "release": False} for row in _ablation(pairs, params, "as configured", "")]
+    rows = [{**row, "release": False} for row in _rows(pairs, scores, params, "as configured", "")]
     other: Empty = "skip" if params.empty == "count" else "count"
     policy = params.model_copy(update={"empty": other})
-    rows += [{**row, "release": other == "skip"} for row in _ablation(pairs, policy, "empty", f"empty = {other}")]
+    rows += [{**row, "release": other == "skip"} for row in _rows(pairs, scores, policy, "empty", f"empty = {other}")]
     with reading(folder / "differences.json", again("differences")):
         content = json.loads((folder / "differences.json").read_text())
     if content["pairs"] != digest:
@@ -141,14 +123,31 @@ def differences(folder: Path, digest: str, pairs: PairTable, params: Params) -> 
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        table = load_pairs(folder / f"{name}.h5", params.k)[0].filtered(params)
-        rows += [{**row, "release": switch["release"]} for row in _ablation(table, scoring, name, setting)]
+        table = load_pairs(folder / f"{name}.h5", params.k)[0]
+        turned = table.dots.scores(table.alphas(scoring), scoring.beta)
+        rows += [{**row, "release": switch["release"]} for row in _rows(table, turned, scoring, name, setting)]
     return rows
 
 
-def _ablation(pairs: PairTable, params: Params, name: str, setting: str) -> list[dict[str, Any]]:
-    rows = []
-    for group, ((dataset, split), alpha) in enumerate(zip(pairs.groups, params.alpha_of(pairs.groups), strict=True)):
-        row = {"name": name, "setting": setting, "dataset": dataset, "split": split}
-        rows.append({**row, **point(pairs, alpha, params.beta, params.empty, group), "n": len(pairs.members(group))})
-    return rows
+def _rows(pairs: PairTable, scores: Floats, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:
+    """One row per split: the metrics of these scores under the filters and the empty policy of ``params``."""
+    found = zip(pairs.groups, points(pairs, scores, params, params.empty), strict=True)
+    return [
+        {"name": name, "setting": setting, "dataset": dataset, "split": split, **values}
+        for (dataset, split), values in found
+    ]
+
+
+def points(pairs: PairTable, scores: Floats, filters: Filters, empty: Empty) -> list[dict[str, Any]]:
+    """oiou, miou and n, the evaluated expressions, of every group, by the best-scored of the proposals that are kept.
+
+    Args:
+        pairs: unfiltered. scores: of its pairs (P,). Any filters over the same scores: nothing is scored or copied again.
+    """
+    outcome = pairs.outcome(pairs.choice(scores, filters))
+    found = []
+    for group in range(len(pairs.groups)):
+        members = pairs.members(group)
+        summed = summarise(outcome.at(members), empty)
+        found.append({"oiou": summed["oiou"], "miou": summed["miou"], "n": len(members)})
+    return found

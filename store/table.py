@@ -123,6 +123,12 @@ def write_table(
     return Table(path, dict(columns), described)
 
 
+def stored_ks(path: Path, name: str) -> list[int]:
+    """The masked_blocks values of a table without reading its columns, ascending. Raises as ``read_table``."""
+    with reading(path, again(schema.TABLES[name].producer)), h5py.File(path, "r") as file:
+        return Table(path, dict.fromkeys(file)).ks()
+
+
 def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> Table:
     """Read table ``name`` from ``path``: all columns, or those given (``per_k`` ones by their full name).
 

@@ -32,7 +32,7 @@ def test_alpha_of_a_data_set(made: Synthetic) -> None:
     assert params.alpha_of(GROUPS) == [0.3, 0.3, 0.7]
     pairs, _ = load_pairs(made.paths["pairs"], 3)
     expected = [0.7 if GROUPS[made.ref_group[ref]][0] == "other" else 0.3 for ref in made.ref]
-    assert score_stage.alpha_of_expressions(pairs, params).tolist() == expected
+    assert pairs.alphas(params).tolist() == expected
     with pytest.raises(ParameterError, match=r"'othr'; did you mean 'other'.*toy"):
         score_stage.Params(alpha_by_dataset={"othr": 0.7}).alpha_of(GROUPS)
 
