@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.boxes import boxes
 from benchmarks.harness import Result
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
+from benchmarks.text import text
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "text": text,
     "rescore_one": rescore_one,
+    "boxes": boxes,
     "rescore_surface": rescore_surface,
     "rescore_surface_full": rescore_surface_full,
     "pair_build": pair_build,

@@ -87,7 +87,7 @@ def build_project(folder: Path) -> None:
     values["index"]["datasets"] = {name: known[name] for name in SPLITS}
     values["differences"] = {"switches": []}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    for path in (values["propose"]["weights"], values["clip"]["weights"]):
+    for path in (values["propose"]["input"], values["clip"]["weights"]):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"never read here")
     (folder / values["index"]["annotations"]).mkdir(parents=True)

@@ -18,6 +18,11 @@ DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
 """Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
 _SHOWN = 3
+_GENERATORS = {
+    "freesolo": "mask proposal weights",
+    "coco": f"mask proposals, COCO result JSON ({DOCS}, 'Proposals of another source')",
+    "instances": "not read by this source, but DVC wants it: name any path",
+}
 _OWN = f"put yours there ({DOCS}; RefShapes: make demo)"
 
 
@@ -105,11 +110,12 @@ def _image_source(name: str) -> str:
 
 def _models(project: LoadedProject) -> Iterator[Need]:
     values = project.values
-    for what, file in (("mask proposal weights", values.propose.weights), ("CLIP weights", values.clip.weights)):
+    generator = _GENERATORS[values.propose.source]
+    for what, file in ((generator, values.propose.input), ("CLIP weights", values.clip.weights)):
         path = project.path(file)
         known = published(project, path)
         remedy = command(project, known[0]) if known else _OWN
-        yield Need(str(path), what, "" if path.is_file() else remedy, path)
+        yield Need(str(path), what, "" if _there(project, path) else remedy, path)
     path = project.path(values.clip.model)
     yield Need(str(path), "CLIP architecture", "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')", path)
     name = values.text.spacy_model
@@ -124,6 +130,12 @@ def _models(project: LoadedProject) -> Iterator[Need]:
             yield Need(f"spaCy model {name}", "is not installed", command(project, package))
         else:
             yield Need("", str(error), f"{DOCS}, section 'spaCy'")
+
+
+def _there(project: LoadedProject, path: Path) -> bool:
+    """Whether a stage can read the file; what `instances` is given it does not read, but DVC wants the path."""
+    unread = project.values.propose.source == "instances" and path == project.path(project.values.propose.input)
+    return path.exists() if unread else path.is_file()
 
 
 def _programs() -> Iterator[Need]:

@@ -34,7 +34,9 @@ class Index(index.Params):
 
 
 class Propose(propose.Params):
-    weights: Path
+    input: Path = Field(
+        description="freesolo: its weights; coco: the COCO result JSON; instances: not read, but DVC wants it to exist"
+    )
 
 
 class Clip(Section):
@@ -42,14 +44,17 @@ class Clip(Section):
 
     model: Annotated[str, embed_masks.Params.model_fields["model"]]
     weights: Path
+    precision: Annotated[embed_masks.Precision, embed_masks.Params.model_fields["precision"]]
 
 
 class EmbedMasks(embed_masks.Params):
     model: None = None  # type: ignore[assignment]  # stands in `clip`
+    precision: None = None  # type: ignore[assignment]  # likewise
 
 
 class EmbedText(embed_text.Params):
     model: None = None  # type: ignore[assignment]  # stands in `clip`
+    precision: None = None  # type: ignore[assignment]  # likewise
 
 
 Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]

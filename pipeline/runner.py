@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.progress import track
 from pipeline.project import load_project
 from pipeline.stage_table import stage_module
-from stages.base import Context, Summary
+from stages.base import Context, Done, Load, Summary, Unit, in_process
 from store.errors import ParameterError
 from store.publish import replacing
 
@@ -24,17 +27,38 @@ SHOWN_SKIPS = 5
 
 
 class Execution(BaseModel):
-    """How a stage runs: never part of a fingerprint, never in dvc.yaml (environment: GLIMPSE_DEVICE and so on)."""
+    """How a stage runs: never part of a fingerprint, never in dvc.yaml.
+
+    From the environment (GLIMPSE_DEVICE and so on: what `dvc repro` passes on), or as options of `glimpse run`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     device: str = Field("cpu", description="torch device")
     batch: int = Field(64, ge=1, description="rows per forward pass")
     unit: int = Field(16, ge=1, description="images per part: what a kill can lose")
+    workers: int = Field(0, ge=0, description="processes to spread the units over; 0 for this one")
+    scheduler: str = Field("", description="address of a dask scheduler to use instead, tcp://host:port")
 
     @classmethod
-    def from_environment(cls) -> Execution:
+    def from_environment(cls, options: Mapping[str, Any] | None = None) -> Execution:
+        """What the environment says, and ``options`` over it."""
         given = {name: os.environ.get(f"GLIMPSE_{name.upper()}") for name in cls.model_fields}
-        return checked(cls, {name: value for name, value in given.items() if value}, "environment GLIMPSE_*")
+        values = {name: value for name, value in given.items() if value} | dict(options or {})
+        found = checked(cls, values, "environment GLIMPSE_* or options")
+        if found.workers and found.scheduler:
+            raise ParameterError(f"expected workers or scheduler, got both: {found.workers} and {found.scheduler}")
+        return found
+
+    @contextmanager
+    def executor(self) -> Iterator[Callable[[Load, Sequence[Unit], str], Iterable[Done]]]:
+        """What runs the units of a stage."""
+        if not self.workers and not self.scheduler:
+            yield in_process
+            return
+        from pipeline.workers import Workers
+
+        with Workers(self.workers, self.scheduler) as workers:
+            yield workers
 
     def check_device(self) -> None:
         """Raise a ParameterError unless torch can use the device, and make float32 mean float32 there.
@@ -67,24 +91,29 @@ class Place(BaseModel):
 def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
     """Run stage ``name`` with command-line words (see ``pipeline.arguments``); return its record."""
     stage = stage_module(name)
-    values, paths, place = split_values(words_to_values(words), (stage.Params, stage.Paths, Place), name)
+    models = (stage.Params, stage.Paths, Place, Execution)
+    values, paths, place, options = split_values(words_to_values(words), models, name)
     where = checked(Place, place, name)
     if where.profile is not None:
         load_project(where.profile)
-    return run_stage(name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work)
+    execution = Execution.from_environment(options)
+    return run_stage(
+        name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work, execution
+    )
 
 
-def run_stage(name: str, params: Any, paths: Any, work: Path) -> dict[str, Any]:
+def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Execution) -> dict[str, Any]:
     """Run stage ``name``, print what it did, and write ``<work>/records/<stage>.json``.
 
     Raises:
         GlimpseError: whatever the stage found wrong.
     """
-    execution = Execution.from_environment()
     execution.check_device()
-    context = Context(work / name, execution.device, execution.batch, execution.unit, track)
     start = time.perf_counter()
-    summary: Summary = stage_module(name).run(params, paths, context)
+    with execution.executor() as execute:
+        context = Context(work / name, execution.device, execution.batch, execution.unit, track, execute)
+        summary: Summary = stage_module(name).run(params, paths, context)
+    summary.peak_bytes = peak_bytes()
     record = {
         "stage": name,
         "total_seconds": round(time.perf_counter() - start, 3),
@@ -96,6 +125,12 @@ def run_stage(name: str, params: Any, paths: Any, work: Path) -> dict[str, Any]:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
     print(_line(record), flush=True)
     return record
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def size_of(path: Path) -> int:
@@ -111,7 +146,8 @@ def _line(record: dict[str, Any]) -> str:
         for verb in ("read", "computed", "reused", "wrote")
         if any(record[verb].values())
     ]
-    text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s"
+    memory = f"at most {record['peak_bytes'] / 2**20:,.0f} MiB"
+    text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s, {memory}"
     text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
     skipped = record["skipped"]
     shown = "".join(f"\n  {reason}" for reason in skipped[:SHOWN_SKIPS])

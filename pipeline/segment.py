@@ -13,6 +13,7 @@ from stages.images import load_image
 from stages.overlay import overlay
 from stages.pair_table import Scoring
 from stages.single_image import segment
+from store.errors import ParameterError
 from store.publish import replacing
 
 _DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
@@ -24,25 +25,35 @@ def segment_file(
     """Segment the image in ``file`` by ``text``; write the overlay to ``out``; return what there is to say.
 
     Raises:
-        DataError: the file is no image. WeightsError: a model is missing or another one.
+        DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
+            not propose with FreeSOLO.
     """
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
     from stages.visual.encoder import MaskedClip
+    from stages.visual.precision import dtype_of
     from stages.visual.weights import load_clip
 
     values, execution = project.values, Execution.from_environment()
     execution.check_device()
+    if values.propose.source != "freesolo":
+        raise ParameterError(
+            f"{project.file}: expected propose.source freesolo, which can propose masks for any image, got "
+            f"{values.propose.source}; set it, with FreeSOLO's weights in propose.input, or name another --params"
+        )
     given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
     image = load_image(file)
     net = FreeSolo.from_state_dict(
-        read_state_dict(project.path(values.propose.weights)), **values.propose.model_dump(exclude={"weights"})
+        read_state_dict(project.path(values.propose.input)), box=values.propose.box, **values.propose.freesolo()
     )
     net.network.to(execution.device)
     model, tokenizer = load_clip(
-        str(project.path(values.clip.model)), project.path(values.clip.weights), device=execution.device
+        str(project.path(values.clip.model)),
+        project.path(values.clip.weights),
+        device=execution.device,
+        dtype=dtype_of(values.clip.precision),
     )
     visual = values.embed_masks
     clip = MaskedClip(

@@ -265,7 +265,8 @@ def _folder(project: LoadedProject, place: Place) -> Path:
     """The one place that knows which parameters say where things go."""
     values = project.values
     if place == "proposal weights":
-        return project.path(values.propose.weights).parent
+        own = values.propose.input if values.propose.source == "freesolo" else values.clip.weights
+        return project.path(own).parent
     if place == "CLIP weights":
         return project.path(values.clip.weights).parent
     if place == "annotations":

@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
-from store.work import Item, Parts
+from store.work import Item, Parts, part_name, skipped_of, write_part
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class Summary:
     """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts.
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
+    ``peak_bytes``: the most memory that the process ever held, told by whoever runs the stage; 0: not told.
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Summary:
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
+    peak_bytes: int = 0
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -75,25 +77,6 @@ def _silent(items: Sequence[Any], label: str) -> Iterable[Any]:
 
 
 @dataclass(frozen=True)
-class Context:
-    """How a stage runs; nothing here changes what it computes.
-
-    Attributes:
-        work: the folder for this profile's parts.
-        device: torch device.
-        batch: rows (masks, crops, strings) per forward pass.
-        unit: inputs (images, strings) per part: what a kill can lose.
-        track: wraps a sequence to show progress under a label.
-    """
-
-    work: Path
-    device: str = "cpu"
-    batch: int = 64
-    unit: int = 16
-    track: Callable[[Sequence[Any], str], Iterable[Any]] = _silent
-
-
-@dataclass(frozen=True)
 class Result:
     """One input's result: an item for each kind, what was degenerate, and whether it is worth remembering.
 
@@ -104,6 +87,105 @@ class Result:
     items: dict[str, Item]
     skipped: list[str] = field(default_factory=list)
     passing: bool = False
+
+
+Compute = Callable[[Sequence[Any], tuple[str, ...]], list[Result]]
+"""From the inputs of a unit and the kinds that it misses to one result for each input."""
+Load = Callable[[str], Compute]
+"""Builds the models on a device. It can be sent to another process: a module's function, or a partial of one."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one task computes: its inputs (ids, not pixels), and the keys and the folder of parts of each kind it misses."""
+
+    inputs: list[Any]
+    keys: dict[str, list[str]]
+    folders: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished unit: for each kind the part it wrote (None for none), which inputs it holds, and what was degenerate.
+
+    ``passing``: stand-ins for what could not be had now, as (kind, key, item). ``seconds`` by name.
+    """
+
+    unit: Unit
+    parts: dict[str, str | None]
+    keys: dict[str, list[str]]
+    skipped: list[str]
+    passing: list[tuple[str, str, Item]]
+    seconds: dict[str, float]
+
+
+def finish(unit: Unit, compute: Compute) -> Done:
+    """Compute a unit and write its parts."""
+    start = time.perf_counter()
+    results = compute(unit.inputs, tuple(unit.keys))
+    if len(results) != len(unit.inputs):
+        raise RuntimeError(f"expected {len(unit.inputs)} results of a unit, got {len(results)}")
+    computed = time.perf_counter()
+    parts: dict[str, str | None] = {}
+    kept = [position for position, result in enumerate(results) if not result.passing]
+    skipped = [reason for p in kept for reason in results[p].skipped]
+    for kind, keys in unit.keys.items():
+        items = [results[p].items[kind] for p in kept]
+        parts[kind] = write_part(unit.folders[kind], [keys[p] for p in kept], items, skipped) if items else None
+    return Done(
+        unit,
+        parts,
+        keys={kind: [keys[p] for p in kept] for kind, keys in unit.keys.items()},
+        skipped=skipped,
+        passing=[
+            (kind, keys[p], result.items[kind])
+            for kind, keys in unit.keys.items()
+            for p, result in enumerate(results)
+            if result.passing
+        ],
+        seconds={"compute": computed - start, "write parts": time.perf_counter() - computed},
+    )
+
+
+def recovered(unit: Unit) -> Done | None:
+    """A unit whose parts stand there whole though nobody heard of them: their writer died just after."""
+    told = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
+    if any(skipped is None for skipped in told):
+        return None
+    parts: dict[str, str | None] = {kind: part_name(keys) for kind, keys in unit.keys.items()}
+    return Done(unit, parts, unit.keys, told[0] or [], [], {"compute": 0.0})
+
+
+def in_process(load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:
+    """The plain loop: one unit after another, in this process."""
+    start = time.perf_counter()
+    compute = load(device)
+    loading = {"load models": time.perf_counter() - start}
+    for unit in units:
+        done = finish(unit, compute)
+        yield replace(done, seconds=loading | done.seconds)
+        loading = {}
+
+
+@dataclass(frozen=True)
+class Context:
+    """How a stage runs; nothing here changes what it computes.
+
+    Attributes:
+        work: the folder for this profile's parts.
+        device: torch device.
+        batch: rows (masks, crops, strings) per forward pass.
+        unit: inputs (images, strings) per part: what a kill can lose.
+        track: wraps a sequence to show progress under a label.
+        execute: runs units, here or on other processes, in any order; the results are the same to the byte.
+    """
+
+    work: Path
+    device: str = "cpu"
+    batch: int = 64
+    unit: int = 16
+    track: Callable[[Sequence[Any], str], Iterable[Any]] = _silent
+    execute: Callable[[Load, Sequence[Unit], str], Iterable[Done]] = in_process
 
 
 class Results:
@@ -131,7 +213,8 @@ class Results:
 def compute_missing(
     kinds: dict[str, Parts],
     keys: Mapping[str, Sequence[str]],
-    load: Callable[[], Callable[[Sequence[int], tuple[str, ...]], list[Result]]],
+    inputs: Sequence[Any],
+    load: Load,
     context: Context,
     summary: Summary,
     what: str,
@@ -143,8 +226,8 @@ def compute_missing(
         kinds: kind of result -> its parts.
         keys: kind -> key of each input: what its result depends on. All kinds have the same inputs, in the same order;
             inputs with equal keys are computed once.
-        load: builds the models and returns ``compute(positions, kinds) -> one Result per position``; called only when
-            something is missing.
+        inputs: what ``compute`` gets for each input: small, because it may be sent to another process.
+        load: called only when something is missing, once in each process that computes.
         what: the name of the inputs in the progress bar and the summary.
         unit: inputs per part, when it is not the context's.
 
@@ -162,27 +245,22 @@ def compute_missing(
     summary.computed[what] = len(wanted)
     if not wanted:
         return known
-    with summary.timed("load models"):
-        compute = load()
-    for positions, missing in context.track(_units(wanted, unit or context.unit), what):
-        start = time.perf_counter()
-        results = compute(positions, missing)
-        seconds = time.perf_counter() - start
-        if len(results) != len(positions):
-            raise RuntimeError(f"{what}: expected {len(positions)} results of a unit, got {len(results)}")
-        with summary.timed("write parts"):
-            for kind in missing:
-                done = []
-                for position, result in zip(positions, results, strict=True):
-                    key = keys[kind][position]
-                    if result.passing:
-                        known.stand_in(kind, key, result.items[kind])
-                    else:
-                        done.append((key, result))
-                skipped = [reason for _, result in done for reason in result.skipped]
-                kinds[kind].append([key for key, _ in done], [r.items[kind] for _, r in done], seconds, skipped)
-        summary.seconds["compute"] = summary.seconds.get("compute", 0.0) + seconds
-
+    units = [
+        Unit(
+            [inputs[p] for p in positions],
+            {kind: [keys[kind][p] for p in positions] for kind in missing},
+            {kind: kinds[kind].folder for kind in missing},
+        )
+        for positions, missing in _units(wanted, unit or context.unit)
+    ]
+    for _, done in zip(context.track(units, what), context.execute(load, units, context.device), strict=True):
+        for kind, part in done.parts.items():
+            if part is not None:
+                kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)
+        for kind, key, item in done.passing:
+            known.stand_in(kind, key, item)
+        for name, seconds in done.seconds.items():
+            summary.seconds[name] = summary.seconds.get(name, 0.0) + seconds
     return known
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,3 +36,55 @@ def areas(counts: Iterable[bytes], height: int, width: int) -> NDArray[np.int64]
     """Areas int64 (N,) in pixels."""
     rles = [as_rle(c, height, width) for c in counts]
     return coco.area(rles).astype(np.int64) if rles else np.zeros(0, np.int64)
+
+
+def occupied(counts: Sequence[bytes], height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which columns, bool (N,W), and which rows, bool (N,H), of each mask have a pixel; from its runs, no mask is decoded.
+
+    RLE goes down the columns. A run within one column occupies its own rows; one that goes on into the next column two
+    stretches, down to the bottom and from the top; one that has a whole column between two others all rows.
+    """
+    mask, start, last = _inside(counts)
+    (first_column, top), (last_column, bottom) = np.divmod(start, height), np.divmod(last, height)
+    crosses, fills = last_column > first_column, last_column > first_column + 1
+    columns = _covered(len(counts), width, mask, first_column, last_column)
+    rows = _covered(len(counts), height, mask, np.where(fills, 0, top), np.where(crosses, height - 1, bottom))
+    rows |= _covered(len(counts), height, mask[crosses], np.zeros_like(bottom[crosses]), bottom[crosses])
+    return columns, rows
+
+
+def _inside(counts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The runs of pixels inside of all masks: the row of the mask, the first and the last pixel (down the columns)."""
+    digits = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48  # pycocotools' rleToString, see rle_counts
+    mask_of_digit = np.repeat(np.arange(len(counts)), [len(c) for c in counts])
+    end = np.flatnonzero(digits & 32 == 0)
+    begin = np.concatenate(([0], end[:-1] + 1))[: len(end)]
+    places = np.arange(len(digits)) - np.repeat(begin, end - begin + 1)
+    values = np.add.reduceat((digits & 31) << 5 * places, begin) if len(end) else digits
+    values -= np.where(digits[end] & 16, np.int64(1) << 5 * (end - begin + 1), 0)
+    mask = mask_of_digit[end]
+    position = np.arange(len(mask)) - np.searchsorted(mask, mask)
+    # From the fourth on, a value is the difference to the run two before: sums along the odd runs, and the even ones from 2.
+    chain = np.argsort(3 * mask + np.where(position, 1 + position % 2, 0), kind="stable")
+    lengths = np.empty_like(values)
+    lengths[chain] = _sums(values[chain], (position < 3)[chain])
+    ends = _sums(lengths, position == 0)
+    kept = (position % 2 == 1) & (lengths > 0)
+    return mask[kept], (ends - lengths)[kept], ends[kept] - 1
+
+
+def _sums(values: NDArray[np.int64], restart: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Running sums that start anew at every ``restart``, the first place among them."""
+    sums = np.cumsum(values)
+    first = np.flatnonzero(restart)
+    before = (sums - values)[first]
+    return sums - np.repeat(before, np.diff(np.append(first, len(values))))
+
+
+def _covered(
+    masks: int, length: int, mask: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Places bool (masks, length) that lie in any stretch from ``first`` to ``last`` (both inside) of their ``mask``."""
+    size, row = masks * (length + 1), mask * (length + 1)
+    opened = np.bincount(row + first, minlength=size) - np.bincount(row + last + 1, minlength=size)
+    return np.cumsum(opened.reshape(masks, length + 1), axis=1)[:, :length] > 0

@@ -74,7 +74,7 @@ PROPOSALS = _table(
         "image_offsets": _c("int64", "I+1", "proposals of each image"),
         "mask": _c("bytes", "N", "RLE counts"),
         "box": _c("float32", "N 4", "XYXY, pixels"),
-        "score": _c("float32", "N", "the generator's confidence, 0 to 1"),
+        "score": _c("float32", "N", "the source's confidence; FreeSOLO: 0 to 1, COCO files: as given, instances: 1"),
         "area": _c("int64", "N", "pixels"),
         "status": _c("utf8", "I", "why the image has no proposals"),
     },

@@ -35,6 +35,7 @@ Item = Mapping[str, NDArray[Any]]
 """The result for one input: named arrays, ragged along their first axis."""
 
 _OPEN_PARTS = 4
+_SKIPPED = "skipped"
 
 
 @contextmanager
@@ -94,22 +95,12 @@ class Parts:
         return [i for i, k in enumerate(keys) if k not in self._where and not (k in seen or seen.add(k))]  # type: ignore[func-returns-value]
 
     def append(self, keys: Sequence[str], items: Sequence[Item], seconds: float, skipped: Sequence[str] = ()) -> None:
-        """Write one unit's finished work: ``items[i]`` is the result for input ``keys[i]``; nothing for no input."""
-        if not keys:
-            return
-        arrays: dict[str, Any] = {
-            f"{end}:{name}": value
-            for name in (items[0] if items else ())
-            for end, value in (
-                ("rows", np.concatenate([item[name] for item in items])),
-                ("offsets", offsets_of(len(item[name]) for item in items)),
-            )
-        }
-        buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **arrays)
-        part = f"{fingerprint(list(keys))[:20]}.npz"
-        with replacing(self.folder / part) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        """Write one unit's finished work and count it: ``items[i]`` is the result for input ``keys[i]``."""
+        if keys:
+            self.record(write_part(self.folder, keys, items, skipped), keys, seconds, skipped)
+
+    def record(self, part: str, keys: Sequence[str], seconds: float, skipped: Sequence[str] = ()) -> None:
+        """Count a part that ``write_part`` wrote, here or in another process: only now it stands for its inputs."""
         line = {"part": part, "inputs": list(keys), "seconds": round(seconds, 3), "skipped": list(skipped)}
         with (self.folder / "manifest.jsonl").open("a") as file:
             file.write(canonical(line) + "\n")
@@ -142,3 +133,36 @@ class Parts:
                 self._open.popitem(last=False)
         self._open.move_to_end(part)
         return self._open[part]
+
+
+def part_name(keys: Sequence[str]) -> str:
+    """File name of the part that holds exactly these inputs, in this order."""
+    return f"{fingerprint(list(keys))[:20]}.npz"
+
+
+def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped: Sequence[str]) -> str:
+    """Write ``items[i]``, the result for input ``keys[i]``, as one part of ``folder``; its file name. Needs no lock."""
+    arrays: dict[str, Any] = {
+        f"{end}:{name}": value
+        for name in items[0]
+        for end, value in (
+            ("rows", np.concatenate([item[name] for item in items])),
+            ("offsets", offsets_of(len(item[name]) for item in items)),
+        )
+    }
+    arrays[_SKIPPED] = np.frombuffer(json.dumps(list(skipped)).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    part = part_name(keys)
+    with replacing(folder / part) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return part
+
+
+def skipped_of(folder: Path, keys: Sequence[str]) -> list[str] | None:
+    """What was degenerate in a part that stands there whole, counted or not; None where there is none."""
+    try:
+        with np.load(folder / part_name(keys), allow_pickle=False) as stored:
+            return list(json.loads(stored[_SKIPPED].tobytes()))
+    except Exception:  # absent or damaged: it is computed again
+        return None

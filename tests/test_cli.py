@@ -118,7 +118,8 @@ def project_with_parts(tmp_path: Path) -> tuple[Path, Path]:
     compute_missing(
         {"proposals": used},
         {"proposals": []},
-        lambda: lambda rows, kinds: [Result({})],
+        [],
+        lambda device: lambda inputs, kinds: [Result({})],
         Context(work),
         summary,
         "images",

@@ -161,6 +161,28 @@ def test_a_new_k_does_not_recompute_the_local_features(profile: Values) -> None:
     assert np.abs(vectors.rows("global.k2") - vectors.rows("global.k3")).max() > 1e-3
 
 
+def test_another_precision_is_computed_anew_and_changes_little(
+    finished: tuple[Values, dict[str, Any]], profile: Values
+) -> None:
+    values, records = finished
+    for name in ("data", "work"):
+        shutil.copytree(values[name], profile[name])
+    profile["clip"]["precision"] = "bf16"
+    rounded = run_stages(profile, "embed_masks", "embed_text")
+    for stage, what in (("embed_masks", "images"), ("embed_text", "strings")):
+        assert rounded[stage]["computed"][what] == records[stage]["computed"][what] > 0
+    for folder, columns in (("mask_features", ["local", "global.k3"]), ("text_features", ["feature"])):
+        exact, half = (Vectors(Path(v["data"], folder), folder) for v in (values, profile))
+        for column in columns:
+            a, b = exact.rows(column), half.rows(column)
+            error = np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1)
+            assert 1e-4 < np.median(error) < 0.05, (column, error)
+    profile["clip"]["precision"] = "float32"
+    again = run_stages(profile, "embed_masks", "embed_text")
+    assert all(not any(record["computed"].values()) for record in again.values())
+    same_files(Path(values["data"], "mask_features"), Path(profile["data"], "mask_features"))
+
+
 def test_kill_9_loses_at_most_one_unit(finished: tuple[Values, dict[str, Any]], profile: Values) -> None:
     values, _ = finished
     run_stages(profile, "index")

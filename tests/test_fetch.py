@@ -132,7 +132,7 @@ def test_the_full_profile_finds_what_is_fetched() -> None:
     values = project.values
     at = {item.name: destination(project, item) for source in SOURCES for item in source.items}
     assert at["ViT-B-32.pt"] == project.path(values.clip.weights)
-    assert at["FreeSOLO_R101_30k_pl.pth"] == project.path(values.propose.weights)
+    assert at["FreeSOLO_R101_30k_pl.pth"] == project.path(values.propose.input)
     assert at["refcoco+.zip"] == project.path("data/refer/refcoco+")
     assert at["refer_test.json"] == project.path("data/refer/phrasecut/refer_test.json")
     assert at["train2014.zip"].name == "train2014"

@@ -63,3 +63,27 @@ def test_empty_and_full_masks(size: tuple[int, int]) -> None:
     assert masks.areas(counts, *size).tolist() == [0, total]
     np.testing.assert_array_equal(masks.decode(counts, *size), stack)
     assert masks.as_rle(counts[0], *size) == {"size": list(size), "counts": counts[0]}
+
+
+@given(
+    small=arrays(np.bool_, st.tuples(st.integers(0, 3), st.integers(1, 6), st.integers(1, 6))),
+    scale=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+)
+def test_occupied_columns_and_rows(small: NDArray[np.bool_], scale: tuple[int, int]) -> None:
+    """Scaled up, so that runs, and their differences of either sign, take one to three digits."""
+    dense = np.kron(small, np.ones((1, *scale), np.bool_)).astype(np.bool_)
+    columns, rows = masks.occupied(masks.encode(dense), *dense.shape[1:])
+    np.testing.assert_array_equal(columns, dense.any(1))
+    np.testing.assert_array_equal(rows, dense.any(2))
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), max_size=4), st.integers(1, 7))
+def test_occupied_by_any_runs_also_of_no_pixel(all_runs: list[list[int]], height: int) -> None:
+    """Some writers leave in runs of 0 pixels; an odd or even number of runs, from the first pixel or to the last one."""
+    width = -(-max((sum(runs) for runs in all_runs), default=1) // height) + 1
+    columns, rows = masks.occupied([compressed(runs) for runs in all_runs], height, width)
+    for of_mask, runs in enumerate(all_runs):
+        flat = [position % 2 == 1 for position, run in enumerate(runs) for _ in range(run)]
+        pixels = [divmod(at, height) for at, inside in enumerate(flat) if inside]
+        assert set(np.flatnonzero(columns[of_mask])) == {x for x, _ in pixels}
+        assert set(np.flatnonzero(rows[of_mask])) == {y for _, y in pixels}

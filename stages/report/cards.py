@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -23,6 +24,7 @@ from store.masks import decode
 
 KINDS = ("best", "worst", "differ")
 _RANKED = 3
+_THREADS = 4
 _QUALITY = 80
 _OUTLINED = 8
 """More outlines than this hide the picture."""
@@ -63,8 +65,10 @@ def make_cards(data: Data, images: Path, count: int, width: int, seed: int, cont
     order = sorted(picked, key=lambda e: int(data.pairs["expression_image"][e]))
     by_image = [list(group) for _, group in groupby(order, key=lambda e: int(data.pairs["expression_image"][e]))]
     cards: dict[int, Card] = {}
-    for expressions in context.track(by_image, "pictures"):
-        cards.update(_image_cards(data, images, expressions, picked, width))
+    with ThreadPoolExecutor(_THREADS) as pool:  # decoding, resizing and encoding run outside Python's lock
+        drawn = [pool.submit(_image_cards, data, images, expressions, picked, width) for expressions in by_image]
+        for done in context.track(drawn, "pictures"):
+            cards.update(done.result())
     return [cards[expression] for expression in picked]
 
 

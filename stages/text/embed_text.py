@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, field_validator
 
-from stages.base import Context, Result, Summary, compute_missing
+from stages.base import Compute, Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.visual.precision import Precision, dtype_of
 from store.fingerprint import code_digest, file_digest, fingerprint
 from store.table import read_table
 from store.vectors import write_vectors
@@ -25,6 +27,7 @@ class Params(BaseParams):
 
     model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
     template: str = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+    precision: Precision = Field("float32", description="as in embed_masks")
 
     @field_validator("template")
     @classmethod
@@ -52,25 +55,15 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     config = {
         "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
         "weights": file_digest(paths.weights),
+        "precision": params.precision,
         "code": code_digest("stages.text.embed_text"),
     }
     with locked(context.work):
         parts = Parts(context.work, "text", config)
-
-        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
-            from stages.visual.encoder import MaskedClip
-            from stages.visual.weights import load_clip
-
-            clip = MaskedClip(*load_clip(params.model, paths.weights, device=context.device), batch=context.batch)
-
-            def embed(positions: Sequence[int], _: tuple[str, ...]) -> list[Result]:
-                own = [strings[i] for i in positions]
-                pairs = zip(clip.text_features(own), clip.truncated(own), strict=True)
-                return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
-
-            return embed
-
-        results = compute_missing({"text": parts}, {"text": keys}, load, context, summary, "strings", unit=_UNIT)
+        load = partial(embedder, params, paths.weights, context.batch)
+        results = compute_missing(
+            {"text": parts}, {"text": keys}, strings, load, context, summary, "strings", unit=_UNIT
+        )
         width = results.get("text", keys[0])["feature"].shape[1] if keys else 1
         truncated = np.array([results.get("text", key)["truncated"][0] for key in keys], np.bool_)
         columns = {
@@ -95,3 +88,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         f"truncated to the context length: {s!r}" for s, cut in zip(strings, truncated, strict=True) if cut
     ]
     return summary
+
+
+def embedder(params: Params, weights: Path, batch: int, device: str) -> Compute:
+    """What computes units of strings."""
+    from stages.text.encoder import TextEncoder
+    from stages.visual.weights import load_clip
+
+    model, tokenizer = load_clip(params.model, weights, device=device, dtype=dtype_of(params.precision))
+    encoder = TextEncoder(model, tokenizer, batch=batch)
+
+    def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
+        pairs = zip(*encoder.encode(strings), strict=True)
+        return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
+
+    return embed

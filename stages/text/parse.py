@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from stages.base import Context, Result, Summary, compute_missing
+from stages.base import Compute, Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from store.fingerprint import code_digest, fingerprint
@@ -49,15 +49,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     with locked(context.work):
         parts = Parts(context.work, "parse", config)
-
-        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
-            from stages.text.model import load_spacy
-            from stages.text.noun_phrase import parse_sentences
-
-            nlp = load_spacy(params.spacy_model)
-            return lambda rows, _: [Result({"parse": _item(p)}) for p in parse_sentences(nlp, [raw[i] for i in rows])]
-
-        results = compute_missing({"parse": parts}, {"parse": keys}, load, context, summary, "sentences", unit=_UNIT)
+        load = partial(parser, params.spacy_model)
+        results = compute_missing(
+            {"parse": parts}, {"parse": keys}, raw, load, context, summary, "sentences", unit=_UNIT
+        )
         parsed = [json.loads(results.get("parse", key)["json"].tobytes()) for key in keys]
     columns = {
         "sentence": [p["sentence"] for p in parsed],
@@ -72,6 +67,15 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.wrote = {"expressions": len(parsed)}
     summary.skipped = [f"expression {row}: {p['status']}" for row, p in enumerate(parsed) if p["status"]]
     return summary
+
+
+def parser(spacy_model: str, device: str) -> Compute:
+    """What computes units of sentences. spaCy runs on the CPU."""
+    from stages.text.model import load_spacy
+    from stages.text.noun_phrase import parse_sentences
+
+    nlp = load_spacy(spacy_model)
+    return lambda sentences, kinds: [Result({"parse": _item(found)}) for found in parse_sentences(nlp, sentences)]
 
 
 def _item(parsed: Any) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Context, Listed, Result, Results, Summary, compute_missing
+from stages.base import Compute, Context, Listed, Result, Results, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
+from stages.prefetch import ahead
+from stages.visual.precision import Precision, dtype_of
 from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
 from store.masks import decode
@@ -39,6 +42,7 @@ class Params(BaseParams):
     masked_blocks: Listed[int] = Field(
         [3], min_length=1, description="k: how many last blocks are masked, all to be stored"
     )
+    precision: Precision = Field("float32", description="in which CLIP computes; only float32 is exact")
 
     @property
     def antialiased(self) -> bool:
@@ -58,24 +62,26 @@ class Paths(BasePaths):
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the mask features. Local features and the global ones of each k are kinds of their own: a new k costs that k."""
     summary = Summary()
-    index = read_table(paths.index, "index", ("image_name", "image_digest", "image_size"))
-    proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
-    require_same("embed_masks", (proposals, "index", index))
+    index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
     images = np.flatnonzero(np.diff(offsets)).tolist()
     summary.read = {"images": len(images), "proposals": len(proposals["mask"])}
     with locked(context.work):
         kinds = open_parts(params, paths, context.work)
         keys = {kind: [_input_key(kind, index, proposals, image) for image in images] for kind in kinds}
-
-        def load() -> Callable[[Sequence[int], tuple[str, ...]], list[Result]]:
-            embed = _embedder(params, paths, context, index, proposals)
-            return lambda positions, missing: [embed(images[i], missing) for i in positions]
-
-        results = compute_missing(kinds, keys, load, context, summary, "images")
+        load = partial(embedder, params, paths, context.batch)
+        results = compute_missing(kinds, keys, images, load, context, summary, "images")
         with summary.timed("assemble"):
             _assemble(params, paths, results, keys, proposals, summary)
     return summary
+
+
+def _tables(paths: Paths) -> tuple[Table, Table]:
+    """What is read of index and proposals, checked to belong together."""
+    index = read_table(paths.index, "index", ("image_name", "image_digest", "image_size"))
+    proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
+    require_same("embed_masks", (proposals, "index", index))
+    return index, proposals
 
 
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
@@ -104,14 +110,17 @@ def _input_key(kind: str, index: Table, proposals: Table, image: int) -> str:
     return digest.hexdigest()
 
 
-def _embedder(
-    params: Params, paths: Paths, context: Context, index: Table, proposals: Table
-) -> Callable[[int, tuple[str, ...]], Result]:
-    from stages.visual.encoder import MaskedClip
+def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
+    """What computes units of images, given as rows of the index.
+
+    Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on, and image by image
+    the bytes of a feature do not depend on which other images were missing.
+    """
+    from stages.visual.encoder import Encoded, MaskedClip, Scene
     from stages.visual.preprocess import degenerate_boxes
     from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, paths.weights, device=context.device)
+    model, tokenizer = load_clip(params.model, paths.weights, device=device, dtype=dtype_of(params.precision))
     clip = MaskedClip(
         model,
         tokenizer,
@@ -119,26 +128,52 @@ def _embedder(
         short_side=params.short_side,
         fill=params.fill,
         antialias=params.antialiased,
-        batch=context.batch,
+        batch=batch,
     )
+    index, proposals = _tables(paths)
+    offsets = proposals["image_offsets"]
 
-    def embed(image: int, missing: tuple[str, ...]) -> Result:
+    def read(image: int) -> Scene | DataError:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
-        rows = slice(*proposals["image_offsets"][image : image + 2])
-        masks, boxes = decode(proposals["mask"][rows], height, width), proposals["box"][rows]
+        rows = slice(*offsets[image : image + 2])
         try:
-            prepared = clip.prepare(read_image(paths.images, name, index["image_digest"][image]))
+            pixels = clip.shrink(read_image(paths.images, name, index["image_digest"][image]))
         except DataError as error:
-            nothing = _item(np.zeros((len(masks), clip.dim), np.float32), np.ones(len(masks), np.bool_), str(error))
-            return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
+            return error
+        return pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows]
+
+    def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
+        count = int(offsets[image + 1] - offsets[image])
+        nothing = _item(np.zeros((count, clip.dim), np.float32), np.ones(count, np.bool_), str(error))
+        return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
+
+    def items(image: int, found: Encoded) -> dict[str, Item]:
+        own = {
+            f"global.k{k}": _item(f, ~found.reaches_grid, "mask empty on the patch grid") for k, f in found.by_k.items()
+        }
+        if found.local is not None:
+            boxes = proposals["box"][slice(*offsets[image : image + 2])]
+            degenerate = degenerate_boxes(boxes, *index["image_size"][image])
+            own[LOCAL] = _item(found.local, degenerate, "zero-size box, widened to a pixel")
+        return own
+
+    def embed(images: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
+        results: dict[int, Result] = {}
+        good: list[int] = []
+
+        def scenes() -> Iterator[Scene]:
+            for image, scene in zip(images, ahead(read, images), strict=True):
+                if isinstance(scene, DataError):
+                    results[image] = lost(image, missing, scene)
+                else:
+                    good.append(image)
+                    yield scene
+
         ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != LOCAL]
-        by_k = clip.global_features_by_k(prepared, masks, ks) if ks else {}
-        no_patch = ~clip.reaches_grid(masks)
-        items = {f"global.k{k}": _item(f, no_patch, "mask empty on the patch grid") for k, f in by_k.items()}
-        if LOCAL in missing:
-            local = clip.local_features(prepared, masks, boxes)
-            items[LOCAL] = _item(local, degenerate_boxes(boxes, height, width), "zero-size box, widened to a pixel")
-        return Result(items)
+        together = 1 if device == "cpu" else None
+        encoded = clip.encode_images(scenes(), ks, local=LOCAL in missing, together=together)
+        results |= {image: Result(items(image, found)) for image, found in zip(good, encoded, strict=True)}
+        return [results[image] for image in images]
 
     return embed
 

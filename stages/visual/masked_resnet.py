@@ -1,7 +1,8 @@
 """Masked global features of CLIP's ResNet (Yu et al., CVPR 2023, sec. 3.2).
 
 The last feature map, L2-normalised at every position, is multiplied by the mask and pooled by the model's attention
-pool.
+pool. A mask scales positions and the pool's projections are linear: each is applied once to an image's map, never to a
+masked one.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.modified_resnet import ModifiedResNet
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from stages.visual.attention import attend_once
 
 ScoreRule = Literal["cosine", "unnormalised"]
 
@@ -33,13 +38,27 @@ class MaskedResNet:
         self.dim: int = visual.output_dim
 
     def shared(self, pixels: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
-        """``pixels`` (1, 3, *input_size) -> the normalised map (1, C, *grid), for every k: a ResNet masks no blocks."""
+        """``pixels`` (I, 3, *input_size) -> the normalised map (I, C, *grid), for every k: a ResNet masks no blocks."""
         features = functional.normalize(self._features(pixels), dim=1)
         return dict.fromkeys(ks, features)
 
-    def masked(self, state: Tensor, masks: Tensor, k: int) -> Tensor:
-        """Pool the masked map: ``state`` of `shared`, ``masks`` (N, *grid) in [0, 1] -> (N, dim). ``k`` is ignored."""
-        return self._pool(state * masks[:, None].to(state.dtype))
+    def masked(self, states: Tensor, owners: NDArray[np.int64], masks: Tensor, k: int, batch: int) -> Tensor:
+        """Pool the masked maps: (N, dim). ``k`` is ignored.
+
+        ``states`` of `shared`; ``owners`` (N,), the image of each mask; ``masks`` (N, *grid) in [0, 1].
+        No pass holds more than ``batch`` masks.
+        """
+        pool, split = self._visual.attnpool, (self._visual.attnpool.num_heads, -1)
+        cells, places = states.flatten(2).transpose(1, 2), pool.positional_embedding.to(states.dtype)
+        # By head and position: of the map (I, heads, P, d), and of the positional embedding (heads, 1 + P, d).
+        of_maps = [functional.linear(cells, p.weight).unflatten(2, split).transpose(1, 2) for p in self._projections]
+        of_places = [p(places).unflatten(1, split).transpose(0, 1) for p in self._projections]
+        weights, pooled = masks.flatten(1).to(states), states.new_empty(len(masks), cells.shape[2])
+        for image in np.unique(owners):
+            for rows in torch.from_numpy(np.flatnonzero(owners == image)).to(states.device).split(batch):
+                own = _pool_masked(weights[rows], [each[image] for each in of_maps], of_places)
+                pooled[rows] = own.transpose(0, 1).flatten(1)
+        return pool.c_proj(pooled)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The image encoder, nothing masked, L2-normalised: (N, 3, *input_size) -> (N, dim)."""
@@ -49,32 +68,32 @@ class MaskedResNet:
         visual = self._visual
         return visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(pixels)))))
 
+    @property
+    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        pool = self._visual.attnpool
+        return pool.q_proj, pool.k_proj, pool.v_proj
+
     def _pool(self, features: Tensor) -> Tensor:
         """CLIP's attention pool, for the one query it returns (the mean of all positions): (N, C, h, w) -> (N, dim)."""
-        pool = self._visual.attnpool
-        tokens = features.flatten(2).permute(2, 0, 1)
-        tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + pool.positional_embedding[:, None].to(
-            features.dtype
-        )
-        pooled, _ = functional.multi_head_attention_forward(
-            query=tokens[:1],
-            key=tokens,
-            value=tokens,
-            embed_dim_to_check=tokens.shape[-1],
-            num_heads=pool.num_heads,
-            in_proj_weight=None,
-            in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
-            bias_k=None,
-            bias_v=None,
-            add_zero_attn=False,
-            dropout_p=0.0,
-            out_proj_weight=pool.c_proj.weight,
-            out_proj_bias=pool.c_proj.bias,
-            training=False,
-            need_weights=False,
-            use_separate_proj_weight=True,
-            q_proj_weight=pool.q_proj.weight,
-            k_proj_weight=pool.k_proj.weight,
-            v_proj_weight=pool.v_proj.weight,
-        )
-        return pooled[0]
+        pool, (ask, key, value) = self._visual.attnpool, self._projections
+        cells = features.flatten(2).transpose(1, 2)
+        tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + pool.positional_embedding.to(cells.dtype)
+        pooled = attend_once(ask(tokens[:, 0]), tokens, key.weight, value.weight, value.bias, pool.num_heads)
+        return pool.c_proj(pooled)
+
+
+def _pool_masked(weights: Tensor, maps: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    """What the pool's heads answer for each mask of one image: ``weights`` (N, P) -> (heads, N, d).
+
+    ``maps`` (heads, P, d) and ``places`` (heads, 1 + P, d): query, key and value projections of the unmasked map and,
+    with their bias, of the positional embedding. Position p holds w_p F_p, the one before them the mean of these; so
+    position p has the key w_p K_p + k_p, and the mean's is sum_p w_p K_p / P + k_0.
+    """
+    positions = weights.shape[1]
+    query = weights / positions @ maps[0] + places[0][:, :1]
+    query = query * query.shape[2] ** -0.5
+    found = query @ maps[1].transpose(1, 2) * weights
+    logits = torch.cat([found.mean(2, keepdim=True), found], 2) + query @ places[1].transpose(1, 2)
+    shares = logits.softmax(2)
+    of_map = (shares[..., 1:] + shares[..., :1] / positions) * weights
+    return of_map @ maps[2] + shares @ places[2]

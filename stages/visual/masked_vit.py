@@ -1,8 +1,8 @@
 """Masked global features of a CLIP vision transformer (Yu et al., CVPR 2023, sec. 3.2).
 
-The first L - k blocks (the trunk) see no mask and run once per image; the last k (the tail) run once per mask. Built on
-open_clip's own modules, dense: every patch is kept. After the last attention only the class token is computed, in the
-plain encoder too.
+The first L - k blocks (the trunk) see no mask and run once per image; the last k (the tail) run once per mask: without
+the patches that the mask makes zero where that is exact (`stages.visual.sparse_tail`), otherwise dense. Built on
+open_clip's own modules. After the last attention only the class token is computed, in the plain encoder too.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from stages.visual.masked_resnet import ScoreRule
+from stages.visual.sparse_tail import pack, sparse_tail
 from store.errors import ParameterError
 
 Masking = Literal["token", "attention"]
@@ -41,6 +44,8 @@ class MaskedViT:
         self._visual = visual
         self._masking = masking
         self._blocks = list(visual.transformer.resblocks)
+        # open_clip's custom blocks compute attention in other ways; they stay dense.
+        self.sparse = masking == "token" and all(isinstance(block, ResidualAttentionBlock) for block in self._blocks)
         self.input_size: tuple[int, int] = tuple(visual.image_size)
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.dim: int = visual.output_dim
@@ -48,7 +53,7 @@ class MaskedViT:
     def shared(self, pixels: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
         """What all masks of an image share: for each k the tokens that enter block L - k.
 
-        ``pixels`` (1, 3, *input_size) -> k -> (1, 1 + patches, width). Every k must lie in 1..L.
+        ``pixels`` (I, 3, *input_size) -> k -> (I, 1 + patches, width). Every k must lie in 1..L.
         """
         depth = len(self._blocks)
         wrong = [k for k in ks if not 1 <= k <= depth]
@@ -61,14 +66,40 @@ class MaskedViT:
             done, states[k] = depth - k, tokens
         return states
 
-    def masked(self, state: Tensor, masks: Tensor, k: int) -> Tensor:
-        """The last ``k`` blocks for each mask: ``state`` of `shared`, ``masks`` (N, *grid) in [0, 1] -> (N, dim)."""
-        weights = masks.flatten(1).to(state.dtype)
-        tokens = state.expand(len(weights), -1, -1)
-        if self._masking == "attention":
-            return self._tail(tokens, k, self._attention_bias(weights))
-        # The class token is never masked: its weight is 1.
-        return self._tail(tokens, k, token_weights=torch.cat([torch.ones_like(weights[:, :1]), weights], 1)[..., None])
+    def masked(self, states: Tensor, owners: NDArray[np.int64], masks: Tensor, k: int, batch: int) -> Tensor:
+        """The last ``k`` blocks for each mask: (N, dim).
+
+        ``states`` of `shared` for this k; ``owners`` (N,), the image of each mask; ``masks`` (N, *grid) in [0, 1].
+        No pass holds more tokens than ``batch`` whole images have.
+        """
+        if not self.sparse:
+            return self.dense(states, owners, masks, k, batch)
+        # Rounded as the model will: what its dtype rounds to 0 is a zero patch.
+        weights = masks.flatten(1).to(states.dtype).float().cpu().numpy()
+        tokens, start = np.cumsum(1 + np.count_nonzero(weights, axis=1)), 0
+        parts = [states.new_zeros(0, self.dim)]
+        while start < len(weights):
+            room = (tokens[start - 1] if start else 0) + batch * states.shape[1]
+            stop = int(np.searchsorted(tokens, room, side="right"))
+            packed = pack(weights[start:stop], owners[start:stop], states)
+            parts.append(self._projected(sparse_tail(self._blocks[-k:], states, packed)))
+            start = stop
+        return torch.cat(parts)
+
+    def dense(self, states: Tensor, owners: NDArray[np.int64], masks: Tensor, k: int, batch: int) -> Tensor:
+        """`masked` with every patch kept: for masking and blocks that cannot be sparse; the others must equal it.
+
+        No pass holds more than ``batch`` masks.
+        """
+        parts = [states.new_zeros(0, self.dim)]
+        for images, own in zip(torch.from_numpy(owners).split(batch), masks.flatten(1).split(batch), strict=True):
+            tokens, weights = states[images.to(states.device)], own.to(states)
+            if self._masking == "attention":
+                parts.append(self._tail(tokens, k, self._attention_bias(weights)))
+            else:  # the class token is never masked: its weight is 1
+                full = torch.cat([torch.ones_like(weights[:, :1]), weights], 1)
+                parts.append(self._tail(tokens, k, token_weights=full[..., None]))
+        return torch.cat(parts)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The plain image encoder, nothing masked: (N, 3, *input_size) -> (N, dim)."""
@@ -80,6 +111,9 @@ class MaskedViT:
         for block in blocks:
             tokens = block(tokens if token_weights is None else tokens * token_weights, attn_mask=bias)
         token = _class_token(last, tokens if token_weights is None else tokens * token_weights, bias)
+        return self._projected(token)
+
+    def _projected(self, token: Tensor) -> Tensor:
         return self._visual.ln_post(token) @ self._visual.proj
 
     def _attention_bias(self, weights: Tensor) -> Tensor:

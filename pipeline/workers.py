@@ -1,0 +1,102 @@
+"""The same units on other processes: a local cluster of ``workers``, or whatever stands behind a dask ``scheduler``.
+
+What is sent is a unit (ids and keys); a worker loads the models once, reads what it needs from the shared files, writes its
+parts itself and returns their names. This process alone holds the lock and counts the parts. A unit whose worker dies is
+given to another one; what the dead one left half written counts for nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from stages.base import Compute, Done, Load, Unit, finish, recovered
+from store.errors import ParameterError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+_RETRIES = 3
+_loaded: dict[bytes, Compute] = {}
+"""In a worker: the models it has, by what loads them; one at a time."""
+
+
+class Workers:
+    """Runs units on dask; a context manager. Nothing starts before the first unit is there to run.
+
+    Args:
+        workers: processes to start on this machine, each with its share of the cores (and of the GPUs, taken in turn).
+        scheduler: address of a running scheduler, ``tcp://host:port``, instead.
+    """
+
+    def __init__(self, workers: int, scheduler: str) -> None:
+        self._workers, self._scheduler = workers, scheduler
+        self._stack = ExitStack()
+        self._client: Client | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def __call__(self, load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:
+        """Run ``units``; yield each as it is finished."""
+        from distributed import as_completed
+
+        client = self._connected()
+        threads = max(1, (os.cpu_count() or 1) // self._workers) if self._workers else 0
+        futures = [client.submit(_work, load, unit, device, threads, pure=False, retries=_RETRIES) for unit in units]
+        for future in as_completed(futures):
+            yield future.result()
+            future.release()
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            from distributed import Client, LocalCluster
+
+            if self._scheduler:
+                try:
+                    client = Client(self._scheduler, timeout=10)
+                except (OSError, ValueError) as error:
+                    raise ParameterError(
+                        f"scheduler {self._scheduler}: expected the address of a running dask scheduler, tcp://host:port, "
+                        f"cannot reach it ({error}); start one with: dask scheduler"
+                    ) from error
+            else:
+                cluster = LocalCluster(
+                    n_workers=self._workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    memory_limit=0,  # the batch bounds the memory; dask would stop a worker that holds a large model
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
+                )
+                client = Client(self._stack.enter_context(cluster))
+            self._client = self._stack.enter_context(client)
+        return self._client
+
+
+def _work(load: Load, unit: Unit, device: str, threads: int) -> Done:
+    """In a worker: compute a unit and write its parts. ``threads`` for torch, 0 to leave its own choice."""
+    from distributed import get_worker
+
+    key = pickle.dumps((load, device))
+    if key not in _loaded:
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        _loaded.clear()
+        _loaded[key] = load(_own_device(device, get_worker().name, torch.cuda.device_count()))
+    return recovered(unit) or finish(unit, _loaded[key])
+
+
+def _own_device(device: str, worker: object, devices: int) -> str:
+    """``cuda`` for the numbered workers of a local cluster: the GPUs in turn. Others see the one they were given."""
+    if device == "cuda" and devices > 1 and isinstance(worker, int):
+        return f"cuda:{worker % devices}"
+    return device

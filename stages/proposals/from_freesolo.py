@@ -1,0 +1,46 @@
+"""Proposals by FreeSOLO: what ``propose`` keeps as parts. Its code digest covers this module and what it imports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.base import Compute, Result
+from stages.images import read_image
+from stages.proposals.items import item_of, no_proposals
+from store.errors import DataError, PassingError
+from store.masks import encode
+
+KIND = "proposals"
+"""The kind of the parts."""
+_MAX_ASPECT = 20
+"""The short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
+
+
+def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: str) -> Compute:
+    """What computes units of (image name, image digest) with FreeSOLO's ``settings`` (see ``FreeSolo.from_state_dict``).
+
+    An image that cannot be read has no proposals and a status that says why.
+    """
+    from stages.proposals.freesolo import FreeSolo
+    from stages.state_dict import read_state_dict
+
+    net = FreeSolo.from_state_dict(read_state_dict(weights), **settings)
+    net.network.to(device)
+
+    def propose(name: str, digest: str) -> Result:
+        try:
+            image = read_image(images, name, digest)
+        except DataError as error:
+            return Result({KIND: no_proposals(str(error))}, passing=isinstance(error, PassingError))
+        if max(image.size) > _MAX_ASPECT * min(image.size):
+            size = f"{image.width} x {image.height}"
+            return Result(
+                {KIND: no_proposals(f"{name}: {size} is longer than {_MAX_ASPECT} times its short side; cut it")}
+            )
+        found = net.propose(image)
+        status = "" if len(found.masks) else "no proposal above the thresholds"
+        return Result({KIND: item_of(encode(found.masks), found.scores, image.height, image.width, status)})
+
+    return lambda inputs, kinds: [propose(name, digest) for name, digest in inputs]

@@ -1,0 +1,40 @@
+"""The proposals of one image as the arrays that every source hands on: masks, both boxes, scores, areas, status.
+
+A box follows from its mask alone, so both rules are computed at once; which one counts is chosen when the table is put
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from stages.proposals.boxes import BoxRule, boxes_by_rule
+from store.masks import areas
+from store.ragged import Bytes
+from store.work import Item
+
+
+def no_proposals(status: str) -> Item:
+    """The item of an image without proposals; ``status`` says why."""
+    return item_of([], [], 1, 1, status)
+
+
+def item_of(counts: Sequence[bytes], scores: ArrayLike, height: int, width: int, status: str = "") -> Item:
+    """N proposals, best first: RLE counts of masks of an image of this size, none empty, and scores (N,)."""
+    masks = Bytes.of(counts)
+    return {
+        "mask": masks.flat,
+        "length": np.diff(masks.offsets),
+        "score": np.asarray(scores, np.float32),
+        "area": areas(counts, height, width),
+        "status": np.frombuffer(status.encode("utf-8", "surrogatepass"), np.uint8),
+        **{f"box.{rule}": boxes for rule, boxes in boxes_by_rule(counts, height, width).items()},
+    }
+
+
+def boxes_of(item: Item, rule: BoxRule) -> NDArray[np.float32]:
+    """Boxes float32 (N,4), XYXY in pixels."""
+    return item[f"box.{rule}"]
