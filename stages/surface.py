@@ -13,7 +13,7 @@
 
 Rounding. With u = 2^-24 and M the greatest |X| or |Y|, a float32 score is off by at most 2.1 u (m + n) M, a difference of two
 by 4.2 u (m + n) M, and the compared mixtures by 5 u M; so a lead of ``MARGIN`` M = 16 u M, per unit of m + n, is proof. That
-holds where nothing over- or underflows (``_margins``); elsewhere the margin is infinite. What is not proved is evaluated
+holds where nothing over- or underflows (``_candidates``); elsewhere the margin is infinite. What is not proved is evaluated
 with the very operations of ``Dots.scores``, which decide equal scores too: the first proposal wins.
 """
 
