@@ -12,8 +12,14 @@ from typing import Any
 
 from benchmarks.harness import Result
 from benchmarks.rescore import rescore_one
+from benchmarks.visual import crops, sparse_masking, visual_encode
 
-BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one}
+BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "rescore_one": rescore_one,
+    "sparse_masking": sparse_masking,
+    "visual_encode": visual_encode,
+    "crops": crops,
+}
 RESULTS = Path(__file__).parent / "results.json"
 
 
