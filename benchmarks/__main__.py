@@ -15,8 +15,12 @@ from benchmarks.harness import Result
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
 from benchmarks.text import text
+from benchmarks.visual import crops, sparse_masking, visual_encode
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "sparse_masking": sparse_masking,
+    "visual_encode": visual_encode,
+    "crops": crops,
     "text": text,
     "rescore_one": rescore_one,
     "boxes": boxes,

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
 def attend_once(
     query: Tensor,
-    tokens: Tensor,
+    tokens: Sequence[Tensor],
     key_weight: Tensor,
     value_weight: Tensor,
     value_bias: Tensor,
     heads: int,
-    bias: Tensor | None = None,
+    biases: Sequence[Tensor | None],
 ) -> Tensor:
-    """Multi-head attention of a projected ``query`` (N, D) over ``tokens`` (N, T, C): (N, D), before the output projection.
+    """Multi-head attention of a projected ``query`` (N, D): (N, D), before the output projection.
+
+    ``tokens`` are what the rows attend to, in groups of rows with equally many: (n, T, C) each, with a bias (n, T) for
+    the logits of all heads, or None.
 
     q . (K t + b) = (K' q) . t + q . b, whose last term is the same for every token, so that softmax drops it; and
-    sum_t a_t (V t + b) = V (sum_t a_t t) + b. So K and V (D, C) are applied once a row, not once a token. ``bias``
-    (N, T) is added to the logits of all heads.
+    sum_t a_t (V t + b) = V (sum_t a_t t) + b. So K and V (D, C) are applied once a row, not once a token.
     """
     split = (heads, query.shape[1] // heads)
     scaled = (query * split[1] ** -0.5).unflatten(1, split)
     asked = torch.einsum("nhd,hdc->nhc", scaled, key_weight.unflatten(0, split))
-    logits = asked @ tokens.transpose(1, 2)
-    shares = (logits if bias is None else logits + bias[:, None]).softmax(-1)
-    answer = torch.einsum("nhc,hdc->nhd", shares @ tokens, value_weight.unflatten(0, split))
+    answers = []
+    for own, group, bias in zip(asked.split([len(group) for group in tokens]), tokens, biases, strict=True):
+        logits = own @ group.transpose(1, 2)
+        answers.append((logits if bias is None else logits + bias[:, None]).softmax(-1) @ group)
+    answer = torch.einsum("nhc,hdc->nhd", torch.cat(answers), value_weight.unflatten(0, split))
     return answer.flatten(1) + value_bias

@@ -78,7 +78,7 @@ class MaskedResNet:
         pool, (ask, key, value) = self._visual.attnpool, self._projections
         cells = features.flatten(2).transpose(1, 2)
         tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + pool.positional_embedding.to(cells.dtype)
-        pooled = attend_once(ask(tokens[:, 0]), tokens, key.weight, value.weight, value.bias, pool.num_heads)
+        pooled = attend_once(ask(tokens[:, 0]), [tokens], key.weight, value.weight, value.bias, pool.num_heads, [None])
         return pool.c_proj(pooled)
 
 

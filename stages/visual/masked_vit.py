@@ -17,7 +17,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from stages.visual.masked_resnet import ScoreRule
-from stages.visual.sparse_tail import pack, sparse_tail
+from stages.visual.sparse_tail import pack, padded, sparse_tail
 from store.errors import ParameterError
 
 Masking = Literal["token", "attention"]
@@ -70,17 +70,17 @@ class MaskedViT:
         """The last ``k`` blocks for each mask: (N, dim).
 
         ``states`` of `shared` for this k; ``owners`` (N,), the image of each mask; ``masks`` (N, *grid) in [0, 1].
-        No pass holds more tokens than ``batch`` whole images have.
+        No pass holds more tokens, padding counted, than those of ``batch`` whole images.
         """
         if not self.sparse:
             return self.dense(states, owners, masks, k, batch)
         # Rounded as the model will: what its dtype rounds to 0 is a zero patch.
         weights = masks.flatten(1).to(states.dtype).float().cpu().numpy()
-        tokens, start = np.cumsum(1 + np.count_nonzero(weights, axis=1)), 0
+        cost, start = np.cumsum(1 + padded(1 + np.count_nonzero(weights, axis=1))), 0
+        most = batch * int(1 + padded(np.array(states.shape[1])))
         parts = [states.new_zeros(0, self.dim)]
         while start < len(weights):
-            room = (tokens[start - 1] if start else 0) + batch * states.shape[1]
-            stop = int(np.searchsorted(tokens, room, side="right"))
+            stop = int(np.searchsorted(cost, (cost[start - 1] if start else 0) + most, side="right"))
             packed = pack(weights[start:stop], owners[start:stop], states)
             parts.append(self._projected(sparse_tail(self._blocks[-k:], states, packed)))
             start = stop

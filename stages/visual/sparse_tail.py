@@ -31,19 +31,15 @@ BUCKET = 8
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Masks of about the same size, padded to T tokens each.
+    """``count`` masks of about the same size, padded to ``length`` tokens each.
 
-    Attributes:
-        masks: which of the packed masks.
-        rows: int64 (n, 1 + T), packed rows that a mask attends to: the zero token, its own tokens, padding.
-        bias: (n, 1 + T), added to their logits: the log of how many patches the zero token stands for, 0, -inf.
-        kept: int64, which of the n x T rows after the zero token are no padding.
+    ``bias`` (count, 1 + length) is added to the logits of the zero token and of a mask's own: the log of how many
+    patches the zero token stands for, then 0, and -inf for padding.
     """
 
-    masks: slice
-    rows: Tensor
+    count: int
+    length: int
     bias: Tensor
-    kept: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +53,8 @@ class Packed:
         weight: (R, 1), the mask value of each row: 0 for the zero token, 1 for class tokens.
         classes: int64 (N,), the row of each packed mask's class token.
         groups: in the order of the packed masks.
+        seen: int64, the row of each place of all groups, (count, 1 + length) flattened: what each mask attends to.
+        kept: int64 (R,), the place of each row among those that ask, (count, length) flattened; the zero token has none.
     """
 
     order: Tensor
@@ -66,17 +64,24 @@ class Packed:
     weight: Tensor
     classes: Tensor
     groups: list[Group]
+    seen: Tensor
+    kept: Tensor
+
+
+def padded(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The length of the group that a mask with so many tokens, class token included, belongs to."""
+    return -(-tokens // BUCKET) * BUCKET
 
 
 def pack(weights: NDArray[np.float32], owners: NDArray[np.int64], like: Tensor) -> Packed:
-    """Pack masks ``weights`` (N, patches) in [0, 1] of the images ``owners`` (N,).
+    """Pack masks ``weights`` (N, patches) in [0, 1] of the images ``owners`` (N,); N is at least 1.
 
     The weights must be as they are in the dtype of ``like``; that one and its device are those of the result.
     """
     count, patches = weights.shape
-    lengths = 1 + np.count_nonzero(weights, axis=1)
-    order = np.argsort(lengths, kind="stable")
-    lengths, weights, owners = lengths[order], weights[order], owners[order]
+    tokens = 1 + np.count_nonzero(weights, axis=1)
+    order = np.argsort(tokens, kind="stable")
+    tokens, weights, owners = tokens[order], weights[order], owners[order]
     full = np.concatenate([np.ones((count, 1), np.float32), weights], axis=1)
     mask, token = np.nonzero(full)
     weight = np.concatenate([np.zeros(1, np.float32), full[mask, token]])
@@ -84,36 +89,27 @@ def pack(weights: NDArray[np.float32], owners: NDArray[np.int64], like: Tensor) 
     # Mask values are not negative, so equal bits are equal values.
     keys = source << 32 | weight.view(np.uint32).astype(np.int64)
     _, first, distinct = np.unique(keys, return_index=True, return_inverse=True)
-    starts = 1 + offsets_of(lengths)[:-1]
-    return Packed(
-        _rows(order, like),
-        _rows(source[first], like),
-        _values(weight[first, None], like),
-        _rows(distinct, like),
-        _values(weight[:, None], like),
-        _rows(starts, like),
-        _grouped(lengths, starts, patches, like),
-    )
-
-
-def _grouped(lengths: NDArray[np.int64], starts: NDArray[np.int64], patches: int, like: Tensor) -> list[Group]:
-    padded = -(-lengths // BUCKET) * BUCKET
-    groups = []
-    for length in np.unique(padded).tolist():
-        begin, end = np.searchsorted(padded, [length, length + 1]).tolist()
-        own, place = lengths[begin:end, None], np.arange(length)
-        rows = np.where(place < own, starts[begin:end, None] + place, 0)
+    starts, lengths = 1 + offsets_of(tokens)[:-1], padded(tokens)
+    groups, seen = [], []
+    for length in np.unique(lengths).tolist():
+        own, start = tokens[lengths == length, None], starts[lengths == length, None]
+        place = np.arange(length)
         with np.errstate(divide="ignore"):  # no zero patch: log 0 = -inf, the zero token has no share
             bias = np.concatenate([np.log(1.0 + patches - own), np.where(place < own, 0, -np.inf)], axis=1)
-        groups.append(
-            Group(
-                slice(begin, end),
-                _rows(np.concatenate([np.zeros_like(own), rows], axis=1), like),
-                _values(bias.astype(np.float32), like),
-                _rows(np.flatnonzero(place < own), like),
-            )
-        )
-    return groups
+        groups.append(Group(len(own), length, _to(bias.astype(np.float32), like)))
+        seen.append(np.where(place < own, start + place, 0))
+    kept = np.flatnonzero(np.concatenate([rows.ravel() for rows in seen]))
+    return Packed(
+        _to(order, like),
+        _to(source[first], like),
+        _to(weight[first, None], like),
+        _to(distinct, like),
+        _to(weight[:, None], like),
+        _to(starts, like),
+        groups,
+        _to(np.concatenate([np.pad(rows, ((0, 0), (1, 0))).ravel() for rows in seen]), like),
+        _to(np.concatenate([np.zeros(1, np.int64), kept]), like),
+    )
 
 
 def sparse_tail(blocks: Sequence[ResidualAttentionBlock], states: Tensor, packed: Packed) -> Tensor:
@@ -121,47 +117,48 @@ def sparse_tail(blocks: Sequence[ResidualAttentionBlock], states: Tensor, packed
     *inner, last = blocks
     tokens = states.flatten(0, 1)[packed.source] * packed.source_weight
     expand: Tensor | slice = packed.distinct
-    rows = [packed.distinct[group.rows] for group in packed.groups]
-    classes = packed.distinct[packed.classes]
+    seen, classes = packed.distinct[packed.seen], packed.distinct[packed.classes]
     for block in inner:
-        tokens = tokens[expand] + block.ls_1(_attend(block.attn, block.ln_1(tokens), packed.groups, rows))
+        tokens = tokens[expand] + block.ls_1(_attend(block.attn, block.ln_1(tokens), packed, seen))
         tokens = (tokens + block.ls_2(block.mlp(block.ln_2(tokens)))) * packed.weight
-        expand, rows, classes = slice(None), [group.rows for group in packed.groups], packed.classes
-    token = _class_tokens(last, tokens, packed.groups, rows, classes)
+        expand, seen, classes = slice(None), packed.seen, packed.classes
+    token = _class_tokens(last, tokens, packed.groups, seen, classes)
     return torch.empty_like(token).index_copy_(0, packed.order, token)
 
 
-def _attend(attn: nn.MultiheadAttention, seen: Tensor, groups: list[Group], rows: list[Tensor]) -> Tensor:
-    """Self-attention of each mask's tokens: normalised ``seen``, read at ``rows`` -> (R, width); the zero token's is void."""
-    projected = functional.linear(seen, attn.in_proj_weight, attn.in_proj_bias)
-    parts = [torch.zeros_like(seen[:1])]
-    for group, own in zip(groups, rows, strict=True):
-        query, key, value = projected[own].unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+def _attend(attn: nn.MultiheadAttention, tokens: Tensor, packed: Packed, seen: Tensor) -> Tensor:
+    """Self-attention of each mask's tokens, rows ``seen`` of the normalised ``tokens``: (R, width); void for the zero token."""
+    projected = functional.linear(tokens, attn.in_proj_weight, attn.in_proj_bias)[seen]
+    parts = []
+    for group, own in zip(packed.groups, _split(projected, packed.groups), strict=True):
+        query, key, value = own.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(
             query[:, :, 1:], key, value, attn_mask=group.bias[:, None, None]
         )
-        parts.append(attended.transpose(1, 2).flatten(0, 1).flatten(1)[group.kept])
-    return attn.out_proj(torch.cat(parts))
+        parts.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
+    return attn.out_proj(torch.cat(parts)[packed.kept])
 
 
 def _class_tokens(
-    block: ResidualAttentionBlock, tokens: Tensor, groups: list[Group], rows: list[Tensor], classes: Tensor
+    block: ResidualAttentionBlock, tokens: Tensor, groups: list[Group], seen: Tensor, classes: Tensor
 ) -> Tensor:
     """Output of ``block`` for the class tokens alone, in packed order: (N, width)."""
-    attn, seen = block.attn, block.ln_1(tokens)
+    attn, normal = block.attn, block.ln_1(tokens)
     (ask, key, value), (ask_bias, _, value_bias) = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
-    query = functional.linear(seen[classes], ask, ask_bias)
-    parts = [
-        attend_once(query[group.masks], seen[own], key, value, value_bias, attn.num_heads, group.bias)
-        for group, own in zip(groups, rows, strict=True)
-    ]
-    token = tokens[classes] + block.ls_1(attn.out_proj(torch.cat(parts)))
+    query = functional.linear(normal[classes], ask, ask_bias)
+    biases = [group.bias for group in groups]
+    attended = attend_once(query, _split(normal[seen], groups), key, value, value_bias, attn.num_heads, biases)
+    token = tokens[classes] + block.ls_1(attn.out_proj(attended))
     return token + block.ls_2(block.mlp(block.ln_2(token)))
 
 
-def _rows(array: NDArray[np.int64], like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like.device)
+def _split(rows: Tensor, groups: list[Group]) -> list[Tensor]:
+    """What each group sees: (count, 1 + length, ...)."""
+    parts = rows.split([group.count * (1 + group.length) for group in groups])
+    return [part.unflatten(0, (group.count, -1)) for part, group in zip(parts, groups, strict=True)]
 
 
-def _values(array: NDArray[np.float32], like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(device=like.device, dtype=like.dtype)
+def _to(array: NDArray[np.int64] | NDArray[np.float32], like: Tensor) -> Tensor:
+    """On the device of ``like``, floats in its dtype."""
+    tensor = torch.from_numpy(array).to(like.device)
+    return tensor.to(like.dtype) if tensor.is_floating_point() else tensor
