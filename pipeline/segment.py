@@ -39,9 +39,10 @@ def segment_file(
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
     image = load_image(file)
     net = FreeSolo.from_state_dict(
-        read_state_dict(project.path(values.propose.weights)), **values.propose.model_dump(exclude={"weights"})
+        read_state_dict(project.path(values.propose.weights)),
+        **values.propose.model_dump(exclude={"weights"}),
+        device=execution.device,
     )
-    net.network.to(execution.device)
     model, tokenizer = load_clip(
         str(project.path(values.clip.model)), project.path(values.clip.weights), device=execution.device
     )

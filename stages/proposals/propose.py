@@ -13,6 +13,7 @@ from stages.base import Context, Result, Results, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
+from stages.precision import Precision
 from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
 from store.masks import areas, encode
@@ -35,6 +36,7 @@ class Params(BaseParams):
     update_threshold: float = Field(0.05, ge=0, lt=1, description="least score after matrix NMS")
     max_candidates: int = Field(500, ge=1, description="masks that enter matrix NMS")
     max_proposals: int = Field(100, ge=1, description="proposals kept for an image")
+    precision: Precision = Field("float32", description="of the network; bf16 and fp16 change masks a little")
 
 
 class Paths(BasePaths):
@@ -78,8 +80,7 @@ def _proposer(params: Params, paths: Paths, device: str) -> Callable[[str, str],
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
 
-    net = FreeSolo.from_state_dict(read_state_dict(paths.weights), **params.config())
-    net.network.to(device)
+    net = FreeSolo.from_state_dict(read_state_dict(paths.weights), **params.config(), device=device)
 
     def propose(name: str, digest: str) -> Result:
         try:
