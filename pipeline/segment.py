@@ -28,11 +28,11 @@ def segment_file(
         DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
             not propose with FreeSOLO.
     """
+    from stages.precision import torch_dtype
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
     from stages.visual.encoder import MaskedClip
-    from stages.visual.precision import dtype_of
     from stages.visual.weights import load_clip
 
     values, execution = project.values, Execution.from_environment()
@@ -46,14 +46,16 @@ def segment_file(
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
     image = load_image(file)
     net = FreeSolo.from_state_dict(
-        read_state_dict(project.path(values.propose.input)), box=values.propose.box, **values.propose.freesolo()
+        read_state_dict(project.path(values.propose.input)),
+        box=values.propose.box,
+        **values.propose.freesolo(),
+        device=execution.device,
     )
-    net.network.to(execution.device)
     model, tokenizer = load_clip(
         str(project.path(values.clip.model)),
         project.path(values.clip.weights),
         device=execution.device,
-        dtype=dtype_of(values.clip.precision),
+        dtype=torch_dtype(values.clip.precision),
     )
     visual = values.embed_masks
     clip = MaskedClip(

@@ -9,7 +9,7 @@ import torch
 from pipeline.golden.folder import Folder
 from pipeline.golden.proposals import intermediate_error, traced
 from stages.proposals.decode import MASK_THRESHOLD, fired_cells, mask_statistics, matrix_nms, soft_masks
-from stages.proposals.freesolo import FreeSolo
+from stages.proposals.freesolo import FreeSolo, load_network
 from stages.proposals.network import Architecture, Stage
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,10 +31,15 @@ def golden():
 
 
 @pytest.fixture(scope="session")
-def net():
+def state_dict():
     folder = Folder(GOLDEN)
     state_dict = folder.weights.fill(folder.json("freesolo_shapes.json"), folder.weights.SEEDS["freesolo_r101"])
     assert folder.weights.checksum(state_dict) == "2f5bf089"
+    return state_dict
+
+
+@pytest.fixture(scope="session")
+def net(state_dict):
     return FreeSolo.from_state_dict(state_dict)
 
 
@@ -92,3 +97,15 @@ def test_proposals(trace, golden):
     differing = (found.masks != expected).sum((1, 2))
     assert differing.max() <= 6  # of 195,713; the released code in float32 and in float64 part by 3
     np.testing.assert_allclose(found.boxes, golden["pred_boxes"], rtol=0, atol=0.5)
+
+
+def test_the_optimised_network_equals_the_plain_one(trace, state_dict):
+    """Batch norms, memory layout and 3x3 convolutions as they are written down: relative L2 norm of every output."""
+    _, raw, found = trace
+    _, plain, expected = traced(FreeSolo(load_network(state_dict)), Folder(GOLDEN).image("astronaut"))
+    outputs, plain_outputs = ([*r.category_logits, *r.kernels, r.mask_features] for r in (raw, plain))
+    for got, reference in zip(outputs, plain_outputs, strict=True):
+        assert (got - reference).norm() <= 1e-5 * reference.norm()
+    assert found.masks.shape == expected.masks.shape
+    assert (found.masks != expected.masks).sum((1, 2)).max() <= 6
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=4e-5)  # a pixel that flips moves a mean

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.proposals.freesolo import FreeSolo, padded, resized_size
+from stages.proposals.freesolo import FreeSolo, load_network, padded, resized_size
 from stages.proposals.network import Architecture, SoloNetwork, Stage
 from store.errors import ParameterError, WeightsError
 
@@ -130,7 +130,7 @@ def test_the_state_dict_is_copied(tiny_weights):
 
 
 def test_norms_are_frozen_until_trained(tiny_weights):
-    net = load(tiny_weights)
+    net = FreeSolo(load_network(tiny_weights, GRIDS), short_side=64)
     norm = net.network.backbone.bottom_up.stem.conv1.norm
     net.propose(picture())
     assert torch.equal(norm.running_mean, tiny_weights["backbone.bottom_up.stem.conv1.norm.running_mean"])

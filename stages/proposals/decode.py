@@ -4,7 +4,7 @@ Every comparison is the released code's: scores strictly above the score thresho
 0.5, areas strictly above the level's stride, decayed scores at or above the update threshold. Equal scores keep the
 order levels, rows, columns, classes.
 
-However many cells fire, at most `max_candidates` soft masks and their binary twins are in memory at once.
+However many cells fire, at most twice `max_candidates` soft masks and their binary twins are in memory at once.
 """
 
 from collections.abc import Sequence
@@ -64,9 +64,6 @@ class Cells(NamedTuple):
     kernels: Tensor  # (n, kernel)
     min_areas: Tensor  # (n,) stride of the cell's level
 
-    def take(self, index: Tensor) -> "Cells":
-        return Cells(*(values[index] for values in self))
-
 
 def decode(
     category_logits: Sequence[Tensor],
@@ -82,20 +79,22 @@ def decode(
     Returns masks bool (N, H, W) at the original size and scores (N,), N = 0 if nothing fires. No mask is empty.
     """
     cells = fired_cells(category_logits, kernels, settings.score_threshold, settings.strides)
-    areas, maskness = mask_statistics(cells.kernels, features)
+    few = len(cells.scores) <= settings.max_candidates
+    soft = soft_masks(cells.kernels, features) if few else None  # else there may be any number of them
+    areas, maskness = mask_statistics(cells.kernels, features) if soft is None else soft_statistics(soft)
     large = torch.nonzero(areas > cells.min_areas)[:, 0]
     scores = cells.scores[large] * maskness[large]
     order = torch.argsort(scores, descending=True, stable=True)[: settings.max_candidates]
-    cells, scores = cells.take(large[order]), scores[order]
+    best, scores = large[order], scores[order]
 
-    soft = soft_masks(cells.kernels, features)
-    scores = matrix_nms(soft > MASK_THRESHOLD, cells.classes, scores)
+    soft = soft_masks(cells.kernels[best], features) if soft is None else soft[best]
+    scores = matrix_nms(soft > MASK_THRESHOLD, cells.classes[best], scores)
     kept = torch.nonzero(scores >= settings.update_threshold)[:, 0]
     order = torch.argsort(scores[kept], descending=True, stable=True)[: settings.max_proposals]
     kept = kept[order]
 
     masks = upsampled_masks(soft[kept], sizes)
-    visible = masks.flatten(1).any(1)
+    visible = _occupied(masks.flatten(1), 1)
     return masks[visible], scores[kept][visible]
 
 
@@ -125,14 +124,17 @@ def soft_masks(kernels: Tensor, features: Tensor) -> Tensor:
 
 def mask_statistics(kernels: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """Per kernel (n, C): how many pixels are above 0.5, and the mean probability of those (NaN if there are none)."""
-    areas, means = [], []
-    for chunk in torch.split(kernels, CHUNK):
-        soft = soft_masks(chunk, features).flatten(1)
-        inside = soft > MASK_THRESHOLD
-        area = inside.sum(1)
-        areas.append(area)
-        means.append((soft * inside).sum(1) / area)
+    chunks = [soft_statistics(soft_masks(chunk, features)) for chunk in torch.split(kernels, CHUNK)]
+    areas, means = zip(*chunks, strict=True)
     return torch.cat(areas), torch.cat(means)
+
+
+def soft_statistics(soft: Tensor) -> tuple[Tensor, Tensor]:
+    """`mask_statistics` of soft masks (n, h, w)."""
+    flat = soft.flatten(1)
+    inside = flat > MASK_THRESHOLD
+    area = inside.sum(1)
+    return area, (flat * inside).sum(1) / area
 
 
 def matrix_nms(masks: Tensor, classes: Tensor, scores: Tensor) -> Tensor:
@@ -177,9 +179,14 @@ def mask_boxes(masks: Tensor, rule: BoxRule) -> Tensor:
     (a - 0.5, b + 0.5) for a mask without gaps from pixel a to pixel b; with gaps it may miss parts.
     `tight`: the outer edges (a, b + 1), always around all.
     """
-    columns = _extent(masks.any(1), rule)
-    rows = _extent(masks.any(2), rule)
+    columns = _extent(_occupied(masks, 1), rule)
+    rows = _extent(_occupied(masks, 2), rule)
     return torch.stack([columns[0], rows[0], columns[1], rows[1]], dim=1)
+
+
+def _occupied(masks: Tensor, axis: int) -> Tensor:
+    """`masks.any(axis)`: the largest byte is found several times faster."""
+    return masks.view(torch.uint8).amax(axis).bool()
 
 
 def _extent(occupied: Tensor, rule: BoxRule) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from stages.precision import Precision, torch_dtype
 from stages.proposals.decode import STRIDES, BoxRule, DecodeSettings, Sizes, decode, mask_boxes
+from stages.proposals.inference import optimised
 from stages.proposals.network import GRIDS, RawOutput, SoloNetwork, expected_keys, read_architecture
 from store.errors import ParameterError, WeightsError
 
@@ -38,7 +40,7 @@ class Proposals:
 
 
 class FreeSolo:
-    """A network and how its outputs are decoded. Device and dtype are the network's: move it by `.network.to(...)`."""
+    """A network and how its outputs are decoded. Device and dtype are the network's."""
 
     def __init__(
         self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None
@@ -65,15 +67,20 @@ class FreeSolo:
         max_proposals: int = 100,
         grids: Sequence[int] = GRIDS,
         strides: Sequence[int] = STRIDES,
+        precision: Precision = "float32",
+        device: torch.device | str = "cpu",
     ) -> "FreeSolo":
-        """A float32 CPU network in eval mode from detectron2's key names; its architecture is read off the shapes.
+        """An `optimised` network from detectron2's key names; its architecture is read off the shapes.
+
+        `precision` is the network's; decoding is in float32 whatever it is. To train, or for the network as it is
+        written down, take `load_network`.
 
         A `model` wrapper is opened; counters, the embedding head and metadata are ignored. Values are copied.
         `grids` and `strides`, one per level from the finest on, cannot be read off the weights.
         Raises WeightsError that names missing and unexpected keys and wrong shapes, ParameterError for a bad setting.
         """
         settings = DecodeSettings(score_threshold, update_threshold, max_candidates, max_proposals, box, tuple(strides))
-        network = load_network(state_dict, grids)
+        network = optimised(load_network(state_dict, grids), device, torch_dtype(precision))
         return cls(network, short_side=short_side, settings=settings)
 
     def propose(self, image: Image.Image) -> Proposals:
@@ -99,12 +106,21 @@ class FreeSolo:
 
     @torch.no_grad()
     def decode(self, raw: RawOutput, index: int, resized: tuple[int, int], original: tuple[int, int]) -> Proposals:
-        """Proposals of one image of a batch; `resized` (h, w): its unpadded input, `original` (H, W): its masks."""
+        """Proposals of one image of a batch; `resized` (h, w): its unpadded input, `original` (H, W): its masks.
+
+        Raises ParameterError where half precision overflowed.
+        """
         height, width = raw.mask_features.shape[-2:]
         sizes = Sizes((4 * height, 4 * width), resized, original)
         logits = [_at_least_float32(level[index]) for level in raw.category_logits]
         kernels = [_at_least_float32(level[index]) for level in raw.kernels]
-        masks, scores = decode(logits, kernels, _at_least_float32(raw.mask_features[index]), sizes, self.settings)
+        features = _at_least_float32(raw.mask_features[index])
+        if features.dtype != raw.mask_features.dtype and not all(map(_finite, (*logits, *kernels, features))):
+            raise ParameterError(
+                f"precision: expected finite outputs of the network, got infinite ones in {raw.mask_features.dtype}; "
+                "take bf16 or float32"
+            )
+        masks, scores = decode(logits, kernels, features, sizes, self.settings)
         boxes = mask_boxes(masks, self.settings.box)
         return Proposals(masks.cpu().numpy(), boxes.cpu().numpy(), scores.float().cpu().numpy())
 
@@ -179,6 +195,10 @@ def _listed(keys: Sequence[str]) -> str:
 
 def _at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:

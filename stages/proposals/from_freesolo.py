@@ -26,8 +26,7 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
 
-    net = FreeSolo.from_state_dict(read_state_dict(weights), **settings)
-    net.network.to(device)
+    net = FreeSolo.from_state_dict(read_state_dict(weights), **settings, device=device)
 
     def propose(name: str, digest: str) -> Result:
         try:

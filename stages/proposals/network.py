@@ -87,7 +87,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = functional.relu_(self.conv1(x))
         out = self.conv3(functional.relu_(self.conv2(out)))
-        return functional.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
+        return functional.relu_(out.add_(x if self.shortcut is None else self.shortcut(x)))
 
 
 class ResNet(nn.Module):

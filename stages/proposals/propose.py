@@ -16,6 +16,7 @@ from pydantic import Field
 from stages.base import Context, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.precision import Precision
 from stages.proposals.boxes import BoxRule
 from stages.proposals.from_coco import read_items
 from stages.proposals.from_freesolo import KIND, proposer
@@ -46,6 +47,8 @@ class Params(BaseParams):
     max_candidates: int = Field(500, ge=1, description="freesolo: masks that enter matrix NMS")
     max_proposals: int = Field(100, ge=1, description="freesolo, coco: proposals kept for an image")
 
+    precision: Precision = Field("float32", description="freesolo: of the network; bf16 and fp16 change masks a little")
+
     def freesolo(self) -> dict[str, Any]:
         """What FreeSOLO's masks depend on: not on the rule of the boxes."""
         return {
@@ -54,6 +57,7 @@ class Params(BaseParams):
             "update_threshold": self.update_threshold,
             "max_candidates": self.max_candidates,
             "max_proposals": self.max_proposals,
+            "precision": self.precision,
         }
 
 

@@ -16,8 +16,8 @@ from stages.base import Compute, Context, Listed, Result, Results, Summary, comp
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
+from stages.precision import Precision, torch_dtype
 from stages.prefetch import ahead
-from stages.visual.precision import Precision, dtype_of
 from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
 from store.masks import decode
@@ -120,7 +120,7 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
     from stages.visual.preprocess import degenerate_boxes
     from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, paths.weights, device=device, dtype=dtype_of(params.precision))
+    model, tokenizer = load_clip(params.model, paths.weights, device=device, dtype=torch_dtype(params.precision))
     clip = MaskedClip(
         model,
         tokenizer,
