@@ -44,7 +44,7 @@ class Execution(BaseModel):
         """What the environment says, and ``options`` over it."""
         given = {name: os.environ.get(f"GLIMPSE_{name.upper()}") for name in cls.model_fields}
         values = {name: value for name, value in given.items() if value} | dict(options or {})
-        found = checked(cls, values, "environment GLIMPSE_* or options")
+        found = checked(cls, values, "options, environment GLIMPSE_*" if options else "environment GLIMPSE_*")
         if found.workers and found.scheduler:
             raise ParameterError(f"expected workers or scheduler, got both: {found.workers} and {found.scheduler}")
         return found
