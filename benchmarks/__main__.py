@@ -10,10 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.freesolo import freesolo
 from benchmarks.harness import Result
+from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.rescore import rescore_one
 
-BENCHMARKS: dict[str, Callable[[], Result]] = {"rescore_one": rescore_one}
+BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "freesolo": freesolo,
+    "rescore_one": rescore_one,
+    "precision_bf16": precision_bf16,
+    "precision_fp16": precision_fp16,
+}
 RESULTS = Path(__file__).parent / "results.json"
 
 

@@ -170,7 +170,9 @@ def test_an_overflow_in_half_precision_is_no_quiet_loss(weights):
     net = FreeSolo.from_state_dict(weights, short_side=64, grids=GRIDS, precision="fp16")
     raw = net.forward(torch.zeros(1, 3, 64, 96))
     raw.mask_features[0, 3, 2, 1] = torch.inf
-    with pytest.raises(ParameterError, match=r"precision: expected finite .* got infinite ones in .*float16; take bf16"):
+    with pytest.raises(
+        ParameterError, match=r"precision: expected finite .* got infinite ones in .*float16; take bf16"
+    ):
         net.decode(RawOutput(*raw), 0, (64, 90), (70, 90))
 
 
