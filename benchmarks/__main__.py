@@ -11,24 +11,31 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.boxes import boxes
+from benchmarks.freesolo import freesolo
 from benchmarks.harness import Result
+from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
+from benchmarks.stream import visual_stream
 from benchmarks.text import text
 from benchmarks.visual import crops, sparse_masking, visual_encode
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
+    "freesolo": freesolo,
     "sparse_masking": sparse_masking,
     "visual_encode": visual_encode,
     "crops": crops,
     "text": text,
-    "rescore_one": rescore_one,
+    "visual_stream": visual_stream,
     "boxes": boxes,
+    "pair_build": pair_build,
+    "rescore_one": rescore_one,
     "rescore_surface": rescore_surface,
     "rescore_surface_full": rescore_surface_full,
-    "pair_build": pair_build,
     "noop_repro": noop_repro,
     "alpha_repro": alpha_repro,
+    "precision_bf16": precision_bf16,
+    "precision_fp16": precision_fp16,
 }
 RESULTS = Path(__file__).parent / "results.json"
 
