@@ -57,7 +57,12 @@ def preflight(params: ParamsFile = FULL) -> None:
     from pipeline.preflight import check
     from pipeline.project import load_project
 
-    faults = check(load_project(params))
+    project = load_project(params)
+    if {project.values.propose.precision, project.values.clip.precision} != {"float32"}:
+        from pipeline.doctor import precision_gain
+
+        print(f"note: {precision_gain()}")
+    faults = check(project)
     for line in faults:
         print(f"missing: {line}")
     if faults:

@@ -88,6 +88,11 @@ def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> Non
     code, said = glimpse("preflight", "--params", str(tmp_path / "params.yaml"))
     assert code == 1
     assert "missing: " in said
+    assert "bf16" not in said
+    values = yaml.safe_load((tmp_path / "params.yaml").read_text())
+    values["clip"]["precision"] = "bf16"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    assert "times as fast as float32" in glimpse("preflight", "--params", str(tmp_path / "params.yaml"))[1]
 
 
 @pytest.mark.parametrize(

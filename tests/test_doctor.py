@@ -157,12 +157,15 @@ def test_images_that_lack_and_room(whole: tuple[LoadedProject, Source], monkeypa
 
 
 def test_the_machine() -> None:
-    cores, memory, packages, device = machine()
+    cores, memory, packages, device, precision = machine()
     assert cores == f"{len(os.sched_getaffinity(0))} cores"
     total = int(re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024 / 1e9  # type: ignore[index]
     assert memory.startswith(f"{total:.1f} GB of memory")
     assert packages == f"Python packages: torch {version('torch')}, spacy {version('spacy')}, dvc {version('dvc')}"
     assert "CUDA" in device
+    gain = re.fullmatch(r"bf16 is (\d+\.\d) times as fast as float32 on cpu; .*only float32 is exact", precision)
+    assert gain is not None
+    assert float(gain[1]) > 0
 
 
 def test_exit_status(tmp_path: Path, whole: tuple[LoadedProject, Source]) -> None:
