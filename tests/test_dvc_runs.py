@@ -19,6 +19,7 @@ from pipeline.stage_table import MODULES
 from tests.profile import ROOT
 
 AFTER_SCORE = ["score", "sweep", "report"]
+AFTER_PAIR = ["pair", "differences", *AFTER_SCORE]
 
 
 class Project:
@@ -89,14 +90,14 @@ def test_alpha_reruns_score_sweep_and_report_only(project: Project) -> None:
 
 def test_a_template_reruns_text_and_what_follows(project: Project) -> None:
     project.set(embed_text={"template": "a photo of {}"})
-    assert sorted(project.repro()) == sorted(["embed_text", "pair", *AFTER_SCORE])
+    assert sorted(project.repro()) == sorted(["embed_text", *AFTER_PAIR])
 
 
 def test_a_new_k_reruns_embed_masks_and_what_follows_but_keeps_local_features(project: Project) -> None:
     local = project.folder / ".work/demo/embed_masks/local"
     before = {path: path.stat().st_mtime_ns for path in local.rglob("*.npz")}
     project.set(embed_masks={"masked_blocks": [2, 3]})
-    assert sorted(project.repro()) == sorted(["embed_masks", "pair", *AFTER_SCORE])
+    assert sorted(project.repro()) == sorted(["embed_masks", *AFTER_PAIR])
     assert {path: path.stat().st_mtime_ns for path in local.rglob("*.npz")} == before
     assert project.record("embed_masks")["wrote"].keys() == {"local", "global.k2", "global.k3"}
 

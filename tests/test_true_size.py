@@ -40,7 +40,7 @@ def freesolo_weights(file: Path) -> None:
     """A checkpoint of the released form and architecture with random values whose category bias lets proposals exist."""
     shapes = json.loads((ROOT / "tests/golden/freesolo_shapes.json").read_text())
     rebuilt = Folder(ROOT / "tests/golden").weights
-    state = {name: torch.from_numpy(value) for name, value in rebuilt.fill(shapes, SEED).items()}
+    state = rebuilt.fill(shapes, SEED)
     torch.save({"model": state, "__author__": "random", "iteration": 0}, file)
 
 

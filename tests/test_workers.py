@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from distributed import LocalCluster
 
 from demo.refshapes import write_benchmark
@@ -16,7 +21,7 @@ from pipeline.workers import Workers, _own_device
 from stages.base import Context, Summary, compute_missing
 from store.errors import DataError, ParameterError
 from store.work import Parts
-from tests.profile import demo_values, run_stages
+from tests.profile import ROOT, STAGES, demo_values, unfolded
 from tests.worker_loads import logged, refusing
 
 KEYS = [f"key-{n}" for n in range(9)]
@@ -86,15 +91,19 @@ def test_local_workers_take_the_gpus_in_turn(device: str, worker: Any, devices: 
 
 
 def test_the_stages_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run in processes of its own, with one torch thread in the plain loop as in a worker: sums depend on it."""
     write_benchmark(tmp_path / "refer", images_per_split=1)
     files = {}
     for name, count in (("plain", "0"), ("two", "2")):
-        monkeypatch.setenv("GLIMPSE_WORKERS", count)
-        monkeypatch.setenv("GLIMPSE_UNIT", "2")
         values = demo_values(tmp_path)
         values |= {"data": f"{tmp_path}/{name}", "work": f"{tmp_path}/work-{name}"}
-        records = run_stages(values, "index", "propose", "embed_masks", "parse", "embed_text")
-        assert records["embed_masks"]["computed"]["images"] >= 3, "several units"
+        Path(values["profile"]).write_text(yaml.safe_dump(values))
+        environment = {**os.environ, "GLIMPSE_WORKERS": count, "GLIMPSE_UNIT": "2", "OMP_NUM_THREADS": "1"}
+        for stage in ("index", "propose", "embed_masks", "parse", "embed_text"):
+            words = unfolded(STAGES[stage]["cmd"], values)[1:]
+            subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True, capture_output=True)
+        record = json.loads((tmp_path / f"work-{name}/records/embed_masks.json").read_text())
+        assert record["computed"]["images"] >= 3, "several units"
         folder = tmp_path / name
         files[name] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert files["plain"].keys() == files["two"].keys()
