@@ -48,7 +48,8 @@ class Workers:
         from distributed import as_completed
 
         client = self._connected()
-        threads = max(1, (os.cpu_count() or 1) // self._workers) if self._workers else 0
+        local = self._workers and "OMP_NUM_THREADS" not in os.environ
+        threads = max(1, (os.cpu_count() or 1) // self._workers) if local else 0
         futures = [client.submit(_work, load, unit, device, threads, pure=False, retries=_RETRIES) for unit in units]
         for future in as_completed(futures):
             yield future.result()
