@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from stages import surface as engine
 from stages.base import Context
-from stages.fusion import Dots, ScoreRule, first_best
+from stages.fusion import Dots, ScoreRule, first_best, leans, text_shares
 from stages.metrics import Empty
 from stages.pair_table import PairTable
+from stages.surface_kernel import _leans as compiled_leans
+from stages.surface_kernel import add_expressions, candidates
 from store.ragged import offsets_of
 from tests.oracles import RULES
 
@@ -154,12 +156,13 @@ def test_equal_among_equal_and_nearly_equal_proposals(rule: ScoreRule, nearness:
 
 
 @pytest.mark.parametrize("empty", ["count", "skip"])
-def test_equal_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch, empty: Empty) -> None:
+def test_equal_whatever_runs_and_alphas_go_together(monkeypatch: pytest.MonkeyPatch, empty: Empty) -> None:
     pairs = random_table("cosine", [12] * 10 + [0, 1, 2, 3, 40], 2, 1.0)
-    for floats, alphas in ((1, 1), (500, 3), (1 << 19, 50)):
-        monkeypatch.setattr(engine, "FLOATS", floats)
-        monkeypatch.setattr(engine, "ALPHAS", alphas)
-        assert_same(pairs, np.linspace(0, 1, 21), np.linspace(0, 1, 21), empty)
+    alphas, betas = np.linspace(0, 1, 21), np.linspace(0, 1, 21)
+    for expressions, together in ((1, 21), (4, 3), (1000, 1)):
+        monkeypatch.setattr(engine, "EXPRESSIONS", expressions)
+        for start in range(0, 21, together):
+            assert_same(pairs, alphas[start : start + together], betas, empty)
 
 
 def test_no_expressions_no_proposals() -> None:
@@ -174,14 +177,38 @@ def test_few_proposals_are_scored_and_the_winner_is_one_of_them() -> None:
     pairs = random_table("cosine", [60] * 50, 3, 1.0)
     columns = tuple(column.reshape(50, 60) for column in pairs.dots.columns)
     alphas, betas = np.linspace(0.4, 0.5, 5).astype(np.float32), np.linspace(0, 1, 30).astype(np.float32)
-    found = engine.leans(columns, alphas[:, None, None], "cosine")
-    shares = engine.text_shares(pairs.dots.text_norms, betas[:, None], "cosine")
-    _, keep = engine._candidates(*found, shares[0] + shares[1])
-    assert keep.sum(1).mean() < 15
+    x, y = leans(columns, alphas[:, None, None], "cosine")
+    shares = text_shares(pairs.dots.text_norms[:, None], betas, "cosine")
+    kept = [candidates(x[:, e], y[:, e], *(share[e] for share in shares))[1] for e in range(50)]
+    assert np.mean([len(own) for own in kept]) < 15
     for alpha in alphas:
         for beta in betas:
             best = first_best(pairs.dots.scores(float(alpha), float(beta)), pairs.offsets)
-            assert keep[np.arange(50), best].all()
+            assert all(best[e] in own for e, own in enumerate(kept))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_compiled_leans_have_the_bits_of_the_plain_ones(rule: ScoreRule) -> None:
+    pairs = random_table(rule, [5] * 40, 4, 1.0)
+    x, y = np.empty(200, np.float32), np.empty(200, np.float32)
+    for alpha in np.linspace(0, 1, 11).astype(np.float32):
+        compiled_leans(pairs.dots.columns, 0, 200, alpha, rule == "cosine", x, y)
+        for found, expected in zip((x, y), leans(pairs.dots.columns, alpha, rule), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_few_points_are_scored() -> None:
+    """The proofs save most of the 101 betas; without leave to prove, none."""
+    pairs = random_table("cosine", [60] * 20, 3, 1.0)
+    betas = np.linspace(0, 1, 101).astype(np.float32)
+    shares = text_shares(pairs.dots.text_norms[:, None], betas, "cosine")
+    rest = (pairs.offsets, pairs.dots.columns, True, np.array([0.5], np.float32), *shares)
+    gains = pairs.intersection, pairs.union, pairs.union
+    scored = {}
+    for provable in (True, False):
+        sums = np.zeros((3, 1, 101), np.int64)
+        scored[provable] = add_expressions(np.arange(20), *rest, provable, gains, sums)
+    assert scored[False] > 3 * scored[True]
 
 
 def test_a_lead_that_rounding_could_turn_is_no_proof() -> None:
