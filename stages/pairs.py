@@ -5,7 +5,7 @@ After this stage no vector is needed again: any alpha, beta, rule or filter is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
@@ -26,6 +25,7 @@ from store.table import Table, read_table, require_same, write_table
 from store.vectors import SHARD_ROWS, Vectors
 
 Floats = NDArray[np.float32]
+TOGETHER = 8  # images whose features stay in the cache from one column to the next
 
 
 class Params(BaseParams):
@@ -71,7 +71,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "proposal_area": proposals["area"][proposal],
         "proposal_box": proposals["box"][proposal],
     }
-    with summary.timed("compute"), threadpool_limits(1):
+    with summary.timed("compute"):
         dots = dot_columns(masks, text, image_offsets, expressions["expression_image"], proposal, context)
     _refuse_non_finite(dots, offsets, proposal)
     columns |= dots
@@ -144,7 +144,7 @@ def dot_columns(
 ) -> dict[str, Floats]:
     """The float32 columns (P,) of the table: A, B, C, D and the norms.
 
-    One matrix product for each image and feature, of all proposals with all texts; norms once for each proposal.
+    Each image's proposals times its texts; norms once for each proposal.
 
     Args:
         image_offsets: proposals of each image (I+1,). image: of each expression (E,). proposal: of each pair (P,).
@@ -169,7 +169,7 @@ def dot_columns(
             base, stop = image_offsets[first], image_offsets[last]
             local = masks.rows("local", base, stop)
             by_k = {k: masks.rows(f"global.k{k}", base, stop) for k in ks}
-            runs = np.array_split(np.arange(first, last), cpu_count())
+            runs = [(i, min(i + TOGETHER, last)) for i in range(first, last, TOGETHER)]
             list(pool.map(partial(job.fill, base=base, local=local, by_k=by_k), runs))
     dots = job.dots
     if not np.array_equal(order, np.arange(len(order))):
@@ -198,32 +198,17 @@ class Products:
     dots: dict[str, Floats]
     norms: dict[str, Floats]
 
-    def fill(self, images: Iterable[int], base: int, local: Floats, by_k: dict[int, Floats]) -> None:
-        """Fill in the columns of ``images``, whose features are in ``local`` and ``by_k`` (M, D), rows from ``base`` on.
+    def fill(self, images: tuple[int, int], base: int, local: Floats, by_k: dict[int, Floats]) -> None:
+        """Fill in the columns of images (first, last), whose features stand in ``local`` and ``by_k`` (M, D) from row ``base`` on."""
+        from stages.pair_kernel import multiply_images
 
-        An image at a time: its features then stay in the cache.
-        """
-        for image in images:
-            own = slice(self.owned[image], self.owned[image + 1])
-            rows = slice(self.image_offsets[image], self.image_offsets[image + 1])
-            if own.start == own.stop or rows.start == rows.stop:
-                continue
-            texts = self.vectors[self.strings[own].ravel()]
-            pairs = slice(self.pair_offsets[own.start], self.pair_offsets[own.stop])
-            held = slice(rows.start - base, rows.stop - base)
-            crop = local[held]
-            np.vecdot(crop, crop, out=self.norms["local_norm"][rows])
-            self._multiply(texts, crop, pairs, "c", "d")
-            for k, features in by_k.items():
-                scene = features[held]
-                np.vecdot(scene, scene, out=self.norms[f"global_norm.k{k}"][rows])
-                np.vecdot(scene, crop, out=self.norms[f"cross_norm.k{k}"][rows])
-                self._multiply(texts, scene, pairs, f"a.k{k}", f"b.k{k}")
-
-    def _multiply(self, texts: Floats, visual: Floats, pairs: slice, sentence: str, phrase: str) -> None:
-        products = (texts @ visual.T).reshape(-1, 2, len(visual))
-        self.dots[sentence][pairs].reshape(-1, len(visual))[:] = products[:, 0]
-        self.dots[phrase][pairs].reshape(-1, len(visual))[:] = products[:, 1]
+        shared = (*images, self.image_offsets, self.owned, self.pair_offsets, self.strings, self.vectors, base)
+        dots, norms = self.dots, self.norms
+        own = norms["local_norm"]
+        multiply_images(*shared, local, local, dots["c"], dots["d"], own, own)
+        for k, scene in by_k.items():
+            products = dots[f"a.k{k}"], dots[f"b.k{k}"], norms[f"global_norm.k{k}"], norms[f"cross_norm.k{k}"]
+            multiply_images(*shared, scene, local, *products)
 
 
 def _image_blocks(image_offsets: NDArray[np.int64]) -> Iterator[tuple[int, int]]:

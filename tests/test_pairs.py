@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from stages import pairs as pair_stage
 from store.errors import StoreError
+from store.ragged import offsets_of
 from store.table import read_table, write_table
 from store.vectors import Vectors, write_vectors
 from tests.oracles import RULES, context, dot, fields, make_pairs, overlap_of, store_with_pairs
@@ -107,3 +110,51 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
     with pytest.raises(StoreError, match=rf"pair: {path} was made from another {source} than .*dvc repro"):
         make_pairs(made)
     assert not made.paths["pairs"].exists()
+
+
+class Held:
+    """Vectors in memory that are read as those of the store."""
+
+    def __init__(self, columns: dict[str, np.ndarray]) -> None:
+        self.columns = columns
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.columns[name][start:stop]
+
+    def column(self, name: str) -> np.ndarray:
+        return self.columns[name]
+
+    def ks(self) -> list[int]:
+        return [1, 3]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20),
+    st.sampled_from([1, 3, 8, 33, 512]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_compiled_products_against_numpy(images: list[tuple[int, int]], width: int, seed: int) -> None:
+    """Any numbers of proposals and expressions of an image, expressions in any order, any width."""
+    rng = np.random.default_rng(seed)
+    image_offsets = offsets_of([proposals for proposals, _ in images])
+    image = rng.permutation(np.repeat(np.arange(len(images)), [expressions for _, expressions in images]))
+    names = ("local", "global.k1", "global.k3")
+    masks = {name: rng.normal(size=(image_offsets[-1], width)).astype(np.float32) for name in names}
+    strings = rng.integers(0, 7, (2, len(image)))
+    vectors = rng.normal(size=(7, width)).astype(np.float32)
+    text = {"feature": vectors, "sentence_string": strings[0], "phrase_string": strings[1]}
+    rows = [np.arange(image_offsets[i], image_offsets[i + 1]) for i in image]
+    proposal = np.concatenate([*rows, np.zeros(0, np.int64)]).astype(np.int64)
+    found = pair_stage.dot_columns(Held(masks), Held(text), image_offsets, image, proposal, context(Path()))  # type: ignore[arg-type]
+    owner = np.repeat(np.arange(len(image)), [len(own) for own in rows])
+    local, texts = masks["local"][proposal], [vectors[own[owner]] for own in strings]
+    expected = {"c": local * texts[0], "d": local * texts[1], "local_norm": local * local}
+    for k in (1, 3):
+        scene = masks[f"global.k{k}"][proposal]
+        expected |= {f"a.k{k}": scene * texts[0], f"b.k{k}": scene * texts[1]}
+        expected |= {f"global_norm.k{k}": scene * scene, f"cross_norm.k{k}": scene * local}
+    assert found.keys() == expected.keys()
+    for name, products in expected.items():
+        magnitude = np.abs(products).sum(1, dtype=np.float64)
+        assert (np.abs(found[name] - products.sum(1, dtype=np.float64)) <= 1e-6 * magnitude).all(), name
