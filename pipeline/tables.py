@@ -33,7 +33,8 @@ def scored(project: LoadedProject, given: dict[str, Any]) -> dict[str, Any]:
         values["alpha_by_dataset"] = {}
     params = checked(Params, values, "glimpse score")
     pairs, _ = load_pairs(project.table("pairs.h5"), params.k)
-    return metrics_of(pairs, params, choose(pairs.filtered(params), params))
+    scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+    return metrics_of(pairs, params, choose(pairs, scores, params))
 
 
 def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:

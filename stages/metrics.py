@@ -16,9 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.fusion import first_best
 from store.errors import DataError
-from store.ragged import Offsets, owners_of
+from store.ragged import Offsets
 
 Empty = Literal["count", "skip"]
 THRESHOLDS = {"p50": 0.5, "p70": 0.7, "p90": 0.9}
@@ -97,26 +96,21 @@ def outcome_of_choice(
     return Outcome(inter.astype(np.float64), uni.astype(np.float64), iou, _hits(iou), decided)
 
 
-def upper_bound_choice(
-    offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Position of the pair with the highest IoU of each expression, the first on ties; -1 for none."""
-    return first_best(iou_of(intersection, union), offsets)
-
-
 def outcome_of_random(
     offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64], area: NDArray[np.int64]
 ) -> Outcome:
     """The expected outcome of choosing uniformly among an expression's proposals: exact, no seed."""
     counts = np.diff(offsets)
-    owners, size = owners_of(offsets), len(counts)
-    share = 1.0 / np.maximum(counts, 1)
+    filled = np.flatnonzero(counts)
     iou = iou_of(intersection, union)
 
     def mean(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(owners, weights=values, minlength=size) * share
+        found = np.zeros(len(counts))
+        if len(filled):
+            found[filled] = np.add.reduceat(values, offsets[filled], dtype=np.float64) / counts[filled]
+        return found
 
-    hits = np.stack([mean(column) for column in _hits(iou).T], axis=1) if size else np.zeros((0, len(THRESHOLDS)))
+    hits = np.stack([mean(iou > threshold) for threshold in THRESHOLDS.values()], axis=1)
     uni = np.where(counts > 0, mean(union), area)
     return Outcome(mean(intersection), uni, mean(iou), hits, counts > 0)
 
@@ -167,5 +161,8 @@ def bootstrap(
 @lru_cache(maxsize=1)
 def _resampled(images: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each image is drawn, (resamples, images): kept for the next rule of the same split."""
-    weights = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples)
-    return weights.astype(np.float64)
+    rng = np.random.default_rng(seed)
+    weights = np.empty((resamples, images))
+    for row in weights:  # a fraction of what ``rng.multinomial`` takes, which draws from every image in turn
+        row[:] = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)
+    return weights

@@ -98,7 +98,7 @@ class _Outline:
 
     Attributes:
         mask: bool (H, W), at the size of the image.
-        box: what the mask covers of the picture, None for nothing.
+        box: None where the mask covers nothing of the picture.
         corner: x, y of the surroundings' left top pixel in the picture; may be negative.
         distance: approximate signed distance to the border in pixels (h, w), positive inside, cut at 1.25 blurs.
     """
@@ -107,12 +107,12 @@ class _Outline:
         self.mask, self.unit = mask, unit
         blur = _BLUR * unit
         pad = int(3 * blur) + 1
-        plane = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        plane, (x, y) = _scaled(mask, size)
         self.box = plane.getbbox()
         if self.box is None:
             return
         left, top, right, bottom = self.box
-        self.corner = (left - pad, top - pad)
+        self.corner = (x + left - pad, y + top - pad)
         # What lies beyond the picture is cut as zeros, so that a mask at its edge has a border there.
         cut = plane.crop((left - pad, top - pad, right + pad, bottom + pad)).filter(ImageFilter.GaussianBlur(blur))
         field = np.asarray(cut, np.float32) / 255
@@ -147,18 +147,41 @@ class _Outline:
         return stripes
 
 
+def _scaled(mask: Mask, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """The mask in grey at the size of the picture, without what is 0 around it; x, y of its left top pixel there."""
+    corner, extent, region = [], [], []
+    for axis, (length, wanted) in enumerate(zip(mask.shape[::-1], size, strict=True)):
+        inside = np.flatnonzero(mask.any(axis))
+        if not len(inside):
+            return Image.new("L", (1, 1)), (0, 0)
+        scale = wanted / length
+        reach = max(1.0, 1 / scale) + 1  # of the bilinear filter, pixels of the mask, and one for rounding
+        start = max(0, int((inside[0] - reach) * scale) - 1)
+        stop = min(wanted, int((inside[-1] + 1 + reach) * scale) + 2)
+        corner.append(start)
+        extent.append(stop - start)
+        region.append((start / scale, min(length, stop / scale)))
+    (left, right), (top, bottom) = region
+    plane = Image.fromarray(mask.astype(np.uint8) * 255)
+    part = plane.resize((extent[0], extent[1]), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
+    return part, (corner[0], corner[1])
+
+
 def _highlight(picture: Image.Image, mask: Mask) -> None:
     """Tint ``mask`` and shade everything else."""
-    inside = Image.fromarray(mask.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
+    inside = Image.new("L", picture.size)
+    inside.paste(*_scaled(mask, picture.size))
     picture.paste(_CASING, mask=inside.point(lambda value: round((255 - value) * _SHADE)))
     picture.paste(CHOICE, mask=inside.point(lambda value: round(value * _TINT)))
 
 
 def _tag(picture: Image.Image, mask: Mask, text: str, unit: float) -> None:
     """A small label on the pixel of ``mask`` nearest to its centroid."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
+    filled = np.flatnonzero(mask.any(1))
+    if not len(filled):
         return
+    rows, columns = np.nonzero(mask[filled[0] : filled[-1] + 1])
+    rows += filled[0]
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     x = (columns[nearest] + 0.5) * picture.width / mask.shape[1]
     y = (rows[nearest] + 0.5) * picture.height / mask.shape[0]

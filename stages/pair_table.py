@@ -121,13 +121,6 @@ class PairTable:
         """Outcome of choosing ``chosen`` (E,), positions among the (filtered) pairs of each expression."""
         return outcome_of_choice(chosen, self.offsets, self.intersection, self.union, self.area)
 
-    def unfiltered(self, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
-        """``chosen`` as positions among the unfiltered pairs."""
-        result = np.full(len(chosen), -1, np.int64)
-        decided = chosen >= 0
-        result[decided] = self.kept[(self.offsets[:-1] + chosen)[decided]]
-        return result
-
     def filtered(self, filters: Filters) -> PairTable:
         """The table without the pairs whose proposal a filter rejects."""
         keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)

@@ -199,7 +199,7 @@ class Products:
     norms: dict[str, Floats]
 
     def fill(self, images: tuple[int, int], base: int, local: Floats, by_k: dict[int, Floats]) -> None:
-        """Fill in the columns of images (first, last), whose features stand in ``local`` and ``by_k`` (M, D) from row ``base`` on."""
+        """Fill in the columns of images (first, last), whose features stand in ``local`` and ``by_k`` from row ``base`` on."""
         from stages.pair_kernel import multiply_images
 
         shared = (*images, self.image_offsets, self.owned, self.pair_offsets, self.strings, self.vectors, base)

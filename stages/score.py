@@ -13,8 +13,8 @@ from pydantic import Field
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
-from stages.fusion import first_best, fused_scores
-from stages.metrics import Outcome, bootstrap, outcome_of_random, summarise, upper_bound_choice
+from stages.fusion import Floats, fused_scores
+from stages.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
 from stages.pair_table import PairTable, Scoring, load_pairs
 from store.publish import replacing
 from store.table import write_table
@@ -47,12 +47,13 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         pairs, attrs = load_pairs(paths.pairs, params.k)
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
-        chosen = choose(pairs.filtered(params), params)
+        scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+        chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
     columns = {
         "chosen": chosen["global_local"],
         **{f"chosen_{rule}": chosen[rule] for rule in ("global", "cropping", "upper_bound")},
-        "score": pairs.dots.scores(pairs.alphas(params), params.beta),
+        "score": scores,
     }
     config = {**params.config(), "k": attrs["k"]}
     write_table(paths.scores, "scores", columns, config, {"pairs": attrs["digest"]})
@@ -62,12 +63,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def choose(pairs: PairTable, params: Scoring) -> dict[str, NDArray[np.int64]]:
-    """For each rule the chosen proposal of every expression (E,), among the image's unfiltered ones; -1 for none."""
-    rules: dict[str, Any] = {"global_local": pairs.alphas(params), "global": 1.0, "cropping": 0.0}
-    chosen = {rule: first_best(pairs.dots.scores(a, params.beta), pairs.offsets) for rule, a in rules.items()}
-    chosen["upper_bound"] = upper_bound_choice(pairs.offsets, pairs.intersection, pairs.union)
-    return {rule: pairs.unfiltered(rows) for rule, rows in chosen.items()}
+def choose(pairs: PairTable, scores: Floats, params: Scoring) -> dict[str, NDArray[np.int64]]:
+    """For each rule the chosen proposal of every expression (E,), a position among the image's proposals; -1 for none.
+
+    Args:
+        pairs: unfiltered. scores: of its pairs at the point of ``params`` (P,).
+    """
+    chosen = {"global_local": pairs.choice(scores, params)}
+    for rule, alpha in (("global", 1.0), ("cropping", 0.0)):
+        chosen[rule] = pairs.choice(pairs.dots.scores(alpha, params.beta), params)
+    chosen["upper_bound"] = pairs.choice(iou_of(pairs.intersection, pairs.union), params)
+    return chosen
 
 
 def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.int64]]) -> dict[str, Any]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
 
 from store import schema
 from store.errors import StoreError, again, reading
@@ -23,6 +21,9 @@ from store.fingerprint import arrays_digest, canonical, file_digest, fingerprint
 from store.publish import replacing
 from store.ragged import Bytes
 from store.table import check_description, flatten
+
+if TYPE_CHECKING:
+    import zarr
 
 CHUNK_ROWS = 256
 SHARD_ROWS = 16_384
@@ -50,6 +51,8 @@ def write_vectors(
             larger than memory can be streamed. Whole shards are written at a time.
         columns: the other columns of the table, in memory.
     """
+    import zarr  # a fifth of a second, which stages without vectors need not spend
+
     with replacing(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=3)
         digests = {key: _write_blocks(group, key, rows, width, blocks) for key, blocks in vectors.items()}
@@ -81,6 +84,8 @@ def _stamp(file: Path) -> int | str:
 
 
 def _create(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: Any) -> zarr.Array[Any]:
+    from zarr.codecs import Crc32cCodec
+
     return group.create_array(
         key,
         shape=shape,
@@ -125,6 +130,8 @@ class Vectors:
         Raises:
             StoreError: no folder, another table, a damaged manifest, or a file of it missing or not as it was written.
         """
+        import zarr
+
         self.path, self.name = path, name
         self.remedy = again(schema.TABLES[name].producer)
         with reading(path, self.remedy):

@@ -272,4 +272,4 @@ def card(page: Element, expression: int) -> Element:
 
 def without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the chart library, which takes seconds to bundle."""
-    monkeypatch.setattr(report, "_vega", lambda: "")
+    monkeypatch.setattr(report, "_vega", lambda folder: "")

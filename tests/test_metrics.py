@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stages.fusion import first_best
 from stages.metrics import (
     Empty,
     Outcome,
@@ -22,7 +23,6 @@ from stages.metrics import (
     outcome_of_random,
     ratios,
     summarise,
-    upper_bound_choice,
 )
 from store.errors import DataError
 from store.ragged import offsets_of
@@ -135,7 +135,7 @@ def test_upper_bound(case: Case) -> None:
             if iou > best_iou:
                 best, best_iou = row, iou
         expected.append(best)
-    found = upper_bound_choice(arrays["offsets"], arrays["intersection"], arrays["union"])
+    found = first_best(iou_of(arrays["intersection"], arrays["union"]), arrays["offsets"])
     assert found.dtype == np.int64
     assert found.tolist() == expected
     bound = summarise(outcome_of_choice(found, **arrays))["miou"]
@@ -251,9 +251,9 @@ def interval_case(images: int = 23, seed: int = 3) -> tuple[list[tuple[int, int]
 
 def draws(images: int, resamples: int, seed: int) -> list[list[int]]:
     """How often each image is drawn in each resample: the only thing shared with the code under test."""
-    drawn = np.random.default_rng(seed).multinomial(images, [1 / images] * images, resamples)
-    assert (drawn.sum(1) == images).all()
-    return [[int(n) for n in row] for row in drawn]
+    rng = np.random.default_rng(seed)
+    drawn = [rng.integers(0, images, images, dtype=np.int32).tolist() for _ in range(resamples)]
+    return [[row.count(image) for image in range(images)] for row in drawn]
 
 
 def plain_percentile(values: list[float], share: float) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from stages.overlay import CHOICE, RIVAL, TRUTH, drawable, overlay
+from stages.overlay import CHOICE, RIVAL, TRUTH, _scaled, drawable, overlay
 from store.errors import DataError
 
 HEIGHT, WIDTH = 60, 80
@@ -148,3 +150,23 @@ def test_a_mask_of_another_size_is_refused(name: str) -> None:
         overlay(image(), **{name: np.ones((WIDTH, HEIGHT), np.bool_)})
     with pytest.raises(DataError, match="expected proposals"):
         overlay(image(), proposals=np.ones((1, WIDTH, HEIGHT), np.bool_))
+
+
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=200, deadline=None)
+def test_a_mask_scaled_where_it_is_equals_the_whole_scaled(
+    shape: tuple[int, int], size: tuple[int, int], seed: int
+) -> None:
+    """Smaller, larger, distorted; masks of a pixel, of a stretch, of everything, of nothing."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(shape, np.bool_)
+    (top, bottom), (left, right) = (sorted(rng.integers(0, length + 1, 2)) for length in shape)
+    mask[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice([0.1, 0.9, 1.0])
+    whole = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+    found = Image.new("L", size)
+    found.paste(*_scaled(mask, size))
+    assert np.abs(pixels(found) - pixels(whole)).max() <= 1

@@ -63,10 +63,9 @@ def test_filters_against_a_loop(made: Synthetic, filters: Filters) -> None:
         np.testing.assert_array_equal(getattr(kept, name), getattr(pairs, name)[rows])
     np.testing.assert_array_equal(kept.dots.scores(0.7, 0.3), pairs.dots.scores(0.7, 0.3)[rows])
     for scores in (pairs.dots.scores(0.7, 0.3), np.full(len(pairs.union), -7, np.float32)):
-        expected = kept.unfiltered(first_best(scores[rows], kept.offsets))
-        np.testing.assert_array_equal(pairs.choice(scores, filters), expected)
-    last = np.diff(kept.offsets) - 1
-    assert kept.unfiltered(last).tolist() == [positions[-1] if positions else -1 for positions in everything]
+        best = first_best(scores[rows], kept.offsets)
+        expected = [positions[b] if positions else -1 for positions, b in zip(everything, best, strict=True)]
+        assert pairs.choice(scores, filters).tolist() == expected
     np.testing.assert_array_equal(kept.filtered(Filters(top_n=2)).kept, kept.kept[kept.kept < 2])
 
 
@@ -97,7 +96,8 @@ def test_global_and_cropping_are_the_ends_of_alpha() -> None:
     dots = Dots(
         np.array([0, 2, 4]), one, one, other, other, ones, ones, ones, np.ones((2, 3), np.float32), "unnormalised"
     )
-    chosen = score_stage.choose(table_of(dots, [1] * 4, [1] * 4), score_stage.Params(alpha=0.999))
+    pairs = table_of(dots, [1] * 4, [1] * 4)
+    chosen = score_stage.choose(pairs, dots.scores(0.999, 0.5), score_stage.Params(alpha=0.999))
     assert chosen["global"].tolist() == [0, 1]
     assert chosen["cropping"].tolist() == [1, 0]
     assert chosen["global_local"].tolist() == [1, 1]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import vl_convert
 from PIL import Image
 
 from stages.report import charts, report, tables
@@ -184,3 +185,20 @@ def test_histogram_counts_every_expression_once() -> None:
 )
 def test_sizes_for_people(count: float, text: str) -> None:
     assert tables.size(count) == text
+
+
+def test_the_chart_library_is_bundled_once_and_again_when_its_file_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(
+        vl_convert, "javascript_bundle", lambda code: made.append(code) or f"/* </script> {len(made)} */"
+    )
+    first = report._vega(tmp_path)
+    assert report._vega(tmp_path) == first
+    assert len(made) == 1
+    assert "</script" not in first
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(kept.read_text().replace("1 */", "2 */"))
+    assert report._vega(tmp_path) == first.replace("1 */", "2 */")
+    assert len(made) == 2

@@ -121,5 +121,6 @@ def test_score_stage_is_deterministic(made: Synthetic, tmp_path: Path) -> None:
 def test_intervals_can_be_left_out(made: Synthetic) -> None:
     pairs, _ = load_pairs(made.paths["pairs"], 3)
     params = score_stage.Params(resamples=0)
-    metrics = score_stage.metrics_of(pairs, params, score_stage.choose(pairs, params))
+    chosen = score_stage.choose(pairs, pairs.dots.scores(params.alpha, params.beta), params)
+    metrics = score_stage.metrics_of(pairs, params, chosen)
     assert "oiou_ci" not in metrics["toy"]["val"]["global_local"]

@@ -37,16 +37,15 @@ rule = pytest.fixture(scope="module")(rule_of)
 
 @pytest.mark.parametrize("empty", ["count", "skip"])
 def test_surface_equals_scoring_each_point(made: Synthetic, empty: Any) -> None:
-    kept = load_pairs(made.paths["pairs"], 3)[0].filtered(Filters(top_n=4))
+    pairs = load_pairs(made.paths["pairs"], 3)[0]
     alphas, betas = np.linspace(0, 1, 6).round(6), np.linspace(0, 1, 4).round(6)
-    surface = sweep_stage.surface(kept, alphas, betas, empty, Context(work=Path()))
+    surface = sweep_stage.surface(pairs.filtered(Filters(top_n=4)), alphas, betas, empty, Context(work=Path()))
     for i, alpha in enumerate(alphas):
         for j, beta in enumerate(betas):
-            params = score_stage.Params(alpha=alpha, beta=beta, empty=empty)
-            chosen = score_stage.choose(kept, params)["global_local"]
-            unfiltered = load_pairs(made.paths["pairs"], 3)[0]
+            params = score_stage.Params(alpha=alpha, beta=beta, empty=empty, top_n=4)
+            chosen = score_stage.choose(pairs, pairs.dots.scores(alpha, beta), params)["global_local"]
             for group in range(len(GROUPS)):
-                expected = summarise(unfiltered.outcome(chosen).at(unfiltered.members(group)), empty)
+                expected = summarise(pairs.outcome(chosen).at(pairs.members(group)), empty)
                 for name, values in surface.items():
                     assert values[group, i, j] == expected[name], (name, alpha, beta)
 

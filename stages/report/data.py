@@ -25,6 +25,17 @@ CHOICES = {
 }
 """Rule -> column of the scores table."""
 _STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "differences", "score", "sweep")
+_INDEX = (
+    "image_name",
+    "image_digest",
+    "image_status",
+    "expression_id",
+    "expression_raw",
+    "ref_id",
+    "ref_mask",
+    "ref_status",
+)
+_PROPOSALS, _PARSE = ("mask", "status"), ("noun_phrase", "status")
 _PAIRS = (
     "expression_offsets",
     "expression_image",
@@ -73,8 +84,9 @@ def load_data(paths: Paths) -> Data:
     Raises:
         StoreError: a file is missing, damaged, or made from other inputs than its neighbours.
     """
-    index, proposals = read_table(paths.index, "index"), read_table(paths.proposals, "proposals")
-    parse, pairs = read_table(paths.parse, "parse"), read_table(paths.pairs, "pairs", _PAIRS)
+    index = read_table(paths.index, "index", _INDEX)
+    proposals = read_table(paths.proposals, "proposals", _PROPOSALS)
+    parse, pairs = read_table(paths.parse, "parse", _PARSE), read_table(paths.pairs, "pairs", _PAIRS)
     scores = read_table(paths.scores, "scores")
     require_same("report", (parse, "index", index), (pairs, "index", index), (pairs, "proposals", proposals))
     require_same("report", (scores, "pairs", pairs))

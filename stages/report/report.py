@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from pydantic import Field
 
 from stages.base import Context, Summary
@@ -50,7 +50,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the page. ``records`` (what each stage took) may be absent: times differ between equal runs."""
     summary = Summary()
     with ThreadPoolExecutor(1) as background:
-        libraries = background.submit(_vega)  # seconds of work outside Python, so beside everything else
+        libraries = background.submit(_vega, context.work)  # seconds the first time, so beside everything else
         with summary.timed("read"):
             data = load_data(paths)
         with summary.timed("pictures"):
@@ -98,16 +98,35 @@ def _hero(cards: list[Card]) -> list[Card]:
     return list(first.values())[:3]
 
 
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that sets ``window.vegaEmbed`` and nothing else."""
+def _vega(folder: Path) -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that sets ``window.vegaEmbed`` and nothing else.
+
+    Bundling takes seconds and depends on the library alone, so ``folder`` keeps it, behind its digest.
+    """
+    kept = folder / f"vega-{version('vl-convert-python')}.js"
+    if kept.is_file():
+        digest, _, script = kept.read_text(encoding="utf-8").partition("\n")
+        if digest == _digest(script):
+            return script
     import vl_convert
 
-    script: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
     # Only a string can hold these: a regular expression may well hold "</", which must stay.
-    return "(() => {" + re.sub(r"<(?=/script|!--)", r"\\x3c", script, flags=re.IGNORECASE) + "})();"
+    bundle = re.sub(r"<(?=/script|!--)", r"\\x3c", bundle, flags=re.IGNORECASE)
+    script = "(() => {" + bundle + "})();"
+    with replacing(kept) as temporary:
+        temporary.write_text(f"{_digest(script)}\n{script}", encoding="utf-8")
+    return script
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _render(**values: Any) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -117,11 +136,11 @@ def _render(**values: Any) -> str:
     )
     environment.filters["percent"] = tables.percent
     environment.filters["signed"] = comparison.signed
-    environment.filters["script_json"] = _script_json
+    environment.filters["script_json"] = lambda value: Markup(_script_json(value))
     files = {name: Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
     return environment.get_template("page.html").render(files=files, **values) + "\n"
 
 
-def _script_json(value: Any) -> Markup:
+def _script_json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
-    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
