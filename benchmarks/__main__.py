@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.boxes import boxes
 from benchmarks.freesolo import freesolo
+from benchmarks.growth import growth
 from benchmarks.harness import Result
+from benchmarks.masks import boxes, overlap
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "text": text,
     "visual_stream": visual_stream,
     "boxes": boxes,
+    "overlap": overlap,
     "pair_build": pair_build,
     "rescore_one": rescore_one,
     "rescore_surface": rescore_surface,
@@ -58,26 +60,42 @@ def machine() -> dict[str, Any]:
     }
 
 
-def line(result: Result) -> str:
-    """A row of the table."""
+def line(result: Result, row: dict[str, Any]) -> str:
+    """A row of the table, and one of its roofline."""
     plain = "-" if result.plain is None else f"{result.plain:.4f}"
     ratio = "-" if result.ratio is None else f"{result.ratio:.1f}"
     error = "-" if result.error is None else f"{result.error:.1e}"
     met = {True: "met", False: "NOT MET", None: ""}[result.met]
     numbers = f"{plain:>10}{result.ours:>10.4f} {result.unit:<8}{ratio:>7}{error:>10}"
-    return f"{result.name:<22}{numbers}  {result.target:<16} {met:<8} {result.note}".rstrip()
+    text = f"{result.name:<22}{numbers}  {result.target:<16} {met:<8} {result.note}".rstrip()
+    return text if row["roofline"] is None else f"{text}\n{roofline(row)}"
+
+
+def roofline(row: dict[str, Any]) -> str:
+    """What the work must cost on this machine, and the share reached."""
+    roof = row["roofline"]
+    return (
+        f"  stage {row['stage']}: {roof['gflop']:.3g} GFLOP and {roof['gbyte']:.3g} GB in {roof['seconds']:.3g} s; "
+        f"this machine: {roof['peak_gflops']:.0f} GFLOP/s, {roof['peak_gbytes']:.1f} GB/s, so {roof['least']:.3g} s at "
+        f"least ({roof['bound']}): {roof['share']:.0%} reached"
+    )
 
 
 def main(names: list[str]) -> None:
-    """Run the benchmarks called ``names``, all by default; other results in the file stay."""
-    known = {row["name"]: row for row in json.loads(RESULTS.read_text())["results"]} if RESULTS.exists() else {}
+    """Run the benchmarks called ``names`` (``growth`` too), all by default; other results in the file stay."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known = {row["name"]: row for row in kept.get("results", [])}
+    grown = kept.get("growth", [])
     print(f"{'name':<22}{'plain':>10}{'ours':>10} {'unit':<8}{'ratio':>7}{'error':>10}  target")
-    for name in names or BENCHMARKS:
+    for name in names or [*BENCHMARKS, "growth"]:
+        if name == "growth":
+            grown = list(growth())
+            continue
         result = BENCHMARKS[name]()
         known[name] = result.row()
-        print(line(result), flush=True)
+        print(line(result, known[name]), flush=True)
     results = [known[name] for name in BENCHMARKS if name in known]
-    RESULTS.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n")
+    RESULTS.write_text(json.dumps({"machine": machine(), "results": results, "growth": grown}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

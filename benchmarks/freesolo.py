@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Result, medians
+from benchmarks.roofline import THREADS, counted, threads
 from pipeline.golden.folder import Folder
 from stages.proposals.freesolo import FreeSolo, load_network, padded
 from stages.proposals.network import RawOutput
 
 GOLDEN = Path(__file__).parent.parent / "tests/golden"
-THREADS = 2
 
 
 def freesolo() -> Result:
@@ -39,19 +36,19 @@ def freesolo() -> Result:
             lambda: ours.decode(raw, 0, size, original),
             repeats=3,
         )
-        peak = peak_gflops()
     wanted, found = (plain.decode(output, 0, size, original) for output in (expected, raw))
     same = wanted.masks.shape == found.masks.shape
     flipped = f"{(wanted.masks != found.masks).sum((1, 2)).max()} px" if same else "other proposals"
     scores = f"{np.abs(wanted.scores - found.scores).max():.1e}" if same else "other proposals"
-    work, less = (gflop(net, batch) for net in (plain, ours))
+    work = counted(lambda: ours.forward(batch), ours.network, gbyte=batch.nbytes / 1e9)
+    whole = counted(lambda: plain.forward(batch))
     note = (
         f"{len(found.scores)} proposals, most flipped in a mask {flipped}, scores within {scores}; "
         f"preprocess {preprocess:.3f} s, network {forward:.2f} s, decode {decode:.3f} s; "
-        f"roofline: {work:.0f} GFLOP plain, {less:.0f} ours; matrix products reach {peak:.0f} GFLOP/s here, "
-        f"plain {work / plain_seconds / peak:.0%} of that, ours {less / seconds / peak:.0%}"
+        f"{whole.gflop:.0f} GFLOP plain, {work.gflop:.0f} ours"
     )
-    return Result("freesolo", plain_seconds, seconds, error=raw_error(raw, expected), at_least=1.3, note=note)
+    error, work = raw_error(raw, expected), replace(work, seconds=forward)
+    return Result("freesolo", plain_seconds, seconds, error=error, at_least=1.3, note=note, stage="propose", work=work)
 
 
 def raw_error(got: RawOutput, expected: RawOutput) -> float:
@@ -65,31 +62,3 @@ def flat(raw: RawOutput) -> Sequence[Tensor]:
 
 def relative(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected.double()).norm() / expected.double().norm())
-
-
-def gflop(net: FreeSolo, batch: Tensor) -> float:
-    """Multiplications and additions of the convolutions and matrix products of one forward pass, in 10^9."""
-    with FlopCounterMode(display=False) as counter:
-        net.forward(batch)
-    return counter.get_total_flops() / 1e9
-
-
-def peak_gflops(sizes: Sequence[int] = (512, 1024, 2048)) -> float:
-    """10^9 float32 operations a second that square matrix products reach here, the best of a few sizes and runs."""
-    best = 0.0
-    for size in sizes:
-        product = partial(torch.mm, torch.randn(size, size), torch.randn(size, size))
-        seconds = min(medians(product, repeats=1)[0] for _ in range(5))
-        best = max(best, 2 * size**3 / seconds / 1e9)
-    return best
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """At most ``count`` threads for torch within the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(count, before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

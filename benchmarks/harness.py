@@ -6,7 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.roofline import Work
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Result:
         plain: None where there is no plain version (a limit in seconds alone).
         error: the largest difference of the results (relative, unless ``note`` says otherwise), None where none is defined.
         at_least: target for plain / ours. at_most: target for ``ours``. One of the two, or none.
+        stage: the pipeline's stage that does this work, where there is one. work: what ours must at least do.
     """
 
     name: str
@@ -28,6 +32,8 @@ class Result:
     at_least: float | None = None
     at_most: float | None = None
     note: str = ""
+    stage: str = ""
+    work: Work | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -48,8 +54,9 @@ class Result:
 
     def row(self) -> dict[str, Any]:
         """The form of benchmarks/results.json."""
-        names = ("name", "plain", "ours", "unit", "ratio", "error", "target", "met", "note")
-        return {name: getattr(self, name) for name in names}
+        names = ("name", "stage", "plain", "ours", "unit", "ratio", "error", "target", "met", "note")
+        roofline = None if self.work is None else self.work.row(self.ours)
+        return {**{name: getattr(self, name) for name in names}, "roofline": roofline}
 
 
 def medians(*works: Callable[[], object], repeats: int = 5, warm_up: bool = True) -> list[float]:

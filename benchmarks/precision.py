@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.freesolo import raw_error, threads
+from benchmarks.freesolo import raw_error
 from benchmarks.harness import Result, medians
+from benchmarks.roofline import threads
 from demo.refshapes import FAMILIES, write_benchmark
 from stages.datasets.safe_pickle import load_refs
 from stages.fusion import fused_scores

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Result, medians
+from benchmarks.roofline import Work
 from benchmarks.tables import FULL, GROUPS, PROPOSALS, VAL, Features, features, pair_table, size_of
 from stages.base import Context
 from stages.fusion import Dots, first_best
@@ -52,7 +53,11 @@ def rescore_one(alpha: float = 0.85, beta: float = 0.5) -> Result:
     with threadpool_limits(1):
         error = float(np.abs(ours() - plain()).max() / 100)
         times = medians(plain, ours)
-    return Result("rescore_one", *times, error=error, at_most=0.010, note="error of the cosine")
+    pairs = len(dots.a)
+    work = Work(17 * pairs / 1e9, (7 + 1) * 4 * pairs / 1e9)  # reads seven columns, writes a score
+    return Result(
+        "rescore_one", *times, error=error, at_most=0.010, note="error of the cosine", stage="score", work=work
+    )
 
 
 def rescore_surface() -> Result:
@@ -63,7 +68,9 @@ def rescore_surface() -> Result:
     plain = time.perf_counter() - start
     ours = medians(lambda: surface(pairs, GRID, GRID, "count", CONTEXT))[0]
     error = _largest(surface(pairs, GRID, GRID, "count", CONTEXT), expected)
-    return Result("rescore_surface", plain, ours, error=error, at_most=1.0, note="error over all 10,201 points")
+    work = Work(len(GRID) * 16 * len(pairs.dots.a) / 1e9, size_of(pairs) / 1e9)  # leans at every alpha, the table once
+    note = "error over all 10,201 points"
+    return Result("rescore_surface", plain, ours, error=error, at_most=1.0, note=note, stage="sweep", work=work)
 
 
 def rescore_surface_full(step: int = 20) -> Result:
@@ -106,7 +113,11 @@ def pair_build() -> Result:
         expected, found = plain(), built(made)
         error = max(float(np.abs(found[n] - expected[n]).max() / np.abs(expected[n]).max()) for n in COLUMNS)
         times = medians(plain, lambda: built(made), repeats=5, warm_up=False)
-    return Result("pair_build", *times, error=error, at_least=10.0, note="one BLAS thread, features in memory")
+    pairs, proposals, width = len(found["a"]), *f_global.shape
+    flop = 2 * width * (4 * pairs + 3 * proposals)
+    size = f_global.nbytes + f_local.nbytes + made.texts.nbytes + sum(column.nbytes for column in found.values())
+    note, work = "one BLAS thread, features in memory", Work(flop / 1e9, size / 1e9)
+    return Result("pair_build", *times, error=error, at_least=10.0, note=note, stage="pair", work=work)
 
 
 @dataclass(frozen=True)
@@ -131,31 +142,12 @@ def built(made: Features) -> dict[str, Floats]:
     masks = Held({"local": made.f_local.reshape(-1, width), "global.k3": made.f_global.reshape(-1, width)})
     strings = np.arange(expressions)
     text = Held({"feature": made.texts, "sentence_string": strings, "phrase_string": strings + expressions})
-    offsets = np.arange(len(made.f_local) + 1) * PROPOSALS
-    proposal = (made.image[:, None] * PROPOSALS + np.arange(PROPOSALS)).ravel()
+    count = made.f_local.shape[1]
+    offsets = np.arange(len(made.f_local) + 1) * count
+    proposal = (made.image[:, None] * count + np.arange(count)).ravel()
     columns = dot_columns(masks, text, offsets, made.image, proposal, CONTEXT)  # type: ignore[arg-type]
     return {name.removesuffix(".k3"): column for name, column in columns.items()}
 
 
 def _largest(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> float:
     return max(float(np.abs(found[name] - expected[name]).max()) for name in expected)
-
-
-def growth() -> list[str]:
-    """Lines of text: seconds of one point, of the 21 x 21 and of the 101 x 101 surface at three sizes each way."""
-    coarse = np.linspace(0, 1, 21).round(6)
-    lines = ["expressions  proposals  one point, ms  21 x 21, s  101 x 101, s"]
-    for expressions, proposals in ((3000, 60), (VAL, 30), (VAL, 60), (VAL, 120), (33_000, 60)):
-        pairs = pair_table(expressions, proposals)
-        point, small, large = medians(
-            lambda pairs=pairs: first_best(pairs.dots.scores(0.85, 0.5), pairs.offsets),
-            lambda pairs=pairs: surface(pairs, coarse, coarse, "count", CONTEXT),
-            lambda pairs=pairs: surface(pairs, GRID, GRID, "count", CONTEXT),
-            repeats=3,
-        )
-        lines.append(f"{expressions:11,}{proposals:11}{point * 1e3:15.1f}{small:12.2f}{large:14.2f}")
-    return lines
-
-
-if __name__ == "__main__":
-    print("\n".join(growth()))

@@ -6,8 +6,9 @@ import numpy as np
 import open_clip
 import torch
 
-from benchmarks.freesolo import GOLDEN, THREADS, threads
+from benchmarks.freesolo import GOLDEN
 from benchmarks.harness import Result, medians
+from benchmarks.roofline import THREADS, threads
 from benchmarks.text import SPACY, released_parse
 from benchmarks.visual import K, model, released_visual, scene
 from pipeline.golden.folder import Folder

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,12 @@ from torch import Tensor
 
 from benchmarks.expressions import expressions
 from benchmarks.harness import Result, medians
+from benchmarks.roofline import THREADS, counted
 from stages.text.encoder import TextEncoder
 from stages.text.model import load_spacy
 from stages.text.noun_phrase import parse_sentences
 
-EXPRESSIONS, THREADS, REPEATS = 200, 2, 2
+EXPRESSIONS, REPEATS = 200, 2
 ARCHITECTURE, SPACY = "ViT-B-32-quickgelu", "en_core_web_sm"
 
 
@@ -85,16 +87,23 @@ def _measured(raw: list[str]) -> Result:
         own.clear()
     totals = medians(plain, ours, repeats=REPEATS, warm_up=False)
     parts = "; ".join(
-        f"{name}: {_milliseconds(own, total)}" for (name, own), total in zip(seconds.items(), totals, strict=True)
+        f"{name}: {_milliseconds(_parts(own, total))}"
+        for (name, own), total in zip(seconds.items(), totals, strict=True)
     )
-    return Result("text", *totals, error=error, at_least=5, note=f"ms per expression, of {EXPRESSIONS}: {parts}")
+    encode = _parts(seconds["ours"], totals[1])["encode"]
+    work = replace(counted(ours, model.transformer), seconds=encode)
+    note = f"ms per expression, of {EXPRESSIONS}: {parts}"
+    return Result("text", *totals, error=error, at_least=5, note=note, stage="embed_text", work=work)
 
 
-def _milliseconds(seconds: Seconds, total: float) -> str:
-    """Parts in ms per expression; the rest of ``total`` is the encoding."""
+def _parts(seconds: Seconds, total: float) -> dict[str, float]:
+    """Seconds of each part in one run; the rest of ``total`` is the encoding."""
     known = {part: own / REPEATS for part, own in seconds.items()}
-    known["encode"] = total - sum(known.values())
-    return ", ".join(f"{part} {1e3 * own / EXPRESSIONS:.2f}" for part, own in known.items())
+    return {**known, "encode": total - sum(known.values())}
+
+
+def _milliseconds(parts: dict[str, float]) -> str:
+    return ", ".join(f"{part} {1e3 * own / EXPRESSIONS:.2f}" for part, own in parts.items())
 
 
 def released_parse(nlp: Any, sentence: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.transforms import functional as vision
 
 from benchmarks.harness import Result, medians
+from benchmarks.roofline import counted
 from stages.visual.encoder import MaskedClip
 from stages.visual.masked_vit import MaskedViT
 from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, crop_windows, cut_together
@@ -132,7 +133,9 @@ def visual_encode(count: int = 12) -> Result:
 
     error = max(relative(got, expected) for got, expected in zip(ours(), plain(), strict=True))
     seconds = medians(plain, ours, repeats=3, warm_up=False)
-    return Result("visual_encode", *seconds, error=error, note=f"{count} masks; the release repeats it for each ref")
+    note = f"{count} masks; the release repeats it for each ref"
+    work = counted(ours, model().visual)
+    return Result("visual_encode", *seconds, error=error, note=note, stage="embed_masks", work=work)
 
 
 def crops() -> Result:
