@@ -3,7 +3,7 @@
 One value of the profile is changed, the stages that depend on it run again up to the pair table, and that table is kept:
 `sweep` scores it beside the profile's own. Everything that the switch leaves alone comes from the parts in the work
 folder. What a switch costs: polygon_overlap nothing but reading and writing; box and fill the local features; antialias and
-preprocess all visual features.
+preprocess all visual features. Other prompts (``templates``) are measured in the same way and cost their texts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OURS = {"polygon_overlap": "union", "box": "tight", "fill": "mean", "antialias":
 
 
 class Params(Differences):
-    """Which switches are turned, one at a time."""
+    """Which switches are turned, and which templates tried, one at a time."""
 
 
 class Paths(BasePaths):
@@ -46,25 +46,33 @@ class Paths(BasePaths):
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write ``<switch>.h5``, a pair table, for each switch, and ``differences.json``: their list, and whose they are."""
+    """Write a pair table for each switch and template, and ``differences.json``: their lists, and whose they are."""
     project, total = load_project(paths.profile), Summary()
-    listed = []
+    switches, templates = [], []
     with replacing(paths.differences) as temporary:
         temporary.mkdir(parents=True)
+
+        def keep(name: str, change: dict[str, dict[str, str]]) -> str:
+            scratch = context.work / name
+            shutil.copyfile(_pair_table(project, change, scratch, context, total), temporary / f"{name}.h5")
+            remove(scratch)
+            return f"{name}.h5"
+
         for switch in dict.fromkeys(params.switches):
             turned = RELEASED if switch == "release" else {switch: _other(project, switch)}
             change: dict[str, dict[str, str]] = {}
             for name, value in turned.items():
                 change.setdefault(SECTION[name], {})[name] = value
-            scratch = context.work / switch
-            shutil.copyfile(_pair_table(project, change, scratch, context, total), temporary / f"{switch}.h5")
-            remove(scratch)
             setting = ", ".join(f"{name} = {value}" for name, value in turned.items())
-            listed.append({"name": switch, "setting": setting, "release": turned.items() <= RELEASED.items()})
+            released = turned.items() <= RELEASED.items()
+            switches.append({"name": switch, "file": keep(switch, change), "setting": setting, "release": released})
+        for number, template in enumerate(dict.fromkeys(params.templates), 1):
+            file = keep(f"template{number}", {"embed_text": {"template": template}})
+            templates.append({"file": file, "template": template})
         base = read_table(project.table("pairs.h5"), "pairs", ())
-        content = {"pairs": base.digest, "switches": listed}
+        content = {"pairs": base.digest, "switches": switches, "templates": templates}
         (temporary / "differences.json").write_text(json.dumps(content, indent=1) + "\n")
-    total.wrote = {"pair tables": len(listed)}
+    total.wrote = {"pair tables": len(switches) + len(templates)}
     return total
 
 

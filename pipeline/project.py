@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked
 from stages.base import Listed
@@ -60,12 +60,17 @@ class EmbedText(embed_text.Params):
 Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]
 
 
+Template = Annotated[str, AfterValidator(lambda text: embed_text.Params(template=text).template)]
+
+
 class Differences(BaseParams):
-    """Which deliberate differences from the released code are measured (`pipeline.differences`, which reads this file)."""
+    """What is measured beside the profile itself (`pipeline.differences`, which reads this file): deliberate differences
+    from the released code, and other prompts."""
 
     switches: Listed[Switch] = Field(
         [], description="each costs what depends on it once more; `release`: everything as the released code does"
     )
+    templates: Listed[Template] = Field([], description="prompts as in embed_text; each costs its texts once")
 
 
 class Project(Section):

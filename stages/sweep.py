@@ -56,8 +56,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     with summary.timed("ablations"):
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
         marked = points(pairs, scores, params, params.empty)
+        beside = read_differences(paths.differences, attrs["digest"])
         table = ablations(pairs, scores, paths.pairs, attrs["ks"], params)
-        switched = differences(paths.differences, attrs["digest"], pairs, scores, params)
+        table += templates(paths.differences, beside, params)
+        switched = differences(paths.differences, beside, pairs, scores, params)
     splits: dict[str, Any] = {}
     for group, ((dataset, split), alpha) in enumerate(zip(pairs.groups, params.alpha_of(pairs.groups), strict=True)):
         own = {name: marked[group][name] for name in surfaces}
@@ -101,32 +103,56 @@ def ablations(pairs: PairTable, scores: Floats, path: Path, ks: list[int], param
     return rows
 
 
-def differences(folder: Path, digest: str, pairs: PairTable, scores: Floats, params: Params) -> list[dict[str, Any]]:
-    """One row per switch and split: each deliberate difference from the released code turned, beside ``as configured``.
+def read_differences(folder: Path, digest: str) -> dict[str, Any]:
+    """The lists that stage differences wrote to ``folder``.
 
     Args:
-        folder: output of stage differences. pairs: the profile's own, unfiltered. digest: its file's.
-        scores: at the profile's point (P,).
+        digest: of the profile's own pair table.
 
     Raises:
         StoreError: the folder was made beside another pair table.
+    """
+    with reading(folder / "differences.json", again("differences")):
+        content: dict[str, Any] = json.loads((folder / "differences.json").read_text())
+    if content["pairs"] != digest:
+        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('differences')}")
+    return content
+
+
+def templates(folder: Path, beside: dict[str, Any], params: Params) -> list[dict[str, Any]]:
+    """One row per prompt and split."""
+    rows = []
+    for tried in beside["templates"]:
+        rows += _beside(folder / tried["file"], params, "template", f'template = "{tried["template"]}"')
+    return rows
+
+
+def differences(
+    folder: Path, beside: dict[str, Any], pairs: PairTable, scores: Floats, params: Params
+) -> list[dict[str, Any]]:
+    """One row per switch and split: each deliberate difference from the released code turned, beside ``as configured``.
+
+    Args:
+        folder: output of stage differences, with the lists ``beside``. pairs: the profile's own, unfiltered.
+        scores: at the profile's point (P,).
     """
     rows = [{**row, "release": False} for row in _rows(pairs, scores, params, "as configured", "")]
     other: Empty = "skip" if params.empty == "count" else "count"
     policy = params.model_copy(update={"empty": other})
     rows += [{**row, "release": other == "skip"} for row in _rows(pairs, scores, policy, "empty", f"empty = {other}")]
-    with reading(folder / "differences.json", again("differences")):
-        content = json.loads((folder / "differences.json").read_text())
-    if content["pairs"] != digest:
-        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('differences')}")
-    for switch in content["switches"]:
+    for switch in beside["switches"]:
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        table = load_pairs(folder / f"{name}.h5", params.k)[0]
-        turned = table.dots.scores(table.alphas(scoring), scoring.beta)
-        rows += [{**row, "release": switch["release"]} for row in _rows(table, turned, scoring, name, setting)]
+        found = _beside(folder / switch["file"], scoring, name, setting)
+        rows += [{**row, "release": switch["release"]} for row in found]
     return rows
+
+
+def _beside(file: Path, params: Params, name: str, setting: str) -> list[dict[str, Any]]:
+    """Rows of another pair table at the profile's point."""
+    table = load_pairs(file, params.k)[0]
+    return _rows(table, table.dots.scores(table.alphas(params), params.beta), params, name, setting)
 
 
 def _rows(pairs: PairTable, scores: Floats, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:

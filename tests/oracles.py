@@ -114,7 +114,7 @@ def no_differences(made: Synthetic) -> Path:
     """What stage differences leaves where no switch is turned."""
     folder = made.paths["pairs"].parent / "differences"
     folder.mkdir(exist_ok=True)
-    content = {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest, "switches": []}
+    content = {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest, "switches": [], "templates": []}
     (folder / "differences.json").write_text(json.dumps(content))
     return folder
 

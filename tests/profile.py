@@ -25,7 +25,7 @@ def demo_values(folder: Path) -> dict[str, Any]:
         "work": f"{folder}/work",
         "metrics": f"{folder}/metrics.json",
     }
-    values["differences"]["switches"] = []
+    values["differences"] = {"switches": [], "templates": []}
     values["images"] = f"{folder}/refer/images"
     values["index"]["annotations"] = f"{folder}/refer"
     for section in ("propose", "clip"):

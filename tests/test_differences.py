@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from demo.refshapes import write_benchmark
 from pipeline.project import Switch
-from store.errors import StoreError
+from stages.fusion import first_best
+from stages.pair_table import load_pairs
+from store.errors import ParameterError, StoreError
 from store.table import read_table
 from tests.profile import demo_values, run_stages
 
@@ -26,7 +29,9 @@ TURNED: dict[str, list[tuple[str, str, str]]] = {
     "antialias": [("embed_masks", "antialias", "always")],
     "preprocess": [("embed_masks", "preprocess", "clip")],
     "release": [("index", "polygon_overlap", "reference"), ("embed_masks", "antialias", "never")],
+    "template1": [("embed_text", "template", "a {} here")],
 }
+TEMPLATES = ["a {} here", "{}, 'quoted' and more"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             half = [x, y, x + width / 2, y, x + width / 2, y + height, x, y + height]
             annotation["segmentation"] = [annotation["segmentation"], half]
         file.write_text(json.dumps(instances))
-    values["differences"]["switches"] = SWITCHES
+    values["differences"] |= {"switches": SWITCHES, "templates": TEMPLATES}
     values["sweep"] |= {"alphas": 3, "betas": 2, "top_ns": [], "min_areas": [], "min_scores": []}
     run_stages(values, *UP_TO_PAIRS)
     return values
@@ -54,7 +59,7 @@ def record(profile: dict[str, Any]) -> dict[str, Any]:
     return run_stages(profile, "differences")["differences"]
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", TURNED)
 def test_a_switch_gives_the_pairs_of_a_profile_with_that_value(
     switch: str, profile: dict[str, Any], record: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -77,7 +82,9 @@ def test_only_what_depends_on_a_switch_is_computed(profile: dict[str, Any], reco
     computed = record["computed"]
     # box and fill: local features; antialias and preprocess: local and global features.
     assert computed["images"] == 4 * images
-    assert computed["sentences"] == computed["strings"] == 0
+    assert computed["sentences"] == 0
+    parse = read_table(Path(profile["data"]) / "parse.h5", "parse", ("sentence", "noun_phrase"))
+    assert computed["strings"] == len(TEMPLATES) * len({*parse["sentence"], *parse["noun_phrase"]})
     again = run_stages(profile, "differences")["differences"]
     assert again["computed"]["images"] == 0
 
@@ -92,6 +99,15 @@ def test_the_sweep_scores_every_switch(profile: dict[str, Any], record: dict[str
         ours = metrics[split]["global_local"]
         assert (rows["as configured", split]["oiou"], rows["as configured", split]["n"]) == (ours["oiou"], ours["n"])
         assert rows["empty", split]["miou"] == ours["skip"]["miou"]
+    tried = [row for row in grid["ablations"] if row["name"] == "template"]
+    settings = [f'template = "{template}"' for template in TEMPLATES]
+    assert [(row["setting"], row["split"]) for row in tried] == [(s, x) for s in settings for x in ("testA", "testB")]
+    for number, own in enumerate((tried[:2], tried[2:]), 1):
+        table = load_pairs(Path(profile["data"]) / f"differences/template{number}.h5", profile["score"]["k"])[0]
+        scores = table.dots.scores(profile["score"]["alpha"], profile["score"]["beta"])
+        outcome = table.outcome(first_best(scores, table.offsets))
+        expected = [outcome.at(table.members(group)).iou.mean() for group in range(2)]
+        assert [row["miou"] for row in own] == pytest.approx(expected, rel=1e-9)
     assert {name: rows[name, "testA"]["release"] for name in ("polygon_overlap", "box", "empty", "release")} == {
         "polygon_overlap": True,
         "box": False,
@@ -108,3 +124,11 @@ def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):
         run_stages(other, "sweep")
+
+
+def test_a_template_without_a_place_for_the_text_is_refused(profile: dict[str, Any]) -> None:
+    wrong = copy.deepcopy(profile)
+    wrong["differences"]["templates"] = ["a photo"]
+    with pytest.raises(ParameterError, match=r"differences.templates.*expected exactly one \{\}"):
+        run_stages(wrong, "differences")
+    Path(profile["profile"]).write_text(yaml.safe_dump(profile))
