@@ -17,6 +17,7 @@ from PIL import Image
 from benchmarks.freesolo import raw_error, threads
 from benchmarks.harness import Result, medians
 from demo.refshapes import FAMILIES, write_benchmark
+from stages.clip_weights import load_clip
 from stages.datasets.safe_pickle import load_refs
 from stages.fusion import fused_scores
 from stages.images import load_image
@@ -26,7 +27,6 @@ from stages.state_dict import read_state_dict
 from stages.text.model import load_spacy
 from stages.text.noun_phrase import parse_sentences
 from stages.visual.encoder import MaskedClip
-from stages.visual.weights import load_clip
 
 MODELS = Path(__file__).parent.parent / "demo/models"
 IMAGES_PER_SPLIT = 4  # 12 images, about 100 expressions

@@ -28,12 +28,12 @@ def segment_file(
         DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
             not propose with FreeSOLO.
     """
+    from stages.clip_weights import load_clip
     from stages.precision import torch_dtype
     from stages.proposals.freesolo import FreeSolo
     from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
     from stages.visual.encoder import MaskedClip
-    from stages.visual.weights import load_clip
 
     values, execution = project.values, Execution.from_environment()
     execution.check_device()

@@ -92,8 +92,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
 def embedder(params: Params, weights: Path, batch: int, device: str) -> Compute:
     """What computes units of strings."""
+    from stages.clip_weights import load_clip
     from stages.text.encoder import TextEncoder
-    from stages.visual.weights import load_clip
 
     model, tokenizer = load_clip(params.model, weights, device=device, dtype=torch_dtype(params.precision))
     encoder = TextEncoder(model, tokenizer, batch=batch)

@@ -116,14 +116,13 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
     Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on, and image by image
     the bytes of a feature do not depend on which other images were missing.
     """
-    from stages.visual.encoder import Encoded, MaskedClip, Scene
+    from stages.clip_weights import load_clip
+    from stages.visual.mask_encoder import Encoded, MaskEncoder, Scene
     from stages.visual.preprocess import degenerate_boxes
-    from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, paths.weights, device=device, dtype=torch_dtype(params.precision))
-    clip = MaskedClip(
+    model, _ = load_clip(params.model, paths.weights, device=device, dtype=torch_dtype(params.precision))
+    encoder = MaskEncoder(
         model,
-        tokenizer,
         params.preprocess,
         short_side=params.short_side,
         fill=params.fill,
@@ -137,14 +136,14 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
         rows = slice(*offsets[image : image + 2])
         try:
-            pixels = clip.shrink(read_image(paths.images, name, index["image_digest"][image]))
+            pixels = encoder.shrink(read_image(paths.images, name, index["image_digest"][image]))
         except DataError as error:
             return error
         return pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows]
 
     def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
         count = int(offsets[image + 1] - offsets[image])
-        nothing = _item(np.zeros((count, clip.dim), np.float32), np.ones(count, np.bool_), str(error))
+        nothing = _item(np.zeros((count, encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
         return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
 
     def items(image: int, found: Encoded) -> dict[str, Item]:
@@ -171,7 +170,7 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
 
         ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != LOCAL]
         together = 1 if device == "cpu" else None
-        encoded = clip.encode_images(scenes(), ks, local=LOCAL in missing, together=together)
+        encoded = encoder.encode_images(scenes(), ks, local=LOCAL in missing, together=together)
         results |= {image: Result(items(image, found)) for image, found in zip(good, encoded, strict=True)}
         return [results[image] for image in images]
 
@@ -189,7 +188,7 @@ def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: 
 def _assemble(
     params: Params, paths: Paths, results: Results, keys: dict[str, list[str]], proposals: Table, summary: Summary
 ) -> None:
-    from stages.visual.weights import score_rule_of
+    from stages.clip_weights import score_rule_of
 
     rows, images = len(proposals["mask"]), range(len(keys[LOCAL]))
     width = results.get(LOCAL, keys[LOCAL][0])["feature"].shape[1] if images else 1

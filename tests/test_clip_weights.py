@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stages.clip_weights import load_clip, score_rule_of
 from stages.visual.encoder import MaskedClip
-from stages.visual.weights import load_clip, score_rule_of
 from store.errors import ParameterError, WeightsError
 
 CONFIG: dict[str, Any] = {
@@ -272,7 +272,7 @@ def test_the_architecture_decides_where_a_tag_stands_for_both(
     def build(config: dict[str, Any], model: str) -> None:
         raise InterruptedError("building it, so the activation was accepted")
 
-    monkeypatch.setattr("stages.visual.weights._build", build)
+    monkeypatch.setattr("stages.clip_weights._build", build)
     weights = save_plain(state, tmp_path).rename(tmp_path / f"{name}.pt")
     model = str(Path(__file__).parents[1] / architecture) if architecture.endswith(".json") else architecture
     with pytest.raises(

@@ -13,8 +13,8 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from stages.score_rule import ScoreRule
 from stages.state_dict import read_state_dict
-from stages.visual.masked_resnet import ScoreRule
 from store.errors import ParameterError, WeightsError, nearest
 
 # Scalars that only OpenAI's own archives hold; all their models use QuickGELU.
@@ -44,7 +44,7 @@ def load_clip(
 
 
 def score_rule_of(model: str) -> ScoreRule:
-    """The ``score_rule`` that `MaskedClip` will have with this ``model`` (as in `load_clip`), without its weights."""
+    """The ``score_rule`` that a `MaskEncoder` will have with this ``model`` (as in `load_clip`), without its weights."""
     config, _ = _read_config(model)
     return "unnormalised" if isinstance(config["vision_cfg"].get("layers"), list) else "cosine"
 
