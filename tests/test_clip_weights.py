@@ -90,7 +90,7 @@ def test_every_form_gives_the_same_model(
 def test_config_with_preprocessing(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "open_clip_config.json"
     path.write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 2]}}))
-    loaded, _ = load_clip(str(path), save_plain(state, tmp_path), dtype=torch.bfloat16)
+    loaded, _ = load_clip(str(path), save_plain(state, tmp_path), precision="bf16")
     visual: Any = loaded.visual
     assert (visual.image_mean, visual.image_std) == ((0.1, 0.2, 0.3), (1, 1, 2))
     assert {value.dtype for value in loaded.parameters()} == {torch.bfloat16}

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from stages.base import Compute, Context, Listed, Result, Results, Summary, comp
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
-from stages.precision import Precision, torch_dtype
+from stages.precision import Precision
 from stages.prefetch import ahead
 from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
@@ -48,6 +48,15 @@ class Params(BaseParams):
     def antialiased(self) -> bool:
         """Whether tensor resizes are antialiased."""
         return self.antialias == "always" or (self.antialias == "auto" and self.preprocess == "clip")
+
+    def views(self) -> dict[str, Any]:
+        """How images are to be seen: arguments of `MaskEncoder` and `MaskedClip`."""
+        return {
+            "preprocess": self.preprocess,
+            "short_side": self.short_side,
+            "fill": self.fill,
+            "antialias": self.antialiased,
+        }
 
 
 class Paths(BasePaths):
@@ -120,15 +129,8 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
     from stages.visual.mask_encoder import Encoded, MaskEncoder, Scene
     from stages.visual.preprocess import degenerate_boxes
 
-    model, _ = load_clip(params.model, paths.weights, device=device, dtype=torch_dtype(params.precision))
-    encoder = MaskEncoder(
-        model,
-        params.preprocess,
-        short_side=params.short_side,
-        fill=params.fill,
-        antialias=params.antialiased,
-        batch=batch,
-    )
+    model, _ = load_clip(params.model, paths.weights, device=device, precision=params.precision)
+    encoder = MaskEncoder(model, **params.views(), batch=batch)
     index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
 
