@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,16 +17,16 @@ from benchmarks.freesolo import raw_error
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import threads
 from demo.refshapes import FAMILIES, write_benchmark
+from stages.clip_weights import load_clip
 from stages.datasets.safe_pickle import load_refs
 from stages.fusion import fused_scores
 from stages.images import load_image
-from stages.precision import Precision, bf16_gain, torch_dtype
+from stages.precision import Precision, bf16_gain
 from stages.proposals.freesolo import FreeSolo, Proposals, padded
 from stages.state_dict import read_state_dict
 from stages.text.model import load_spacy
 from stages.text.noun_phrase import parse_sentences
 from stages.visual.encoder import MaskedClip
-from stages.visual.weights import load_clip
 
 MODELS = Path(__file__).parent.parent / "demo/models"
 IMAGES_PER_SPLIT = 4  # 12 images, about 100 expressions
@@ -98,7 +97,7 @@ def compared(exact: Proposals, half: Proposals) -> Changes:
 
 def clip_changes(scenes: list[Scene], proposals: list[Proposals], precision: Precision) -> str:
     """CLIP in half precision on float32's proposals: its vectors' relative errors, and other masks chosen."""
-    exact, half = (masked_clip(torch_dtype(kind)) for kind in ("float32", precision))
+    exact, half = (masked_clip(kind) for kind in ("float32", precision))
     errors: dict[str, list[float]] = defaultdict(list)
     flips, margins = 0, []
     for scene, found in zip(scenes, proposals, strict=True):
@@ -134,10 +133,10 @@ def scored(vectors: dict[str, NDArray[np.float32]]) -> NDArray[np.float64]:
     return np.stack([fused_scores(vectors["global"], vectors["local"], s, p, ALPHA, BETA) for s, p in texts])
 
 
-def masked_clip(dtype: torch.dtype) -> MaskedClip:
+def masked_clip(precision: Precision) -> MaskedClip:
     """RefShapes' CLIP in a precision."""
     model, tokenizer = load_clip(
-        str(MODELS / "refshapes_clip.json"), MODELS / "refshapes_clip.safetensors", dtype=dtype
+        str(MODELS / "refshapes_clip.json"), MODELS / "refshapes_clip.safetensors", precision=precision
     )
     return MaskedClip(model, tokenizer, short_side=SHORT_SIDE)
 

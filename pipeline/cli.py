@@ -121,13 +121,23 @@ def status(params: ParamsFile = DEMO) -> None:
 
 
 @app.command()
-def clean(params: ParamsFile = DEMO) -> None:
-    """Free the parts in the work folder that the last run of their stage did not use."""
+def clean(
+    params: ParamsFile = DEMO,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be freed")] = False,
+) -> None:
+    """Free the parts in the work folder that the last run of their stage did not use; names each folder.
+
+    Kept, and named with the reason: what was opened since that run; FreeSOLO's masks, if that run of propose took another
+    source's; and all parts of a stage whose values in the profile changed since.
+    """
     from pipeline.project import load_project
     from pipeline.status import remove_unused_parts
 
-    freed = remove_unused_parts(load_project(params))
-    print(f"freed {freed:,} bytes")
+    found = remove_unused_parts(load_project(params), dry_run)
+    done = "would free" if dry_run else "freed"
+    for unused in found:
+        print(f"{'kept' if unused.kept else done} {unused}")
+    print(f"{done} {sum(unused.bytes for unused in found if not unused.kept):,} bytes")
 
 
 @app.command()

@@ -118,6 +118,7 @@ def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Executi
         "stage": name,
         "total_seconds": round(time.perf_counter() - start, 3),
         **asdict(summary),
+        "values": params.config(),
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
     path = work / "records" / f"{name}.json"

@@ -28,12 +28,10 @@ def segment_file(
         DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
             not propose with FreeSOLO.
     """
-    from stages.precision import torch_dtype
+    from stages.clip_weights import load_clip
     from stages.proposals.freesolo import FreeSolo
-    from stages.state_dict import read_state_dict
     from stages.text.model import load_spacy
     from stages.visual.encoder import MaskedClip
-    from stages.visual.weights import load_clip
 
     values, execution = project.values, Execution.from_environment()
     execution.check_device()
@@ -45,8 +43,8 @@ def segment_file(
     given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
     image = load_image(file)
-    net = FreeSolo.from_state_dict(
-        read_state_dict(project.path(values.propose.input)),
+    net = FreeSolo.from_file(
+        project.path(values.propose.input),
         box=values.propose.box,
         **values.propose.freesolo(),
         device=execution.device,
@@ -55,18 +53,9 @@ def segment_file(
         str(project.path(values.clip.model)),
         project.path(values.clip.weights),
         device=execution.device,
-        dtype=torch_dtype(values.clip.precision),
+        precision=values.clip.precision,
     )
-    visual = values.embed_masks
-    clip = MaskedClip(
-        model,
-        tokenizer,
-        visual.preprocess,
-        short_side=visual.short_side,
-        fill=visual.fill,
-        antialias=visual.antialiased,
-        batch=execution.batch,
-    )
+    clip = MaskedClip(model, tokenizer, **values.embed_masks.views(), batch=execution.batch)
     found = segment(
         image,
         text,

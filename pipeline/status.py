@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from pipeline.project import LoadedProject
 from pipeline.runner import size_of
 from pipeline.stage_table import MODULES
+from pipeline.wiring import SECTIONS, stage_values
 from store.errors import StoreError
 from store.publish import remove
 from store.work import locked
@@ -80,28 +82,57 @@ def _size(count: float) -> str:
     return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
 
 
-def remove_unused_parts(project: LoadedProject) -> int:
-    """Remove the configurations in the work folder that nothing current uses; return the bytes freed.
+@dataclass(frozen=True, slots=True)
+class Unused:
+    """The parts of one configuration that no stage's last run used; ``kept`` says why they stay, "" if nothing does."""
 
-    Kept are those that a stage's last run used, and those opened since: by a run that was interrupted.
+    folder: Path
+    bytes: int
+    kept: str
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {_size(self.bytes)}" + (f"; {self.kept}" if self.kept else "")
+
+
+def remove_unused_parts(project: LoadedProject, dry_run: bool = False) -> list[Unused]:
+    """Remove the configurations in the work folder that nothing current uses, or with ``dry_run`` only find them.
+
+    Kept, with the reason, are those of which the last run of their stage does not tell whether they are wanted.
 
     Raises:
         BusyError: a stage is running.
     """
     work = project.path(project.values.work)
-    freed = 0
     known = records(project)
     used = {
         Path(folder).name for record in known.values() for folder in record["parts"]
     }  # differences uses others' parts
-    for stage in known:
-        finished = _modified(work / "records" / f"{stage}.json")
+    found = []
+    for stage, record in known.items():
         with locked(work / stage):  # a run that goes on now may be filling a new one
-            for folder in (work / stage).glob("*/*"):
-                if folder.is_dir() and folder.name not in used and _modified(folder / "config.json") < finished:
-                    freed += size_of(folder)
+            for folder in sorted((work / stage).glob("*/*")):
+                if not folder.is_dir() or folder.name in used:
+                    continue
+                found.append(Unused(folder, size_of(folder), _why_kept(project, stage, record, folder)))
+                if not dry_run and not found[-1].kept:
                     remove(folder)
-    return freed
+    return found
+
+
+def _why_kept(project: LoadedProject, stage: str, record: dict[str, Any], folder: Path) -> str:
+    """Why a configuration that the stage's last run did not use may still be wanted; "" if it is not."""
+    config = folder / "config.json"
+    if not config.exists():
+        return ""
+    if _modified(config) >= _modified(project.path(project.values.work, "records", f"{stage}.json")):
+        return "opened since the last run ended, perhaps by one that was interrupted"
+    if not record["parts"]:
+        return (
+            f"the last run of {stage} needed no parts at all, another source does; if you want none, remove the folder"
+        )
+    if stage in SECTIONS and record.get("values", {}) not in ({}, stage_values(project, stage, {})[0].config()):
+        return f"the profile's values for {stage} changed since its last run, and may want it; run the stage first"
+    return ""
 
 
 def _modified(path: Path) -> float:

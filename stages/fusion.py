@@ -11,14 +11,13 @@ score is 100 f.t, not a cosine, so |f_G| takes part in the ranking.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.score_rule import ScoreRule
 from store.ragged import Offsets
 
-ScoreRule = Literal["cosine", "unnormalised"]
 Floats = NDArray[np.floating]
 LOGIT_SCALE = np.float32(100)
 

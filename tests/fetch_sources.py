@@ -1,4 +1,4 @@
-"""Sources of the table with small contents, and a project for them: nothing of the real network."""
+"""Sources of the table with small contents, and fetching them: nothing of the real network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from pipeline.download import FetchError
+from pipeline.fetch import fetch
 from pipeline.project import LoadedProject, load_project
 from pipeline.sources import Kind, Source, find
 from tests.profile import ROOT
 
+DATA = bytes(range(256)) * 9
+"""Contents of a small file."""
 IMAGE_LIST = [
     {"image_id": 11, "split": "val"},
     {"image_id": 22, "split": "test"},
@@ -59,6 +65,14 @@ def small(kind: Kind, name: str, contents: Mapping[str, bytes], base: str = "htt
     return replace(source, items=items)
 
 
+def clip(base: str = "http://127.0.0.1:1/", data: bytes = DATA) -> Source:
+    return small("weights", "clip", {"ViT-B-32.pt": data}, base)
+
+
+def refcoco(base: str = "http://127.0.0.1:1/") -> Source:
+    return small("data", "refcoco", {"refcoco.zip": refcoco_zip()}, base)
+
+
 def refcoco_files() -> dict[str, bytes]:
     return {"instances.json": b"{}" * 400, "refs(unc).p": b"unc" * 99, "refs(google).p": b"google" * 7}
 
@@ -76,3 +90,24 @@ def phrasecut_contents() -> dict[str, bytes]:
         "images.zip": zipped({"VG_100K/11.jpg": b"eleven", "VG_100K/33.jpg": b"of the training split"}),
         "images2.zip": zipped({"VG_100K_2/22.jpg": b"twenty-two", "VG_100K_2/44.jpg": b"forty-four"}),
     }
+
+
+def run(project: LoadedProject, source: Source, given: Path | None = None, accepted: bool = False) -> list[str]:
+    """Fetch; returns what it said."""
+    said: list[str] = []
+    fetch(project, source, given, accepted, said.append)
+    return said
+
+
+def refused(project: LoadedProject, source: Source, given: Path | None = None, accepted: bool = False) -> str:
+    """The one line of the error with which fetching ends."""
+    with pytest.raises(FetchError) as error:
+        run(project, source, given, accepted)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def files_below(folder: Path) -> set[str]:
+    """All files but the lock and the profile."""
+    paths = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
+    return {path for path in paths if not path.endswith(".lock") and path != "params.yaml"}

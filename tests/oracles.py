@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from stages import pairs as pair_stage
 from stages.base import Context
-from stages.fusion import ScoreRule
 from stages.pair_table import Filters
+from stages.score_rule import ScoreRule
 from store.table import read_table
 from tests.stores import Synthetic, synthetic
 

@@ -146,9 +146,15 @@ def project_with_parts(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_clean_frees_what_the_last_run_did_not_use(tmp_path: Path) -> None:
     params, unused = project_with_parts(tmp_path)
+    size = len(b"12345") + (unused / "config.json").stat().st_size
+    code, said = glimpse("clean", "--params", str(params), "--dry-run")
+    assert (code, said) == (0, f"would free {unused}: {size} B\nwould free {size:,} bytes\n")
+    assert (unused / "some.npz").exists()
     code, said = glimpse("clean", "--params", str(params))
     assert code == 0
-    assert said.startswith("freed ")
+    *lines, last = said.splitlines()
+    assert lines == [f"freed {unused}: {size} B"]
+    assert last == f"freed {size:,} bytes"
     assert not unused.exists()
     assert len(list((tmp_path / "work" / "propose" / "proposals").iterdir())) == 1
 
@@ -157,7 +163,11 @@ def test_clean_keeps_what_an_interrupted_run_opened_since(tmp_path: Path) -> Non
     params, unused = project_with_parts(tmp_path)
     record = tmp_path / "work" / "records" / "propose.json"
     os.utime(unused / "config.json", (record.stat().st_mtime + 1,) * 2)
-    assert glimpse("clean", "--params", str(params)) == (0, "freed 0 bytes\n")
+    code, said = glimpse("clean", "--params", str(params))
+    assert code == 0
+    assert f"kept {unused}: " in said
+    assert "opened since the last run ended" in said
+    assert said.endswith("\nfreed 0 bytes\n")
     assert (unused / "some.npz").exists()
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stages.fusion import Dots, ScoreRule, first_best, fused_scores
+from stages.fusion import Dots, first_best, fused_scores
+from stages.score_rule import ScoreRule
 from store.ragged import offsets_of
 from tests.oracles import RULES, dot, plain_best, plain_score
 

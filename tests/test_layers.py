@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.stage_table import MODULES
+from store.fingerprint import import_closure
 
 ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
@@ -56,6 +57,12 @@ def test_stages_do_not_import_each_other() -> None:
             stage for stage in stages - {own} if own in stages or stage.rpartition(".")[0] != own.rpartition(".")[0]
         }
         assert not imported(path) & others, f"{path} imports another stage"
+
+
+@pytest.mark.parametrize(("stage", "other"), [("embed_masks", "stages/text"), ("embed_text", "stages/visual")])
+def test_masks_and_texts_do_not_depend_on_each_others_code(stage: str, other: str) -> None:
+    """A stage's results are computed again when code that it imports changes."""
+    assert not [path for path in import_closure(MODULES[stage]) if path.is_relative_to(ROOT / other)]
 
 
 def test_every_stage_has_params_paths_and_run() -> None:

@@ -16,6 +16,7 @@ from pipeline.preflight import check
 from pipeline.project import load_project
 from pipeline.segment import segment_file
 from pipeline.stage_table import MODULES
+from pipeline.status import remove_unused_parts
 from stages.proposals import from_freesolo
 from stages.proposals.freesolo import FreeSolo
 from store.errors import ParameterError
@@ -129,6 +130,40 @@ def test_freesolos_own_proposals_through_a_coco_file_change_nothing(profile: Val
     assert table(profile, "proposals").digest == own.digest
     assert len(forwards) == before
     assert run_stages(profile, "embed_masks")["embed_masks"]["computed"] == {"images": 0}
+
+
+def test_clean_keeps_freesolos_masks_while_another_source_proposes(
+    profile: Values, params_file: Path, forwards: list[None]
+) -> None:
+    def cleaned() -> list[tuple[int, bool]]:
+        """max_proposals of each configuration that `clean` finds unused, and whether it is kept; the profile as it is."""
+        params_file.write_text(yaml.safe_dump(profile))
+        said = [
+            (json.loads((unused.folder / "config.json").read_text())["max_proposals"], bool(unused.kept))
+            for unused in remove_unused_parts(load_project(params_file), dry_run=True)
+        ]
+        done = remove_unused_parts(load_project(params_file))
+        assert [unused.folder.exists() for unused in done] == [kept for _, kept in said]
+        return said
+
+    most, own = profile["propose"]["max_proposals"], dict(profile["propose"])
+    run_stages(profile, "index", "propose")
+    assert cleaned() == []
+    profile["propose"] |= {"source": "instances", "input": "no/such/file"}
+    assert cleaned() == []  # the last run used them, whatever the profile says now
+    run_stages(profile, "propose")
+    assert cleaned() == [(most, True)]
+    profile["propose"] = own
+    assert cleaned() == [(most, True)]
+    before = len(forwards)
+    run_stages(profile, "propose")
+    assert len(forwards) == before
+    profile["propose"] = {**own, "max_proposals": 1}
+    run_stages(profile, "propose")
+    profile["propose"] = own  # a look at another setting, and back
+    assert cleaned() == [(most, True)]
+    profile["propose"] = {**own, "max_proposals": 1}
+    assert cleaned() == [(most, False)]
 
 
 def test_the_upper_bound_of_annotated_objects_is_perfect(profile: Values) -> None:

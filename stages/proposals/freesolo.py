@@ -5,6 +5,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from stages.precision import Precision, torch_dtype
 from stages.proposals.decode import STRIDES, BoxRule, DecodeSettings, Sizes, decode, mask_boxes
 from stages.proposals.inference import optimised
 from stages.proposals.network import GRIDS, RawOutput, SoloNetwork, expected_keys, read_architecture
+from stages.state_dict import read_state_dict
 from store.errors import ParameterError, WeightsError
 
 SHORT_SIDE = 800
@@ -82,6 +85,11 @@ class FreeSolo:
         settings = DecodeSettings(score_threshold, update_threshold, max_candidates, max_proposals, box, tuple(strides))
         network = optimised(load_network(state_dict, grids), device, torch_dtype(precision))
         return cls(network, short_side=short_side, settings=settings)
+
+    @classmethod
+    def from_file(cls, weights: Path, **options: Any) -> "FreeSolo":
+        """`from_state_dict` of a weights file of any form that `read_state_dict` reads, with the same options."""
+        return cls.from_state_dict(read_state_dict(weights), **options)
 
     def propose(self, image: Image.Image) -> Proposals:
         """Proposals of one PIL image (converted to RGB)."""

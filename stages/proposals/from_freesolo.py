@@ -24,9 +24,8 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
     An image that cannot be read has no proposals and a status that says why.
     """
     from stages.proposals.freesolo import FreeSolo
-    from stages.state_dict import read_state_dict
 
-    net = FreeSolo.from_state_dict(read_state_dict(weights), **settings, device=device)
+    net = FreeSolo.from_file(weights, **settings, device=device)
 
     def propose(name: str, digest: str) -> Result:
         try:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 from stages.base import Compute, Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
-from stages.precision import Precision, torch_dtype
+from stages.precision import Precision
 from store.fingerprint import code_digest, file_digest, fingerprint
 from store.table import read_table
 from store.vectors import write_vectors
@@ -92,10 +92,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
 def embedder(params: Params, weights: Path, batch: int, device: str) -> Compute:
     """What computes units of strings."""
+    from stages.clip_weights import load_clip
     from stages.text.encoder import TextEncoder
-    from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, weights, device=device, dtype=torch_dtype(params.precision))
+    model, tokenizer = load_clip(params.model, weights, device=device, precision=params.precision)
     encoder = TextEncoder(model, tokenizer, batch=batch)
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:

@@ -25,6 +25,8 @@ PINNED = {
     )
 }
 """Model name -> Python package that provides it, requirement to install, digest of its files."""
+FETCHED = "en_core_web_lg"
+"""The model that ``glimpse fetch weights spacy`` installs."""
 _UNUSED = ("ner", "lemmatizer")
 """Components that noun chunks do not need; left out, parsing is twice as fast."""
 
@@ -75,9 +77,11 @@ def _folder(name: str) -> Path:
     for folder in (Path(name), *(child for place in inside for child in sorted(place.iterdir()))):
         if (folder / "config.cfg").is_file():
             return folder
-    install = f"pip install {requirement}" if requirement else f"python -m spacy download {name}"
+    install = f"run: pip install {requirement}" if requirement else "install its package"
+    if name == FETCHED:
+        install = "run: glimpse fetch weights spacy"
     raise WeightsError(
-        f"spaCy model {name!r} is not installed and is no model folder; run: {install}, or set text.spacy_model to an "
+        f"spaCy model {name!r} is not installed and is no model folder; {install}, or set text.spacy_model to an "
         "installed model or the path of a model folder"
     )
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from stages.base import Compute, Context, Listed, Result, Results, Summary, comp
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
-from stages.precision import Precision, torch_dtype
+from stages.precision import Precision
 from stages.prefetch import ahead
 from store.errors import DataError, PassingError
 from store.fingerprint import code_digest, file_digest
@@ -48,6 +48,15 @@ class Params(BaseParams):
     def antialiased(self) -> bool:
         """Whether tensor resizes are antialiased."""
         return self.antialias == "always" or (self.antialias == "auto" and self.preprocess == "clip")
+
+    def views(self) -> dict[str, Any]:
+        """How images are to be seen: arguments of `MaskEncoder` and `MaskedClip`."""
+        return {
+            "preprocess": self.preprocess,
+            "short_side": self.short_side,
+            "fill": self.fill,
+            "antialias": self.antialiased,
+        }
 
 
 class Paths(BasePaths):
@@ -116,20 +125,12 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
     Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on, and image by image
     the bytes of a feature do not depend on which other images were missing.
     """
-    from stages.visual.encoder import Encoded, MaskedClip, Scene
+    from stages.clip_weights import load_clip
+    from stages.visual.mask_encoder import Encoded, MaskEncoder, Scene
     from stages.visual.preprocess import degenerate_boxes
-    from stages.visual.weights import load_clip
 
-    model, tokenizer = load_clip(params.model, paths.weights, device=device, dtype=torch_dtype(params.precision))
-    clip = MaskedClip(
-        model,
-        tokenizer,
-        params.preprocess,
-        short_side=params.short_side,
-        fill=params.fill,
-        antialias=params.antialiased,
-        batch=batch,
-    )
+    model, _ = load_clip(params.model, paths.weights, device=device, precision=params.precision)
+    encoder = MaskEncoder(model, **params.views(), batch=batch)
     index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
 
@@ -137,14 +138,14 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
         rows = slice(*offsets[image : image + 2])
         try:
-            pixels = clip.shrink(read_image(paths.images, name, index["image_digest"][image]))
+            pixels = encoder.shrink(read_image(paths.images, name, index["image_digest"][image]))
         except DataError as error:
             return error
         return pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows]
 
     def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
         count = int(offsets[image + 1] - offsets[image])
-        nothing = _item(np.zeros((count, clip.dim), np.float32), np.ones(count, np.bool_), str(error))
+        nothing = _item(np.zeros((count, encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
         return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
 
     def items(image: int, found: Encoded) -> dict[str, Item]:
@@ -171,7 +172,7 @@ def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
 
         ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != LOCAL]
         together = 1 if device == "cpu" else None
-        encoded = clip.encode_images(scenes(), ks, local=LOCAL in missing, together=together)
+        encoded = encoder.encode_images(scenes(), ks, local=LOCAL in missing, together=together)
         results |= {image: Result(items(image, found)) for image, found in zip(good, encoded, strict=True)}
         return [results[image] for image in images]
 
@@ -189,7 +190,7 @@ def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: 
 def _assemble(
     params: Params, paths: Paths, results: Results, keys: dict[str, list[str]], proposals: Table, summary: Summary
 ) -> None:
-    from stages.visual.weights import score_rule_of
+    from stages.clip_weights import score_rule_of
 
     rows, images = len(proposals["mask"]), range(len(keys[LOCAL]))
     width = results.get(LOCAL, keys[LOCAL][0])["feature"].shape[1] if images else 1

@@ -8,7 +8,6 @@ masked one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.score_rule import ScoreRule
 from stages.visual.attention import attend_once
-
-ScoreRule = Literal["cosine", "unnormalised"]
 
 
 class MaskedResNet:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
-from stages.visual.masked_resnet import ScoreRule
+from stages.score_rule import ScoreRule
 from stages.visual.sparse_tail import pack, padded, sparse_tail
 from store.errors import ParameterError
 

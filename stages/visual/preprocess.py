@@ -172,7 +172,7 @@ def _lerp(low: NDArray[np.float32], high: NDArray[np.float32], share: NDArray[np
 
 @dataclass(frozen=True, eq=False)
 class Resized:
-    """An image decoded and resized, not yet normalised: what a thread can make ahead. Made by `MaskedClip.shrink`.
+    """An image decoded and resized, not yet normalised: what a thread can make ahead. Made by `MaskEncoder.shrink`.
 
     ``pixels`` uint8 (h, w, 3) with short side ``preprocess.short_side``; ``height`` x ``width`` is the image's own size.
     """
@@ -185,7 +185,7 @@ class Resized:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """An image decoded and normalised once, for global and local features alike. Made by `MaskedClip.prepare`.
+    """An image decoded and normalised once, for global and local features alike. Made by `MaskEncoder.prepare`.
 
     ``tensor`` float32 (3, h, w) with short side ``preprocess.short_side``; ``height`` x ``width`` is the image's own
     size in pixels.

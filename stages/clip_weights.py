@@ -13,8 +13,9 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from stages.precision import Precision, torch_dtype
+from stages.score_rule import ScoreRule
 from stages.state_dict import read_state_dict
-from stages.visual.masked_resnet import ScoreRule
 from store.errors import ParameterError, WeightsError, nearest
 
 # Scalars that only OpenAI's own archives hold; all their models use QuickGELU.
@@ -23,7 +24,7 @@ NAMES_SHOWN = 6
 
 
 def load_clip(
-    model: str, weights: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    model: str, weights: Path, *, device: torch.device | str = "cpu", precision: Precision = "float32"
 ) -> tuple[nn.Module, SimpleTokenizer]:
     """An open_clip model in eval mode with the weights of a file, and CLIP's tokenizer for its context length.
 
@@ -40,11 +41,11 @@ def load_clip(
     _load_state(net, {name: tensor for name, tensor in state.items() if name not in OPENAI_SCALARS}, weights, model)
     net.visual.image_mean = tuple(pixels.get("mean", OPENAI_DATASET_MEAN))
     net.visual.image_std = tuple(pixels.get("std", OPENAI_DATASET_STD))
-    return net.to(device=device, dtype=dtype).eval().requires_grad_(False), tokenizer
+    return net.to(device=device, dtype=torch_dtype(precision)).eval().requires_grad_(False), tokenizer
 
 
 def score_rule_of(model: str) -> ScoreRule:
-    """The ``score_rule`` that `MaskedClip` will have with this ``model`` (as in `load_clip`), without its weights."""
+    """The ``score_rule`` that a `MaskEncoder` will have with this ``model`` (as in `load_clip`), without its weights."""
     config, _ = _read_config(model)
     return "unnormalised" if isinstance(config["vision_cfg"].get("layers"), list) else "cosine"
 

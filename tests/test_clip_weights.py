@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stages.clip_weights import load_clip, score_rule_of
 from stages.visual.encoder import MaskedClip
-from stages.visual.weights import load_clip, score_rule_of
 from store.errors import ParameterError, WeightsError
 
 CONFIG: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_every_form_gives_the_same_model(
 def test_config_with_preprocessing(state: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "open_clip_config.json"
     path.write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 2]}}))
-    loaded, _ = load_clip(str(path), save_plain(state, tmp_path), dtype=torch.bfloat16)
+    loaded, _ = load_clip(str(path), save_plain(state, tmp_path), precision="bf16")
     visual: Any = loaded.visual
     assert (visual.image_mean, visual.image_std) == ((0.1, 0.2, 0.3), (1, 1, 2))
     assert {value.dtype for value in loaded.parameters()} == {torch.bfloat16}
@@ -272,7 +272,7 @@ def test_the_architecture_decides_where_a_tag_stands_for_both(
     def build(config: dict[str, Any], model: str) -> None:
         raise InterruptedError("building it, so the activation was accepted")
 
-    monkeypatch.setattr("stages.visual.weights._build", build)
+    monkeypatch.setattr("stages.clip_weights._build", build)
     weights = save_plain(state, tmp_path).rename(tmp_path / f"{name}.pt")
     model = str(Path(__file__).parents[1] / architecture) if architecture.endswith(".json") else architecture
     with pytest.raises(
