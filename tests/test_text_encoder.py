@@ -15,9 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stages.clip_weights import load_clip
 from stages.text.encoder import TextEncoder
 from stages.text.prefixes import pack
-from stages.visual.weights import load_clip
 from tests.visual_oracles import TEXT, VIT, relative
 
 MODELS = Path(__file__).parent.parent / "demo" / "models"
