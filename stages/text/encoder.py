@@ -141,7 +141,7 @@ def _by_rows(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 def _run(block: Any, states: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
-    """Output of ``block`` for the M nodes of ``depths`` and ``paths``: (N, width) -> (M, width)."""
+    """Output of ``block`` for the M nodes of ``depths`` (M) and ``paths`` (M, D): (N, width) -> (M, width)."""
     seen = _by_rows(partial(_project, block), states)
     own = paths.gather(1, depths[:, None])[:, 0]
     return _by_rows(partial(_finish, block), states[own], _attend(block.attn, seen, own, depths, paths))
