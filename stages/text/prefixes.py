@@ -1,71 +1,76 @@
-"""Token sequences packed so that a common beginning stands, and is computed, once.
+"""Token sequences as a forest, in which a common beginning stands, and is computed, once.
 
 A causal transformer gives a token the same state after the same beginning, whatever follows it. So the states of many
-sequences form a forest: "man in hat" and "man in coat" part at their third word. A pack is one piece of that forest
-laid out in a row; attention lets every node see itself and its ancestors. No node is padding of a short sequence.
+sequences form a forest: "man in hat" and "man in coat" part at their third word. A node is a beginning, by its last
+token, and depends on the nodes of its path alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 @dataclass
-class Pack:
-    """N nodes, every one after its parent, and the S sequences that end in them.
+class Forest:
+    """N nodes in the order of their depths, all below D, and the S sequences that end in them.
 
     Attributes:
-        tokens: token id of each node (N).
-        depths: its position in every sequence that it belongs to, from 0 (N).
-        parents: the node before it, -1 for the first token of a sequence (N).
-        rows: which of the sequences end here, by their position in the input (S).
-        ends: the node where each of ``rows`` ends (S); equal sequences end in the same node.
+        tokens: token id of each node, int64 (N).
+        depths: how many nodes lead to it, 0 for the first token of a sequence; never falling, int64 (N).
+        paths: the nodes that lead to it and itself, by depth; 0 beyond: int64 (N, D).
+        ends: the node where each sequence ends, int64 (S); equal sequences end in the same node.
     """
 
-    tokens: list[int] = field(default_factory=list)
-    depths: list[int] = field(default_factory=list)
-    parents: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    tokens: NDArray[np.int64]
+    depths: NDArray[np.int64]
+    paths: NDArray[np.int64]
+    ends: NDArray[np.int64]
 
-    def sees(self) -> NDArray[np.bool_]:
-        """Which nodes each node attends to, itself and its ancestors: bool (N, N)."""
-        sees = np.eye(len(self.tokens), dtype=bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                sees[node] |= sees[parent]
-        return sees
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]]) -> Self:
+        """The forest of ``sequences``: one at least, none empty."""
+        nodes = {own[:length]: -1 for own in map(tuple, sequences) for length in range(1, len(own) + 1)}
+        order = sorted(nodes, key=len)
+        paths = np.zeros((len(order), len(order[-1])), np.int64)
+        for node, beginning in enumerate(order):
+            nodes[beginning] = node
+            if len(beginning) > 1:
+                paths[node] = paths[nodes[beginning[:-1]]]
+            paths[node, len(beginning) - 1] = node
+        return cls(
+            np.array([beginning[-1] for beginning in order]),
+            np.array([len(beginning) - 1 for beginning in order]),
+            paths,
+            np.array([nodes[tuple(own)] for own in sequences]),
+        )
 
 
-def pack(sequences: Sequence[list[int]], size: int) -> list[Pack]:
-    """Packs of at most ``size`` nodes (more only for a single sequence that is longer) that hold all ``sequences``.
+def portions(sequences: Sequence[list[int]], size: int) -> Iterator[list[int]]:
+    """The sequences' indices in portions whose forests have at most ``size`` nodes (more only for one longer sequence).
 
-    Neighbours in sorted order share the most, so they are packed in that order; none may be empty. [] for none.
+    Neighbours in sorted order share the most, so the portions are cut from that order.
     """
-    packs: list[Pack] = []
-    path: list[int] = []  # the nodes of the sequence before
+    portion: list[int] = []
+    before: list[int] = []
+    nodes = 0
     for row in sorted(range(len(sequences)), key=sequences.__getitem__):
-        sequence = sequences[row]
-        common = _common(sequence, [packs[-1].tokens[node] for node in path]) if packs else 0
-        if not packs or len(packs[-1].tokens) + len(sequence) - common > size:
-            packs.append(Pack())
-            path, common = [], 0
-        own = packs[-1]
-        del path[common:]
-        for depth, token in enumerate(sequence[common:], common):
-            own.parents.append(path[-1] if path else -1)
-            path.append(len(own.tokens))
-            own.tokens.append(token)
-            own.depths.append(depth)
-        own.rows.append(row)
-        own.ends.append(path[-1])
-    return packs
+        own = sequences[row]
+        new = len(own) - _common(own, before)
+        if portion and nodes + new > size:
+            yield portion
+            portion, nodes, new = [], 0, len(own)
+        portion.append(row)
+        nodes, before = nodes + new, own
+    if portion:
+        yield portion
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
     """Length of the longest common beginning."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
