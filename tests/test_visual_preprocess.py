@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as reference
 
+from stages.transfer import to_device
 from stages.visual.encoder import MaskedClip
 from stages.visual.preprocess import Preprocess, crop_windows, degenerate_boxes
 from tests.visual_oracles import (
@@ -105,3 +106,21 @@ def test_short_side(size: tuple[int, int]) -> None:
     assert sorted(prepared.tensor.shape[1:]) == sorted([20, int(20 * long / short)])
     assert (prepared.width, prepared.height) == size
     torch.testing.assert_close(prepared.tensor, reference.to_tensor(reference.resize(image, [20])))
+
+
+def test_a_cpu_shares_the_memory_of_what_is_moved_to_it() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    moved = to_device(values, "cpu")
+    values[0, 0] = 7
+    assert moved.dtype == torch.float32
+    np.testing.assert_array_equal(moved.numpy(), values)
+    assert to_device(moved, torch.device("cpu")) is moved
+
+
+def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU here: the calls that would be made."""
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: calls.append("pinned") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **how: calls.append((device, how)) or self)
+    to_device(np.zeros(3), "cuda:1")
+    assert calls == ["pinned", ("cuda:1", {"non_blocking": True})]

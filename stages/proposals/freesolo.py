@@ -20,6 +20,7 @@ from stages.proposals.decode import STRIDES, BoxRule, DecodeSettings, Sizes, dec
 from stages.proposals.inference import optimised
 from stages.proposals.network import GRIDS, RawOutput, SoloNetwork, expected_keys, read_architecture
 from stages.state_dict import read_state_dict
+from stages.transfer import to_device
 from store.errors import ParameterError, WeightsError
 
 SHORT_SIDE = 800
@@ -109,7 +110,7 @@ class FreeSolo:
     def forward(self, batch: Tensor) -> RawOutput:
         """Padded inputs (B, 3, h, w), sides multiples of 32 -> raw outputs on the network's device and in its dtype."""
         weight = self.network.backbone.bottom_up.stem.conv1.weight
-        raw: RawOutput = self.network(batch.to(weight.device, weight.dtype))
+        raw: RawOutput = self.network(to_device(batch, weight.device).to(weight.dtype))
         return raw
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from stages.transfer import to_device
 from store.errors import ParameterError
 
 Fill = Literal["reference", "mean"]
@@ -64,7 +65,7 @@ class Preprocess:
     def prepare(self, image: Image.Image | Resized, device: torch.device) -> Prepared:
         """Resize the short side, as `shrink` may have done already, and normalise."""
         resized = self.shrink(image) if isinstance(image, Image.Image) else image
-        tensor = torch.from_numpy(resized.pixels).to(device).permute(2, 0, 1).float().contiguous()
+        tensor = to_device(resized.pixels, device).permute(2, 0, 1).float().contiguous()
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
         return Prepared(tensor.div_(255).sub_(mean).div_(std), resized.height, resized.width, self)
 
@@ -94,7 +95,7 @@ class Preprocess:
             return torch.from_numpy(_lerp(upper, lower, y[0, :, None])).to(device)
         soft = torch.zeros(len(masks), *grid, device=device)
         for start in range(0, len(masks), batch):
-            planes = torch.from_numpy(masks[start : start + batch].astype(np.float32)).to(device)
+            planes = to_device(masks[start : start + batch].astype(np.float32), device)
             soft[start : start + batch] = self.resize(planes[:, None], grid)[:, 0]
         return soft
 
@@ -135,9 +136,9 @@ def cut_together(
     """
     device, width = source.device, source.shape[2]
     left, top, right, bottom = windows.T
-    upper, lower, y = (torch.from_numpy(each).to(device) for each in taps(top, bottom - top, size[0]))
-    before, after, x = (torch.from_numpy(each).to(device) for each in taps(left, right - left, size[1]))
-    inside, colours = torch.from_numpy(masks).to(device).flatten(1), source.flatten(1)
+    upper, lower, y = (to_device(each, device) for each in taps(top, bottom - top, size[0]))
+    before, after, x = (to_device(each, device) for each in taps(left, right - left, size[1]))
+    inside, colours = to_device(masks, device).flatten(1), source.flatten(1)
 
     def pixels(row: Tensor, column: Tensor) -> Tensor:
         at = row[:, :, None] * width + column[:, None]
