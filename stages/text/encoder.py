@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 from stages.text.prefixes import Forest, portions
 
-_ROWS = 60
-"""Rows per product on a CPU; more are up to a tenth faster for many strings, and slower for one.
+_ROWS = 120
+"""Rows per product on a CPU: enough for its speed, few enough for a single string."""
 
-torch splits an activation between threads, one per 2**15 numbers at most. Where a split falls inside a vector of the
-CPU, the numbers next to it are computed by other means, and a sigmoid's last bit differs. In CLIP's towers of width 512
-and 768 no split of 60 rows does, whatever the number of threads: at most 4 and 6 get a part, and all up to 6 divide 60.
-"""
+_ACTIVATED = 60
+"""Rows per activation on a CPU. torch splits it between threads, one per 2**15 numbers at most, and where a split falls
+inside a vector of the CPU, numbers are computed by other means: a sigmoid's last bit differs. In CLIP's towers of width
+512 and 768 no split of 60 rows does, whatever the number of threads: at most 4 and 6 get a part, and 60 divides by all
+up to 6."""
 
 
 class TextEncoder:
@@ -131,13 +132,14 @@ def _encode(tower: Any, forest: Forest) -> Tensor:
     return _by_rows(partial(_read, tower), states)[row]
 
 
-def _by_rows(work: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """What ``work`` makes of each row of ``inputs``: (N, width) each -> (N, ...). On a CPU `_ROWS` rows a call, no less."""
+def _by_rows(work: Callable[..., Tensor], *inputs: Tensor, rows: int = _ROWS) -> Tensor:
+    """What ``work`` makes of each row of ``inputs``: (N, width) each -> (N, ...). On a CPU ``rows`` a call, no less."""
     count = len(inputs[0])
     if inputs[0].device.type != "cpu":
         return work(*inputs)
-    filled = [nn.functional.pad(own, (0, 0, 0, -count % _ROWS)).split(_ROWS) for own in inputs]
-    return torch.cat([work(*own) for own in zip(*filled, strict=True)])[:count]
+    if missing := -count % rows:
+        inputs = tuple(nn.functional.pad(own, (0, 0, 0, missing)) for own in inputs)
+    return torch.cat([work(*own) for own in zip(*(own.split(rows) for own in inputs), strict=True)])[:count]
 
 
 def _run(block: Any, states: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
@@ -191,7 +193,10 @@ def _finish(block: Any, states: Tensor, answers: Tensor) -> Tensor:
     else:
         answers = block.attn.out_proj(answers)
     states = states + block.ls_1(answers)
-    return states + block.ls_2(block.mlp(block.ln_2(states)))
+    hidden = block.ln_2(states)
+    for layer in block.mlp:
+        hidden = layer(hidden) if isinstance(layer, nn.Linear) else _by_rows(layer, hidden, rows=_ACTIVATED)
+    return states + block.ls_2(hidden)
 
 
 def _read(tower: Any, states: Tensor) -> Tensor:
