@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-
-from PIL import Image, UnidentifiedImageError
+from typing import TYPE_CHECKING
 
 from store.errors import DataError, PassingError, again
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _REMEDY = f"put the right file there, then {again('index')}"
 
@@ -70,6 +72,8 @@ def _bytes(root: Path, name: str) -> bytes:
 
 
 def _decoding(path: Path, data: bytes) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
     try:
         return Image.open(io.BytesIO(data))
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:

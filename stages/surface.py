@@ -87,6 +87,27 @@ def surface(
     return values
 
 
+def load_kernel() -> None:
+    """Load the compiled loop, or compile it at the first use on a machine: worth doing beside reading the table."""
+    from stages.surface_kernel import add_expressions
+
+    floats, rows = np.ones((1, 1), np.float32), np.zeros(0, np.int64)
+    gains = (rows,) * 3
+    none = Grid(floats[0], floats[0])
+    add_expressions(
+        rows,
+        rows,
+        (floats[0],) * 7,
+        True,
+        none.alphas,
+        floats[:0],
+        floats[:0],
+        True,
+        gains,
+        np.zeros((3, 1, 1), np.int64),
+    )
+
+
 @dataclass(frozen=True)
 class Grid:
     """float32 alphas (A,), and ascending betas (B,)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +17,7 @@ from stages.base import Paths as BasePaths
 from stages.fusion import Floats
 from stages.metrics import Empty, summarise
 from stages.pair_table import Filters, PairTable, Scoring, load_pairs, with_k
-from stages.surface import surface
+from stages.surface import load_kernel, surface
 from store.errors import StoreError, again, reading
 from store.publish import replacing
 
@@ -47,8 +48,10 @@ class Paths(BasePaths):
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the grid file: the surface of oIoU and mIoU by split, its chosen and best points, and the ablations."""
     summary = Summary()
-    with summary.timed("read"):
+    with summary.timed("read"), ThreadPoolExecutor(1) as background:
+        loaded = background.submit(load_kernel)
         pairs, attrs = load_pairs(paths.pairs, params.k)
+        loaded.result()
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
     with summary.timed("surface"):

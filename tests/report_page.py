@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from stages.base import Context, Summary
-from stages.report import report
+from stages.report import page, report
 from store.masks import encode
 from store.table import write_table
 
@@ -272,4 +272,4 @@ def card(page: Element, expression: int) -> Element:
 
 def without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the chart library, which takes seconds to bundle."""
-    monkeypatch.setattr(report, "_vega", lambda folder: "")
+    monkeypatch.setattr(page, "_vega", lambda folder: "")

@@ -14,7 +14,7 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from stages.report import charts, report, tables
+from stages.report import charts, page, report, tables
 from store.errors import StoreError
 from store.table import write_table
 from tests.report_page import CHOSEN, Element, build, card, iou, make, without_vega
@@ -146,7 +146,7 @@ def test_a_file_without_a_split_or_damaged_is_refused(tmp_path: Path, no_vega: N
 
 def test_chart_data_cannot_end_their_script() -> None:
     hostile = {"x": "</script><!--", "y": [1.5, None]}
-    text = str(report._script_json(hostile))
+    text = str(page._script_json(hostile))
     assert "<" not in text
     assert json.loads(text) == hostile
 
@@ -194,11 +194,11 @@ def test_the_chart_library_is_bundled_once_and_again_when_its_file_is_damaged(
     monkeypatch.setattr(
         vl_convert, "javascript_bundle", lambda code: made.append(code) or f"/* </script> {len(made)} */"
     )
-    first = report._vega(tmp_path)
-    assert report._vega(tmp_path) == first
+    first = page._vega(tmp_path)
+    assert page._vega(tmp_path) == first
     assert len(made) == 1
     assert "</script" not in first
     (kept,) = tmp_path.iterdir()
     kept.write_text(kept.read_text().replace("1 */", "2 */"))
-    assert report._vega(tmp_path) == first.replace("1 */", "2 */")
+    assert page._vega(tmp_path) == first.replace("1 */", "2 */")
     assert len(made) == 2

@@ -223,3 +223,10 @@ def test_a_lead_that_rounding_could_turn_is_no_proof() -> None:
     assert_same(pairs, alphas, betas)
     changes = np.diff([first_best(pairs.dots.scores(0.3, b), pairs.offsets) for b in betas], axis=0)
     assert (np.abs(changes).sum(0) > 2).mean() > 0.2, "the case should be one where choices come and go"
+
+
+def test_the_loop_that_is_loaded_ahead_is_the_one_that_runs() -> None:
+    """One set of types: another would be compiled when it is needed, and waited for."""
+    engine.load_kernel()
+    assert_same(random_table("cosine", [3] * 10, 2, 1.0), [0, 1], [0, 1])
+    assert len(add_expressions.signatures) == 1

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
-from stages.report import charts, comparison, tables
-from stages.report.cards import Card, make_cards
-from stages.report.data import load_data
-from stages.report.reported import MARKS
-from store.publish import replacing
-
-_FOLDER = Path(__file__).parent
 
 
 class Params(BaseParams):
@@ -48,99 +36,6 @@ class Paths(BasePaths):
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the page. ``records`` (what each stage took) may be absent: times differ between equal runs."""
-    summary = Summary()
-    with ThreadPoolExecutor(1) as background:
-        libraries = background.submit(_vega, context.work)  # seconds the first time, so beside everything else
-        with summary.timed("read"):
-            data = load_data(paths)
-        with summary.timed("pictures"):
-            cards = make_cards(data, paths.images, params.cards, params.image_width, params.seed, context)
-        with summary.timed("page"):
-            specs = charts.specs(data)
-            differences = comparison.differences(data.grid.get("differences") or [], data.groups)
-            page = _render(
-                title=", ".join(data.datasets),
-                synthetic=[name for name in data.datasets if name.startswith("refshapes")],
-                splits=data.groups,
-                overview=tables.overview(data.metrics),
-                metrics=tables.metrics(data.metrics),
-                empty=data.scores.attrs["config"].get("empty", "count"),
-                points=tables.points(data.grid),
-                ablations=tables.ablations(data.grid["ablations"], data.groups),
-                reported=comparison.compare(data),
-                marks=MARKS,
-                differences=differences,
-                switches=comparison.switches(differences),
-                parameters=tables.parameters(data),
-                stages=tables.stages(data.records),
-                warnings=tables.warnings(data.records),
-                skipped=tables.skipped(data),
-                cards=cards,
-                hero=_hero(cards),
-                charts=specs,
-            )
-        with summary.timed("chart library"):
-            page = page.replace("/*vega*/", libraries.result(), 1)
-    with replacing(paths.report) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
-    summary.wrote = {"pictures": len(cards), "charts": len(specs), "bytes": paths.report.stat().st_size}
-    summary.skipped = [f"picture of expression {card.expression_id}: {card.problem}" for card in cards if card.problem]
-    return summary
+    from stages.report.page import write_page  # Pillow and more, which those who only check parameters need not load
 
-
-def _hero(cards: list[Card]) -> list[Card]:
-    """One of the best pictures of each data set, of different images, three at most: what a reader sees first."""
-    first: dict[str, Card] = {}
-    for card in cards:
-        if "best" in card.kinds and card.picture and all(card.image != other.image for other in first.values()):
-            first.setdefault(card.dataset, card)
-    return list(first.values())[:3]
-
-
-def _vega(folder: Path) -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that sets ``window.vegaEmbed`` and nothing else.
-
-    Bundling takes seconds and depends on the library alone, so ``folder`` keeps it, behind its digest.
-    """
-    kept = folder / f"vega-{version('vl-convert-python')}.js"
-    if kept.is_file():
-        digest, _, script = kept.read_text(encoding="utf-8").partition("\n")
-        if digest == _digest(script):
-            return script
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed=vegaEmbed;")
-    # Only a string can hold these: a regular expression may well hold "</", which must stay.
-    bundle = re.sub(r"<(?=/script|!--)", r"\\x3c", bundle, flags=re.IGNORECASE)
-    script = "(() => {" + bundle + "})();"
-    with replacing(kept) as temporary:
-        temporary.write_text(f"{_digest(script)}\n{script}", encoding="utf-8")
-    return script
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _render(**values: Any) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = tables.percent
-    environment.filters["signed"] = comparison.signed
-    environment.filters["script_json"] = lambda value: Markup(_script_json(value))
-    files = {name: Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
-    return environment.get_template("page.html").render(files=files, **values) + "\n"
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+    return write_page(params, paths, context)
