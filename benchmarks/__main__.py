@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.freesolo import freesolo
 from benchmarks.growth import growth
 from benchmarks.harness import Result
-from benchmarks.masks import boxes, overlap
+from benchmarks.masks import boxes, decoding, overlap
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
@@ -28,6 +28,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "crops": crops,
     "text": text,
     "visual_stream": visual_stream,
+    "decode": decoding,
     "boxes": boxes,
     "overlap": overlap,
     "pair_build": pair_build,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import Work
@@ -26,6 +27,19 @@ def ellipses(count: int) -> NDArray[np.bool_]:
         distance = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2
         mask[:] = distance < 1 + 0.2 * np.sin(y / 9 + x / 7)
     return masks
+
+
+def decoding() -> Result:
+    """100 ragged ellipses of 480 x 640 from run lengths to pixels: by pycocotools, and by the columns they reach."""
+    counts = encode(ellipses(MASKS))
+
+    def plain() -> NDArray[np.bool_]:
+        return np.ascontiguousarray(coco.decode([as_rle(own, HEIGHT, WIDTH) for own in counts]).transpose(2, 0, 1)) > 0
+
+    def ours() -> NDArray[np.bool_]:
+        return decode(counts, HEIGHT, WIDTH)
+
+    return Result("decode", *medians(plain, ours), error=float((ours() != plain()).sum()), note="error in pixels")
 
 
 def boxes() -> Result:

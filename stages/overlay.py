@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from math import pi, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,13 +152,13 @@ def _scaled(mask: Mask, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, 
     """The mask in grey at the size of the picture, without what is 0 around it; x, y of its left top pixel there."""
     corner, extent, region = [], [], []
     for axis, (length, wanted) in enumerate(zip(mask.shape[::-1], size, strict=True)):
-        inside = np.flatnonzero(mask.any(axis))
-        if not len(inside):
+        first, last = _extent(mask.any(axis))
+        if first == last:
             return Image.new("L", (1, 1)), (0, 0)
         scale = wanted / length
         reach = max(1.0, 1 / scale) + 1  # of the bilinear filter, pixels of the mask, and one for rounding
-        start = max(0, int((inside[0] - reach) * scale) - 1)
-        stop = min(wanted, int((inside[-1] + 1 + reach) * scale) + 2)
+        start = max(0, int((first - reach) * scale) - 1)
+        stop = min(wanted, int((last + reach) * scale) + 2)
         corner.append(start)
         extent.append(stop - start)
         region.append((start / scale, min(length, stop / scale)))
@@ -165,6 +166,12 @@ def _scaled(mask: Mask, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, 
     plane = Image.fromarray(mask.astype(np.uint8) * 255)
     part = plane.resize((extent[0], extent[1]), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
     return part, (corner[0], corner[1])
+
+
+def _extent(filled: Any) -> tuple[int, int]:
+    """The first true place of bool (L,) and the one behind the last; 0, 0 for none."""
+    places = np.flatnonzero(filled)
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
 
 
 def _highlight(picture: Image.Image, mask: Mask) -> None:
@@ -177,11 +184,11 @@ def _highlight(picture: Image.Image, mask: Mask) -> None:
 
 def _tag(picture: Image.Image, mask: Mask, text: str, unit: float) -> None:
     """A small label on the pixel of ``mask`` nearest to its centroid."""
-    filled = np.flatnonzero(mask.any(1))
-    if not len(filled):
+    (top, bottom), (left, right) = (_extent(mask.any(axis)) for axis in (1, 0))
+    rows, columns = np.nonzero(mask[top:bottom, left:right])
+    if not len(rows):
         return
-    rows, columns = np.nonzero(mask[filled[0] : filled[-1] + 1])
-    rows += filled[0]
+    rows, columns = rows + top, columns + left
     nearest = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
     x = (columns[nearest] + 0.5) * picture.width / mask.shape[1]
     y = (rows[nearest] + 0.5) * picture.height / mask.shape[0]

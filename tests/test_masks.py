@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from pycocotools import mask as coco
 
 from store import masks
 
@@ -87,3 +88,14 @@ def test_occupied_by_any_runs_also_of_no_pixel(all_runs: list[list[int]], height
         pixels = [divmod(at, height) for at, inside in enumerate(flat) if inside]
         assert set(np.flatnonzero(columns[of_mask])) == {x for x, _ in pixels}
         assert set(np.flatnonzero(rows[of_mask])) == {y for _, y in pixels}
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=12), st.integers(1, 5))
+def test_runs_that_touch_are_one(runs: list[int], height: int) -> None:
+    """Counts with runs of 0 pixels, as other writers may leave them, decode as pycocotools decodes them."""
+    width = sum(runs) // height + 1
+    runs = [*runs, height * width - sum(runs)]
+    found = masks.decode([compressed(runs)] * 2, height, width)
+    expected = coco.decode(masks.as_rle(compressed(runs), height, width))
+    np.testing.assert_array_equal(found, np.stack([expected, expected]).astype(bool))

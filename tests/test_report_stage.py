@@ -14,7 +14,7 @@ import pytest
 import vl_convert
 from PIL import Image
 
-from stages.report import charts, page, report, tables
+from stages.report import charts, page, tables
 from store.errors import StoreError
 from store.table import write_table
 from tests.report_page import CHOSEN, Element, build, card, iou, make, without_vega

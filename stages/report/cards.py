@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
+from multiprocessing import cpu_count
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from store.masks import decode
 
 KINDS = ("best", "worst", "differ")
 _RANKED = 3
-_THREADS = 4
+_THREADS = min(4, cpu_count())
 _QUALITY = 80
 _OUTLINED = 8
 """More outlines than this hide the picture."""
