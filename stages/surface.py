@@ -91,21 +91,9 @@ def load_kernel() -> None:
     """Load the compiled loop, or compile it at the first use on a machine: worth doing beside reading the table."""
     from stages.surface_kernel import add_expressions
 
-    floats, rows = np.ones((1, 1), np.float32), np.zeros(0, np.int64)
-    gains = (rows,) * 3
-    none = Grid(floats[0], floats[0])
-    add_expressions(
-        rows,
-        rows,
-        (floats[0],) * 7,
-        True,
-        none.alphas,
-        floats[:0],
-        floats[:0],
-        True,
-        gains,
-        np.zeros((3, 1, 1), np.int64),
-    )
+    rows, one, shares = np.zeros(0, np.int64), np.ones(1, np.float32), np.ones((0, 1), np.float32)
+    sums = np.zeros((3, 1, 1), np.int64)
+    add_expressions(rows, rows, (one,) * 7, True, one, shares, shares, True, (rows,) * 3, sums)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,6 @@ reorder or to contract them: the same bits. All functions stand in one file, for
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -214,10 +212,3 @@ def _add(gains: tuple[Ints, ...], pair: int, sums: NDArray[np.int64], beta: int,
     sums[0, beta] += sign * inter[pair]
     sums[1, beta] += sign * union[pair]
     sums[2, beta] += sign * units[pair]
-
-
-def candidates(x: Floats, y: Floats, m: Floats, n: Floats) -> tuple[Any, Ints]:
-    """The margin and the candidates of one expression with leans x, y (A, N) and shares m, n (B,): for tests."""
-    room = np.empty(x.shape[1], np.int64)
-    margin, number = _candidates(x, y, m, n, np.empty((4, x.shape[1]), np.float32), room)
-    return margin, room[:number]

@@ -17,8 +17,8 @@ from stages.fusion import Dots, first_best, leans, text_shares
 from stages.metrics import Empty
 from stages.pair_table import PairTable
 from stages.score_rule import ScoreRule
+from stages.surface_kernel import _candidates, add_expressions
 from stages.surface_kernel import _leans as compiled_leans
-from stages.surface_kernel import add_expressions, candidates
 from store.ragged import offsets_of
 from tests.oracles import RULES
 
@@ -173,6 +173,13 @@ def test_no_expressions_no_proposals() -> None:
     assert_same(table_of([0, 0], [*nothing[:2], texts, texts]), [0, 1], [0.5])
 
 
+def candidates(x: Floats, y: Floats, m: Floats, n: Floats) -> NDArray[np.int64]:
+    """Those of one expression with leans x, y (A, N) and shares m, n (B,)."""
+    places = np.empty(x.shape[1], np.int64)
+    _, number = _candidates(x, y, m, n, np.empty((4, x.shape[1]), np.float32), places)
+    return places[:number]
+
+
 def test_few_proposals_are_scored_and_the_winner_is_one_of_them() -> None:
     """What makes the surface fast, and what it must not lose."""
     pairs = random_table("cosine", [60] * 50, 3, 1.0)
@@ -180,7 +187,7 @@ def test_few_proposals_are_scored_and_the_winner_is_one_of_them() -> None:
     alphas, betas = np.linspace(0.4, 0.5, 5).astype(np.float32), np.linspace(0, 1, 30).astype(np.float32)
     x, y = leans(columns, alphas[:, None, None], "cosine")
     shares = text_shares(pairs.dots.text_norms[:, None], betas, "cosine")
-    kept = [candidates(x[:, e], y[:, e], *(share[e] for share in shares))[1] for e in range(50)]
+    kept = [candidates(x[:, e], y[:, e], *(share[e] for share in shares)) for e in range(50)]
     assert np.mean([len(own) for own in kept]) < 15
     for alpha in alphas:
         for beta in betas:
