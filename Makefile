@@ -37,7 +37,7 @@ smoke: env
 test-browser: env
 	python -m pytest -m browser tests/test_report.py
 
-bench: env
+bench: env data/refshapes/.made
 	python -m benchmarks
 
 # The environment and the demo's files; never what you put under data/ for the full benchmark.

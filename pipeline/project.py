@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked
+from stages.ablations import Tried
 from stages.base import Listed
 from stages.base import Params as BaseParams
 from stages.datasets import index
@@ -92,6 +93,7 @@ class Project(Section):
     differences: Differences
     score: Scoring
     bootstrap: Bootstrap
+    ablations: Tried
     sweep: Grid
     report: report.Params
 

@@ -1,4 +1,4 @@
-"""The ten stages: their names, in the order of the flow, and the module that holds each one's Params, Paths and run."""
+"""The stages: their names, in the order of the flow, and the module that holds each one's Params, Paths and run."""
 
 from __future__ import annotations
 

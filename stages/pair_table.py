@@ -38,7 +38,14 @@ class Filters(Params):
         return kept & (rank < self.top_n) if self.top_n else kept
 
 
-class Scoring(Filters):
+class Evaluation(Filters):
+    """What holds at every alpha and beta (paper sec. 4.2)."""
+
+    k: int = Field(3, ge=0, description="masked_blocks of the global feature")
+    empty: Empty = Field("count", description="expressions without a choice: IoU 0, or left out as in the release")
+
+
+class Scoring(Evaluation):
     """How proposals are scored (paper sec. 3.3, 3.4 and 4.2)."""
 
     alpha: float = Field(0.95, ge=0, le=1, description="weight of the global visual feature")
@@ -46,8 +53,6 @@ class Scoring(Filters):
         {}, description="data set -> its own alpha (paper: RefCOCOg 0.85)"
     )
     beta: float = Field(0.5, ge=0, le=1, description="weight of the sentence feature")
-    k: int = Field(3, ge=0, description="masked_blocks of the global feature")
-    empty: Empty = Field("count", description="expressions without a choice: IoU 0, or left out as in the release")
 
     def alpha_of(self, groups: list[tuple[str, str]]) -> list[float]:
         """Alpha of every (data set, split).

@@ -1,4 +1,4 @@
-"""Stage score: the chosen mask of every expression and the metrics, from the pair table alone."""
+"""Stage score: the chosen mask of every expression, the metrics, and what other settings give; from pair tables alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from stages.ablations import Settings, beside_the_point
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
@@ -29,19 +30,21 @@ class Bootstrap(BaseParams):
     seed: int = Field(0, ge=0, description="of the resampling")
 
 
-class Params(Scoring, Bootstrap):
-    """Scoring and its confidence intervals."""
+class Params(Settings, Bootstrap):
+    """The profile's point, its confidence intervals, and what is tried beside it."""
 
 
 class Paths(BasePaths):
     pairs: Path
+    differences: Path
     scores: Path
     metrics: Path
-    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics")
+    ablations: Path
+    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics", "ablations")
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the scores table and the metrics file: data set -> split -> rule -> value."""
+    """Write the scores table, the metrics file (data set -> split -> rule -> value) and the ablations file (lists of rows)."""
     summary = Summary()
     with summary.timed("read"):
         pairs, attrs = load_pairs(paths.pairs, params.k)
@@ -50,6 +53,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
+    with summary.timed("ablations"):
+        beside = beside_the_point(pairs, scores, paths.pairs, attrs, paths.differences, params)
     columns = {
         "chosen": chosen["global_local"],
         **{f"chosen_{rule}": chosen[rule] for rule in ("global", "cropping", "upper_bound")},
@@ -57,8 +62,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     config = {**params.config(), "k": attrs["k"]}
     write_table(paths.scores, "scores", columns, config, {"pairs": attrs["digest"]})
-    with replacing(paths.metrics) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    for path, content in ((paths.metrics, metrics), (paths.ablations, beside)):
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary
 

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stages import pairs as pair_stage
+from stages import score as score_stage
 from stages.base import Context
 from stages.pair_table import Filters
 from stages.score_rule import ScoreRule
@@ -117,6 +118,25 @@ def no_differences(made: Synthetic) -> Path:
     content = {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest, "switches": [], "templates": []}
     (folder / "differences.json").write_text(json.dumps(content))
     return folder
+
+
+def plain_point(
+    made: Synthetic, group: int, alpha: float, beta: float, rule: ScoreRule, filters: Filters, k: int = 3
+) -> dict[str, Any]:
+    """Metrics of a group where each expression gets its best-scored proposal that the filters keep, under ``count``."""
+    chosen = {}
+    for e in evaluated(made, group):
+        positions, values = kept_positions(made, e, filters), plain_scores(made, e, alpha, beta, rule, k)
+        best = plain_best([values[p] for p in positions])
+        chosen[e] = positions[best] if best >= 0 else -1
+    return plain_metrics(made, chosen, "count")
+
+
+def score_paths(made: Synthetic, folder: Path) -> Any:
+    """Paths of stage score that write into ``folder``, beside no differences."""
+    files = {name: folder / f"{name}.json" for name in ("metrics", "ablations")}
+    paths = fields(made, score_stage, differences=no_differences(made), **files)
+    return paths.model_copy(update={"scores": folder / "scores.h5"})
 
 
 def store_with_pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:

@@ -75,7 +75,7 @@ def build(
     digests = [hashlib.sha256((root / "images" / f"{n}.png").read_bytes()).hexdigest() for n in range(3)]
     paths = report.Paths(
         **{name: root / f"{name}.h5" for name in ("index", "proposals", "parse", "pairs", "scores")},
-        **{name: root / f"{name}.json" for name in ("metrics", "grid")},
+        **{name: root / f"{name}.json" for name in ("metrics", "ablations", "grid")},
         **{name: root / name for name in ("images", "records")},
         report=root / "report.html",
     )
@@ -125,9 +125,10 @@ def build(
     best = [max(range(len(s)), key=lambda p, e=e: iou(e, p), default=-1) for e, s in enumerate(SCORES)]
     chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen_upper_bound": best}).items()}
     scores = {"score": np.array([score for own in SCORES for score in own], np.float32)}
-    settings = {"alpha": 0.85, "k": 3, "empty": "count", "min_score": 0.0} | (config or {})
-    write_table(paths.scores, "scores", chosen | scores, settings, {"pairs": pairs.digest})
+    settings = {"alpha": 0.85, "alpha_by_dataset": {}, "beta": 0.5, "k": 3, "empty": "count", "min_score": 0.0}
+    write_table(paths.scores, "scores", chosen | scores, settings | (config or {}), {"pairs": pairs.digest})
     paths.metrics.write_text(json.dumps(invented_metrics(groups)))
+    paths.ablations.write_text(json.dumps(invented_ablations(groups)))
     paths.grid.write_text(json.dumps(invented_grid(groups)))
     return paths
 
@@ -193,17 +194,15 @@ def invented_grid(groups: list[tuple[str, str]], size: int = 5) -> dict[str, Any
     splits: dict[str, Any] = {}
     for dataset, split in groups:
         best = {name: {"alpha": 0.25, "beta": 0.75, "value": 0.9} for name in ("oiou", "miou")}
-        chosen = {"alpha": 0.85, "beta": 0.5, "oiou": 0.321, "miou": 0.432}
         surface = {name: rng.random((size, size)).tolist() for name in ("oiou", "miou")}
-        splits.setdefault(dataset, {})[split] = {**surface, "chosen": chosen, "best": best}
+        splits.setdefault(dataset, {})[split] = {**surface, "best": best}
     axis = np.linspace(0, 1, size).tolist()
+    return {"alphas": axis, "betas": axis, "splits": splits}
+
+
+def invented_ablations(groups: list[tuple[str, str]]) -> dict[str, Any]:
     ablation = {"name": "text", "setting": "<b>phrase</b> only", "dataset": groups[0][0], "split": groups[0][1]}
-    return {
-        "alphas": axis,
-        "betas": axis,
-        "splits": splits,
-        "ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}],
-    }
+    return {"ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}], "differences": []}
 
 
 @dataclass

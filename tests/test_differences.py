@@ -49,7 +49,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             annotation["segmentation"] = [annotation["segmentation"], half]
         file.write_text(json.dumps(instances))
     values["differences"] |= {"switches": SWITCHES, "templates": TEMPLATES}
-    values["sweep"] |= {"alphas": 3, "betas": 2, "top_ns": [], "min_areas": [], "min_scores": []}
+    values["ablations"] = {"top_ns": [], "min_areas": [], "min_scores": []}
     run_stages(values, *UP_TO_PAIRS)
     return values
 
@@ -89,17 +89,17 @@ def test_only_what_depends_on_a_switch_is_computed(profile: dict[str, Any], reco
     assert again["computed"]["images"] == 0
 
 
-def test_the_sweep_scores_every_switch(profile: dict[str, Any], record: dict[str, Any]) -> None:
-    run_stages(profile, "sweep", "score")
-    grid = json.loads((Path(profile["data"]) / "grid.json").read_text())
+def test_every_switch_is_scored(profile: dict[str, Any], record: dict[str, Any]) -> None:
+    run_stages(profile, "score")
+    found = json.loads((Path(profile["data"]) / "ablations.json").read_text())
     metrics = json.loads(Path(profile["metrics"]).read_text())["refshapes"]
-    rows = {(row["name"], row["split"]): row for row in grid["differences"]}
+    rows = {(row["name"], row["split"]): row for row in found["differences"]}
     assert {name for name, _ in rows} == {"as configured", "empty", *SWITCHES}
     for split in ("testA", "testB"):
         ours = metrics[split]["global_local"]
         assert (rows["as configured", split]["oiou"], rows["as configured", split]["n"]) == (ours["oiou"], ours["n"])
         assert rows["empty", split]["miou"] == ours["skip"]["miou"]
-    tried = [row for row in grid["ablations"] if row["name"] == "template"]
+    tried = [row for row in found["ablations"] if row["name"] == "template"]
     settings = [f'template = "{template}"' for template in TEMPLATES]
     assert [(row["setting"], row["split"]) for row in tried] == [(s, x) for s in settings for x in ("testA", "testB")]
     for number, own in enumerate((tried[:2], tried[2:]), 1):
@@ -123,7 +123,7 @@ def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict
     shutil.copy(Path(profile["data"]) / "pairs.h5", tmp_path / "data/pairs.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):
-        run_stages(other, "sweep")
+        run_stages(other, "score")
 
 
 def test_a_template_without_a_place_for_the_text_is_refused(profile: dict[str, Any]) -> None:

@@ -166,7 +166,7 @@ def test_parameters_are_shown(page: Element) -> None:
 
 def test_heat_maps_hold_the_surface_and_both_points(real: report.Paths, page: Element) -> None:
     specs = json.loads(page.tags("script", id="specs")[0].text)
-    grid = json.loads(real.grid.read_text())
+    grid, metrics = json.loads(real.grid.read_text()), json.loads(real.metrics.read_text())
     assert set(specs) == {"heat-0", "heat-1", "iou-0", "iou-1"} == {e.attributes["id"] for e in page.classed("chart")}
     for group, (dataset, split) in enumerate(GROUPS):
         surface = grid["splits"][dataset][split]
@@ -178,7 +178,9 @@ def test_heat_maps_hold_the_surface_and_both_points(real: report.Paths, page: El
                 assert cell[metric] == pytest.approx(100 * np.array(surface[metric])[at], abs=0.00501)
             assert cell["a0"] <= cell["alpha"] <= cell["a1"]
         values = {(p["point"], p["metric"]): (p["alpha"], p["beta"], p["value"]) for p in used["data"]["values"]}
-        assert values["in use", "miou"] == (0.85, 0.5, 43.2)
+        ours = metrics[dataset][split]["global_local"]
+        for metric in ("oiou", "miou"):
+            assert values["in use", metric] == (0.85, 0.5, round(100 * ours[metric], 2))
         assert values["best", "oiou"] == (0.25, 0.75, 90.0)
         assert "'best'" in best["transform"][0]["filter"]
         assert "'in use'" in used["transform"][0]["filter"]

@@ -138,9 +138,15 @@ def test_a_file_without_a_split_or_damaged_is_refused(tmp_path: Path, no_vega: N
     file.write_text(json.dumps(content))
     with pytest.raises(StoreError, match=rf"{name}\.json: expected every split .* none for other test; .*{stage}"):
         make(paths)
-    file.write_text("{")
-    with pytest.raises(StoreError, match=rf"{name}\.json: cannot be read"):
-        make(paths)
+
+
+@pytest.mark.parametrize("name", ["metrics", "ablations", "grid"])
+def test_a_damaged_file_is_refused(tmp_path: Path, no_vega: None, name: str) -> None:
+    paths = build(tmp_path)
+    for content in ("{", "{}"):
+        getattr(paths, name).write_text(content)
+        with pytest.raises(StoreError, match=rf"{name}\.json: "):
+            make(paths)
     assert not paths.report.exists()
 
 

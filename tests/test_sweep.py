@@ -1,4 +1,4 @@
-"""The sweep stage: surfaces, their marked points and ablations, against plain loops."""
+"""The sweep stage: surfaces and their best points, against plain loops."""
 
 from __future__ import annotations
 
@@ -15,20 +15,7 @@ from stages.base import Context
 from stages.metrics import summarise
 from stages.pair_table import Filters, load_pairs
 from stages.score_rule import ScoreRule
-from tests.oracles import (
-    RULES,
-    context,
-    evaluated,
-    fields,
-    kept_positions,
-    make_pairs,
-    no_differences,
-    plain_best,
-    plain_metrics,
-    plain_scores,
-    rule_of,
-    store_with_pairs,
-)
+from tests.oracles import RULES, context, evaluated, fields, make_pairs, plain_point, rule_of, store_with_pairs
 from tests.stores import GROUPS, Synthetic, synthetic
 
 made = pytest.fixture(scope="module", params=RULES)(store_with_pairs)
@@ -52,29 +39,17 @@ def test_surface_equals_scoring_each_point(made: Synthetic, empty: Any) -> None:
 
 @pytest.mark.parametrize("filters", [Filters(), Filters(min_score=0.3, min_area=20)], ids=["all", "filtered"])
 def test_sweep_stage(made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: Filters) -> None:
-    """The grid file: values of the surface, its marked points, and ablations, against loops over the vectors."""
-    tried: dict[str, Any] = {"top_ns": [1, 3], "min_areas": 20} if filters == Filters() else {}
-    params = sweep_stage.Params(
-        alphas=5, betas=3, alpha=0.6, alpha_by_dataset={"other": 0.25}, beta=0.5, **filters.config(), **tried
-    )
-    files = {"grid": tmp_path / "grid.json", "differences": no_differences(made)}
-    sweep_stage.run(params, fields(made, sweep_stage, **files), context(tmp_path))
+    """The grid file: values of the surface and its best points, against loops over the vectors."""
+    params = sweep_stage.Params(alphas=5, betas=3, **filters.config())
+    sweep_stage.run(params, fields(made, sweep_stage, grid=tmp_path / "grid.json"), context(tmp_path))
     grid = json.loads((tmp_path / "grid.json").read_text())
     assert (grid["alphas"], grid["betas"]) == ([0, 0.25, 0.5, 0.75, 1], [0, 0.5, 1])
-
-    def value(group: int, v: float, r: float, filters: Filters = filters, k: int = 3) -> dict[str, Any]:
-        chosen = {}
-        for e in evaluated(made, group):
-            positions, values = kept_positions(made, e, filters), plain_scores(made, e, v, r, rule, k)
-            best = plain_best([values[p] for p in positions])
-            chosen[e] = positions[best] if best >= 0 else -1
-        return plain_metrics(made, chosen, "count")
-
     for group, (dataset, split) in enumerate(GROUPS):
         found = grid["splits"][dataset][split]
-        alpha = 0.25 if dataset == "other" else 0.6
         for name in ("oiou", "miou"):
-            expected = [[value(group, v, r)[name] for r in grid["betas"]] for v in grid["alphas"]]
+            expected = [
+                [plain_point(made, group, v, r, rule, filters)[name] for r in grid["betas"]] for v in grid["alphas"]
+            ]
             np.testing.assert_allclose(found[name], expected, atol=6e-7)
             best = max(x for row in expected for x in row)
             first = next(
@@ -84,32 +59,6 @@ def test_sweep_stage(made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: 
                 if x == best
             )
             assert found["best"][name] == {"alpha": first[0], "beta": first[1], "value": pytest.approx(best)}
-        assert found["chosen"] == {
-            "alpha": alpha,
-            "beta": 0.5,
-            **{n: pytest.approx(value(group, alpha, 0.5)[n]) for n in ("oiou", "miou")},
-        }
-
-        rows = [row for row in grid["ablations"] if (row["dataset"], row["split"]) == (dataset, split)]
-        expected_rows = [
-            ("chosen", "k = 3, beta = 0.5", value(group, alpha, 0.5)),
-            ("masked blocks", "k = 1", value(group, alpha, 0.5, k=1)),
-            ("text", "sentence only (beta = 1)", value(group, alpha, 1.0)),
-            ("text", "noun phrase only (beta = 0)", value(group, alpha, 0.0)),
-        ]
-        if tried:
-            expected_rows += [
-                ("min_area", "min_area = 20", value(group, alpha, 0.5, Filters(min_area=20))),
-                ("top_n", "top_n = 1", value(group, alpha, 0.5, Filters(top_n=1))),
-                ("top_n", "top_n = 3", value(group, alpha, 0.5, Filters(top_n=3))),
-            ]
-        assert [(row["name"], row["setting"]) for row in rows] == [
-            (name, setting) for name, setting, _ in expected_rows
-        ]
-        for row, (_, setting, metrics) in zip(rows, expected_rows, strict=True):
-            assert row["n"] == len(evaluated(made, group))
-            for name in ("oiou", "miou"):
-                assert row[name] == pytest.approx(metrics[name], rel=1e-12), setting
 
 
 def test_best_point_is_the_first_on_ties() -> None:

@@ -124,7 +124,7 @@ def test_the_full_benchmarks_profile_runs(project: Project) -> None:
             assert 0 <= rules["global_local"]["miou"] <= rules["upper_bound"]["miou"] <= 1
     page = (data / "report.html").read_text()
     assert "Against the reported numbers" in page
-    differences = json.loads((data / "grid.json").read_text())["differences"]
+    differences = json.loads((data / "ablations.json").read_text())["differences"]
     assert {row["name"] for row in differences} == {
         "as configured", "empty", "polygon_overlap", "box", "fill", "antialias", "preprocess", "release"
     }  # fmt: skip

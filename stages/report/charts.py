@@ -27,14 +27,18 @@ def specs(data: Data) -> dict[str, dict[str, Any]]:
     """Id of an element of the page -> its chart: ``heat-<group>`` and ``iou-<group>``."""
     charts: dict[str, dict[str, Any]] = {}
     for group, (dataset, split) in enumerate(data.groups):
-        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], data.grid["splits"][dataset][split])
+        surface = data.grid["splits"][dataset][split]
+        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, data.point(group))
         members = (data.group == group) & data.evaluated
         charts[f"iou-{group}"] = histogram({rule: data.iou[rule][members] for rule in RULES})
     return charts
 
 
-def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any]) -> dict[str, Any]:
-    """The alpha x beta surface in percent. Its parameter ``metric`` (oiou or miou) says which of the two is shown."""
+def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+    """The alpha x beta surface in percent, the point in use (``used``) and the best one marked.
+
+    Its parameter ``metric`` (oiou or miou) says which of the two is shown.
+    """
     cells: list[dict[str, Any]] = [
         {"alpha": alphas[i], "beta": betas[j], "a0": bottom, "a1": top, "b0": left, "b1": right}
         | {metric: percent(surface[metric][i][j]) for metric in METRICS}
@@ -55,7 +59,7 @@ def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any]) -
     x, y = {**x, "field": "beta"}, {**y, "field": "alpha"}
     marks = [
         {
-            "data": {"values": _points(surface)},
+            "data": {"values": _points(surface["best"], used)},
             "transform": [{"filter": f"datum.metric == metric && datum.point == '{point}'"}],
             "mark": look | {"type": "point", "size": 120, "opacity": 1},
             "encoding": {"x": x, "y": y, "tooltip": _tooltip(point="point", alpha="α", beta="β", value="value %")},
@@ -66,12 +70,11 @@ def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any]) -
     return {"width": _SIDE, "height": _SIDE, "params": params, "layer": [rectangles, *marks]}
 
 
-def _points(surface: dict[str, Any]) -> list[dict[str, Any]]:
+def _points(best: dict[str, Any], used: dict[str, Any]) -> list[dict[str, Any]]:
     """The point in use and the best point of the grid, for either metric."""
     points = []
     for metric in METRICS:
-        used, best = surface["chosen"], surface["best"][metric]
-        for point, at, value in (("in use", used, used[metric]), ("best", best, best["value"])):
+        for point, at, value in (("in use", used, used[metric]), ("best", best[metric], best[metric]["value"])):
             where = {"alpha": at["alpha"], "beta": at["beta"], "value": percent(value)}
             points.append({"point": point, "metric": metric, **where})
     return points

@@ -156,7 +156,7 @@ def _text(value: Any) -> str:
 
 
 def differences(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[Json]:
-    """Rows of the grid file's ``differences`` by (name, setting), with one cell (or None) for each split.
+    """Rows of the ablations file's ``differences`` by (name, setting), with one cell (or None) for each split.
 
     A cell has oiou and miou as fractions, and the change of each against "as configured" in points of percent (None
     where either is None or the split has no such row).

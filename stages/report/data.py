@@ -57,7 +57,8 @@ class Data:
     groups: (data set, split) of each group. group: row of it for each expression (E,).
     evaluated: whether the expression has a ground truth (E,).
     iou: rule -> IoU of its choice (E,), 0 without a choice.
-    metrics, grid: as the score and sweep stages wrote them. records: of the other stages, in order of the pipeline.
+    metrics, ablations, differences, grid: as the score and sweep stages wrote them.
+    records: of the other stages, in order of the pipeline.
     """
 
     index: Table
@@ -70,8 +71,17 @@ class Data:
     evaluated: NDArray[np.bool_]
     iou: dict[str, NDArray[np.float64]]
     metrics: dict[str, Any]
+    ablations: list[dict[str, Any]]
+    differences: list[dict[str, Any]]
     grid: dict[str, Any]
     records: list[dict[str, Any]]
+
+    def point(self, group: int) -> dict[str, Any]:
+        """The alpha and beta in use in a group, and the oiou and miou there."""
+        (dataset, split), config = self.groups[group], self.scores.attrs["config"]
+        found = self.metrics[dataset][split]["global_local"]
+        alpha = config["alpha_by_dataset"].get(dataset, config["alpha"])
+        return {"alpha": alpha, "beta": config["beta"], "oiou": found["oiou"], "miou": found["miou"]}
 
     @property
     def datasets(self) -> list[str]:
@@ -102,27 +112,30 @@ def load_data(paths: Paths) -> Data:
         group=pairs["expression_group"],
         evaluated=np.array([not status for status in pairs["expression_status"]], np.bool_),
         iou={rule: outcome_of_choice(scores[column], *counts).iou for rule, column in CHOICES.items()},
-        metrics=_json(paths.metrics, "score", groups),
-        grid=_grid(paths.grid, groups),
+        metrics=_by_split(paths.metrics, "score", groups),
+        **_lists(paths.ablations),
+        grid=_by_split(paths.grid, "sweep", groups, "splits"),
         records=_records(paths.records),
     )
 
 
-def _json(path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None) -> dict[str, Any]:
-    remedy = again(stage)
-    with reading(path, remedy):
+def _by_split(path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None) -> dict[str, Any]:
+    """A file that holds something for every split, under ``key`` if that is given."""
+    with reading(path, again(stage)):
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         by_dataset = content[key] if key else content
         absent = [f"{dataset} {split}" for dataset, split in groups if split not in by_dataset.get(dataset, {})]
     if absent:
         raise StoreError(
-            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {remedy}"
+            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {again(stage)}"
         )
     return content
 
 
-def _grid(path: Path, groups: list[tuple[str, str]]) -> dict[str, Any]:
-    return _json(path, "sweep", groups, "splits")
+def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
+    with reading(path, again("score")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: content[name] for name in ("ablations", "differences")}
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ def write_page(params: Params, paths: Paths, context: Context) -> Summary:
             cards = make_cards(data, paths.images, params.cards, params.image_width, params.seed, context)
         with summary.timed("page"):
             specs = charts.specs(data)
-            differences = comparison.differences(data.grid.get("differences") or [], data.groups)
+            differences = comparison.differences(data.differences, data.groups)
             page = _render(
                 title=", ".join(data.datasets),
                 synthetic=[name for name in data.datasets if name.startswith("refshapes")],
@@ -42,8 +42,8 @@ def write_page(params: Params, paths: Paths, context: Context) -> Summary:
                 overview=tables.overview(data.metrics),
                 metrics=tables.metrics(data.metrics),
                 empty=data.scores.attrs["config"].get("empty", "count"),
-                points=tables.points(data.grid),
-                ablations=tables.ablations(data.grid["ablations"], data.groups),
+                points=tables.points(data),
+                ablations=tables.ablations(data.ablations, data.groups),
                 reported=comparison.compare(data),
                 marks=MARKS,
                 differences=differences,

@@ -27,6 +27,7 @@ class Paths(BasePaths):
     pairs: Path
     scores: Path
     metrics: Path
+    ablations: Path
     grid: Path
     images: Path
     records: Path

@@ -105,12 +105,12 @@ def overview(metrics: Json) -> list[Json]:
     return lines
 
 
-def points(grid: Json) -> list[Json]:
+def points(data: Data) -> list[Json]:
     """The point in use and the best points of every split."""
+    splits = data.grid["splits"]
     return [
-        {"dataset": dataset, "split": split, "chosen": surface["chosen"], "best": surface["best"]}
-        for dataset, splits in grid["splits"].items()
-        for split, surface in splits.items()
+        {"dataset": dataset, "split": split, "used": data.point(group), "best": splits[dataset][split]["best"]}
+        for group, (dataset, split) in enumerate(data.groups)
     ]
 
 

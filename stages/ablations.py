@@ -1,0 +1,113 @@
+"""What other settings give beside the profile's point, from pair tables alone: k, text, filters, prompts, differences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from stages.base import Listed
+from stages.base import Params as BaseParams
+from stages.fusion import Floats
+from stages.metrics import Empty, summarise
+from stages.pair_table import Evaluation, PairTable, Scoring, load_pairs, with_k
+from store.errors import StoreError, again, reading
+
+
+class Tried(BaseParams):
+    """The filters that are tried one at a time, each over the scores of the profile's point."""
+
+    min_scores: Listed[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [], description="thresholds on the generator's confidence"
+    )
+    min_areas: Listed[Annotated[int, Field(ge=0)]] = Field([], description="least proposal areas, pixels")
+    top_ns: Listed[Annotated[int, Field(ge=0)]] = Field([], description="numbers of proposals")
+
+
+class Settings(Scoring, Tried):
+    """The profile's point, and what is tried beside it."""
+
+
+def beside_the_point(
+    pairs: PairTable, scores: Floats, file: Path, attrs: dict[str, Any], folder: Path, params: Settings
+) -> dict[str, list[dict[str, Any]]]:
+    """``ablations`` and ``differences``: lists of rows, one per setting and split.
+
+    Args:
+        pairs, attrs: from ``file``, see ``load_pairs``; unfiltered. scores: at the point of ``params`` (P,).
+        folder: output of stage differences.
+
+    Raises:
+        StoreError: ``folder`` was made beside another pair table.
+    """
+    listed = _listed(folder, attrs["digest"])
+    tried = ablations(pairs, scores, file, attrs["ks"], params)
+    for template in listed["templates"]:
+        tried += _of_table(folder / template["file"], params, "template", f'template = "{template["template"]}"')
+    return {"ablations": tried, "differences": differences(folder, listed["switches"], pairs, scores, params)}
+
+
+def ablations(pairs: PairTable, scores: Floats, file: Path, ks: list[int], params: Settings) -> list[dict[str, Any]]:
+    """Every stored k, sentence or phrase only, and each filter tried. Arguments as of ``beside_the_point``."""
+    rows = _rows(pairs, scores, params, "chosen", f"k = {params.k}, beta = {params.beta:g}")
+    alphas = pairs.alphas(params)
+    for k in ks:
+        if k != params.k:
+            dots = with_k(pairs, file, k).dots
+            rows += _rows(pairs, dots.scores(alphas, params.beta), params, "masked blocks", f"k = {k}")
+    for beta, label in ((1.0, "sentence only (beta = 1)"), (0.0, "noun phrase only (beta = 0)")):
+        rows += _rows(pairs, pairs.dots.scores(alphas, beta), params, "text", label)
+    for name, tried in (("min_score", params.min_scores), ("min_area", params.min_areas), ("top_n", params.top_ns)):
+        for value in tried:
+            rows += _rows(pairs, scores, params.model_copy(update={name: value}), name, f"{name} = {value:g}")
+    return rows
+
+
+def differences(
+    folder: Path, switches: list[dict[str, Any]], pairs: PairTable, scores: Floats, params: Scoring
+) -> list[dict[str, Any]]:
+    """Each deliberate difference from the released code turned, after ``as configured``.
+
+    Args:
+        switches: as ``folder`` lists them. The rest as of ``beside_the_point``.
+    """
+    rows = [{**row, "release": False} for row in _rows(pairs, scores, params, "as configured", "")]
+    other: Empty = "skip" if params.empty == "count" else "count"
+    policy = params.model_copy(update={"empty": other})
+    rows += [{**row, "release": other == "skip"} for row in _rows(pairs, scores, policy, "empty", f"empty = {other}")]
+    for switch in switches:
+        name, setting, scoring = switch["name"], switch["setting"], params
+        if name == "release":
+            setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
+        found = _of_table(folder / switch["file"], scoring, name, setting)
+        rows += [{**row, "release": switch["release"]} for row in found]
+    return rows
+
+
+def _listed(folder: Path, digest: str) -> dict[str, Any]:
+    """What stage differences says of ``folder``, which it made beside the pair table of ``digest``."""
+    with reading(folder / "differences.json", again("differences")):
+        content: dict[str, Any] = json.loads((folder / "differences.json").read_text())
+    if content["pairs"] != digest:
+        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('differences')}")
+    return content
+
+
+def _of_table(file: Path, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:
+    """Rows of another pair table at the profile's point."""
+    table = load_pairs(file, params.k)[0]
+    return _rows(table, table.dots.scores(table.alphas(params), params.beta), params, name, setting)
+
+
+def _rows(pairs: PairTable, scores: Floats, params: Evaluation, name: str, setting: str) -> list[dict[str, Any]]:
+    """One row per split: oiou, miou and n, the evaluated expressions, by the best of these scores that the filters keep."""
+    outcome = pairs.outcome(pairs.choice(scores, params))
+    rows = []
+    for group, (dataset, split) in enumerate(pairs.groups):
+        members = pairs.members(group)
+        summed = summarise(outcome.at(members), params.empty)
+        row = {"name": name, "setting": setting, "dataset": dataset, "split": split}
+        rows.append(row | {"oiou": summed["oiou"], "miou": summed["miou"], "n": len(members)})
+    return rows
