@@ -20,6 +20,7 @@ from pipeline.progress import track
 from pipeline.project import load_project
 from pipeline.stage_table import stage_module
 from stages.base import Context, Done, Load, Summary, Unit, in_process
+from stages.memory import device_peak_bytes
 from store.errors import ParameterError
 from store.publish import replacing
 
@@ -34,7 +35,7 @@ class Execution(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     device: str = Field("cpu", description="torch device")
-    batch: int = Field(64, ge=1, description="rows per forward pass")
+    batch: int | None = Field(None, ge=1, description="rows per forward pass; by default what the device holds")
     unit: int = Field(16, ge=1, description="images per part: what a kill can lose")
     workers: int = Field(0, ge=0, description="processes to spread the units over; 0 for this one")
     scheduler: str = Field("", description="address of a dask scheduler to use instead, tcp://host:port")
@@ -113,7 +114,7 @@ def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Executi
     with execution.executor() as execute:
         context = Context(work / name, execution.device, execution.batch, execution.unit, track, execute)
         summary: Summary = stage_module(name).run(params, paths, context)
-    summary.peak_bytes = peak_bytes()
+    summary.peak_bytes, summary.device_peak_bytes = peak_bytes(), device_peak_bytes(execution.device)
     record = {
         "stage": name,
         "total_seconds": round(time.perf_counter() - start, 3),
@@ -148,6 +149,8 @@ def _line(record: dict[str, Any]) -> str:
         if any(record[verb].values())
     ]
     memory = f"at most {record['peak_bytes'] / 2**20:,.0f} MiB"
+    if record["device_peak_bytes"]:
+        memory += f", {record['device_peak_bytes'] / 2**20:,.0f} MiB on the GPU"
     text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s, {memory}"
     text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
     skipped = record["skipped"]

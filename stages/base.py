@@ -51,7 +51,8 @@ class Summary:
     """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts.
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
-    ``peak_bytes``: the most memory that the process ever held, told by whoever runs the stage; 0: not told.
+    ``peak_bytes``, ``device_peak_bytes``: the most memory that the process ever held, and its tensors on a GPU, told by
+    whoever runs the stage; 0: not told.
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class Summary:
     seconds: dict[str, float] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     peak_bytes: int = 0
+    device_peak_bytes: int = 0
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -174,7 +176,7 @@ class Context:
     Attributes:
         work: the folder for this profile's parts.
         device: torch device.
-        batch: rows (masks, crops, strings) per forward pass.
+        batch: rows (masks, crops, strings) per forward pass; None: what the device holds (``stages.memory``).
         unit: inputs (images, strings) per part: what a kill can lose.
         track: wraps a sequence to show progress under a label.
         execute: runs units, here or on other processes, in any order; the results are the same to the byte.
@@ -182,7 +184,7 @@ class Context:
 
     work: Path
     device: str = "cpu"
-    batch: int = 64
+    batch: int | None = None
     unit: int = 16
     track: Callable[[Sequence[Any], str], Iterable[Any]] = _silent
     execute: Callable[[Load, Sequence[Unit], str], Iterable[Done]] = in_process

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.integer]
-TEXTS = 4  # multiplied at a time, with two proposals: what the registers hold
+TEXTS = 4  # multiplied at a time, with three proposals: their sums are what the registers hold
 
 compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
@@ -51,21 +51,24 @@ def multiply_images(
         for e in range(stop - begin):
             texts[2 * e] = vectors[strings[begin + e, 0]]
             texts[2 * e + 1] = vectors[strings[begin + e, 1]]
-        for row in range(0, count, 2):
-            pair = row, min(row + 1, count - 1)  # of an odd number the last is multiplied twice
-            x, y = features[start - base + pair[0]], features[start - base + pair[1]]
-            norm[start + pair[0]], cross[start + pair[0]] = _two(x, x, others[start - base + pair[0]])
-            norm[start + pair[1]], cross[start + pair[1]] = _two(y, y, others[start - base + pair[1]])
+        for row in range(count):
+            x = features[start - base + row]
+            norm[start + row], cross[start + row] = _two(x, x, others[start - base + row])
+        for i in range(0, count, 3):
+            j, k = min(i + 1, count - 1), min(i + 2, count - 1)  # at the end the last proposal is multiplied again
+            x, y, z = features[start - base + i], features[start - base + j], features[start - base + k]
             for e in range(0, stop - begin, TEXTS // 2):
-                own = texts[2 * e : 2 * e + TEXTS]
-                a, b, c, d, p, q, r, s = _eight(x, y, own[0], own[1], own[2], own[3])
+                of = texts[2 * e : 2 * e + TEXTS]
+                a, b, c, d, p, q, r, s, t, u, v, w = _twelve(x, y, z, of[0], of[1], of[2], of[3])
                 place = pair_offsets[begin + e]
-                sentence[place + pair[0]], phrase[place + pair[0]] = a, b
-                sentence[place + pair[1]], phrase[place + pair[1]] = p, q
+                sentence[place + i], phrase[place + i] = a, b
+                sentence[place + j], phrase[place + j] = p, q
+                sentence[place + k], phrase[place + k] = t, u
                 if e + 1 < stop - begin:
                     place = pair_offsets[begin + e + 1]
-                    sentence[place + pair[0]], phrase[place + pair[0]] = c, d
-                    sentence[place + pair[1]], phrase[place + pair[1]] = r, s
+                    sentence[place + i], phrase[place + i] = c, d
+                    sentence[place + j], phrase[place + j] = r, s
+                    sentence[place + k], phrase[place + k] = v, w
 
 
 @compiled
@@ -78,8 +81,8 @@ def _two(x: Floats, y: Floats, z: Floats) -> tuple[np.float32, np.float32]:
 
 
 @compiled
-def _eight(x: Floats, y: Floats, k: Floats, l: Floats, m: Floats, n: Floats) -> tuple[np.float32, ...]:
-    a = b = c = d = p = q = r = s = np.float32(0)
+def _twelve(x: Floats, y: Floats, z: Floats, k: Floats, l: Floats, m: Floats, n: Floats) -> tuple[np.float32, ...]:
+    a = b = c = d = p = q = r = s = t = u = v = w = np.float32(0)
     for i in range(len(x)):
         a += x[i] * k[i]
         b += x[i] * l[i]
@@ -89,4 +92,8 @@ def _eight(x: Floats, y: Floats, k: Floats, l: Floats, m: Floats, n: Floats) -> 
         q += y[i] * l[i]
         r += y[i] * m[i]
         s += y[i] * n[i]
-    return a, b, c, d, p, q, r, s
+        t += z[i] * k[i]
+        u += z[i] * l[i]
+        v += z[i] * m[i]
+        w += z[i] * n[i]
+    return a, b, c, d, p, q, r, s, t, u, v, w

@@ -92,9 +92,9 @@ class FreeSolo:
         """`from_state_dict` of a weights file of any form that `read_state_dict` reads, with the same options."""
         return cls.from_state_dict(read_state_dict(weights), **options)
 
-    def propose(self, image: Image.Image) -> Proposals:
-        """Proposals of one PIL image (converted to RGB)."""
-        pixels = self.preprocess(image)
+    def propose(self, image: Image.Image, pixels: Tensor | None = None) -> Proposals:
+        """Proposals of one PIL image (converted to RGB). `pixels`: what `preprocess` made of it, if that was done ahead."""
+        pixels = self.preprocess(image) if pixels is None else pixels
         raw = self.forward(padded(pixels)[None])
         return self.decode(raw, 0, (pixels.shape[1], pixels.shape[2]), (image.height, image.width))
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.base import Compute, Result
 from stages.images import read_image
+from stages.prefetch import ahead
 from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError, PassingError
 from store.masks import encode
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
 KIND = "proposals"
 """The kind of the parts."""
@@ -21,24 +26,29 @@ _MAX_ASPECT = 20
 def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: str) -> Compute:
     """What computes units of (image name, image digest) with FreeSOLO's ``settings`` (see ``FreeSolo.from_state_dict``).
 
-    An image that cannot be read has no proposals and a status that says why.
+    An image that cannot be read has no proposals and a status that says why. Images are read while others are computed.
     """
     from stages.proposals.freesolo import FreeSolo
 
     net = FreeSolo.from_file(weights, **settings, device=device)
 
-    def propose(name: str, digest: str) -> Result:
+    def read(source: tuple[str, str]) -> tuple[Image.Image, Tensor] | DataError:
+        name, digest = source
         try:
             image = read_image(images, name, digest)
         except DataError as error:
-            return Result({KIND: no_proposals(str(error))}, passing=isinstance(error, PassingError))
+            return error
         if max(image.size) > _MAX_ASPECT * min(image.size):
             size = f"{image.width} x {image.height}"
-            return Result(
-                {KIND: no_proposals(f"{name}: {size} is longer than {_MAX_ASPECT} times its short side; cut it")}
-            )
-        found = net.propose(image)
-        status = "" if len(found.masks) else "no proposal above the thresholds"
-        return Result({KIND: item_of(encode(found.masks), found.scores, image.height, image.width, status)})
+            return DataError(f"{name}: {size} is longer than {_MAX_ASPECT} times its short side; cut it")
+        return image, net.preprocess(image)
 
-    return lambda inputs, kinds: [propose(name, digest) for name, digest in inputs]
+    def propose(found: tuple[Image.Image, Tensor] | DataError) -> Result:
+        if isinstance(found, DataError):
+            return Result({KIND: no_proposals(str(found))}, passing=isinstance(found, PassingError))
+        image, pixels = found
+        made = net.propose(image, pixels)
+        status = "" if len(made.masks) else "no proposal above the thresholds"
+        return Result({KIND: item_of(encode(made.masks), made.scores, image.height, image.width, status)})
+
+    return lambda inputs, kinds: [propose(found) for found in ahead(read, inputs)]

@@ -90,7 +90,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def embedder(params: Params, weights: Path, batch: int, device: str) -> Compute:
+def embedder(params: Params, weights: Path, batch: int | None, device: str) -> Compute:
     """What computes units of strings."""
     from stages.clip_weights import load_clip
     from stages.text.encoder import TextEncoder

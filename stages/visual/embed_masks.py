@@ -119,7 +119,7 @@ def _input_key(kind: str, index: Table, proposals: Table, image: int) -> str:
     return digest.hexdigest()
 
 
-def embedder(params: Params, paths: Paths, batch: int, device: str) -> Compute:
+def embedder(params: Params, paths: Paths, batch: int | None, device: str) -> Compute:
     """What computes units of images, given as rows of the index.
 
     Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on, and image by image

@@ -31,7 +31,7 @@ class MaskedClip(MaskEncoder):
         fill: Fill = "reference",
         antialias: bool | None = None,
         masking: Masking = "token",
-        batch: int = 64,
+        batch: int | None = None,
     ) -> None:
         super().__init__(
             open_clip_model,

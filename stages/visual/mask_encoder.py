@@ -16,6 +16,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
+from stages.memory import rows_that_fit
 from stages.score_rule import ScoreRule
 from stages.visual.masked_resnet import MaskedResNet
 from stages.visual.masked_vit import MaskedViT, Masking
@@ -47,8 +48,8 @@ class MaskEncoder:
     ``preprocess``: ``reference`` reads images as the released code does (ImageNet mean and std, no antialias on
     tensors), ``clip`` with the model's own mean and std and antialiased; a given ``antialias`` overrides that part.
     ``short_side`` (pixels) and ``fill`` as in `Preprocess`, ``masking`` as in `MaskedViT` (a ResNet knows ``token``
-    only). ``batch`` bounds how many masks or crops are in one forward pass. Device and dtype are those of the model;
-    all results are float32 on the CPU.
+    only). ``batch`` bounds how many masks or crops are in one forward pass; None: what the device holds
+    (`stages.memory`). Device and dtype are those of the model; all results are float32 on the CPU.
 
     An image is PIL RGB, or what `prepare` made of it, so that global and local features decode it once. Masks are bool
     (N, H, W) at the image's own size; N = 0 gives shape (0, D).
@@ -65,17 +66,16 @@ class MaskEncoder:
         fill: Fill = "reference",
         antialias: bool | None = None,
         masking: Masking = "token",
-        batch: int = 64,
+        batch: int | None = None,
     ) -> None:
         if preprocess not in get_args(PreprocessKind):
             raise ParameterError(
                 f"preprocess: expected one of {', '.join(get_args(PreprocessKind))}, got {preprocess!r}"
             )
-        if batch < 1:
+        if batch is not None and batch < 1:
             raise ParameterError(f"batch: expected at least 1, got {batch}")
         visual: Any = getattr(open_clip_model, "visual", None)
         self._model: Any = open_clip_model.eval()
-        self._batch = batch
         self._backbone = _backbone(visual, masking)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if preprocess == "clip":
@@ -83,6 +83,7 @@ class MaskEncoder:
             std = tuple(getattr(visual, "image_std", OPENAI_DATASET_STD))
         smooth = preprocess == "clip" if antialias is None else antialias
         self._preprocess = Preprocess(mean, std, smooth, short_side, fill)
+        self._batch = rows_that_fit(self._pass_of, self._device) if batch is None else batch
         self.dim: int = self._backbone.dim
         self.score_rule: ScoreRule = self._backbone.score_rule
 
@@ -172,6 +173,11 @@ class MaskEncoder:
             Encoded({k: f[row] for k, f in by_k.items()}, f_local[row] if local else None, _reached(soft))
             for row, soft in enumerate(softs)
         ]
+
+    @torch.inference_mode()
+    def _pass_of(self, rows: int) -> None:
+        """A forward pass of crops, the largest there is."""
+        self._backbone.encode(torch.zeros(rows, 3, *self._backbone.input_size, device=self._device).to(self._dtype))
 
     @property
     def _device(self) -> torch.device:
