@@ -159,6 +159,35 @@ def test_batch_size_and_order_change_nothing(
             assert relative(got, expected) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_masks_that_are_equal_on_the_grid_are_encoded_once(
+    name: str, request: pytest.FixtureRequest, image: Image.Image, masks: Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a tie stays one whatever else is in the pass; those of two images are apart though their masks are equal."""
+    clip, seen = clip_of(request.getfixturevalue(name), batch=3), []
+    masked = clip._backbone.masked
+
+    def counted(states: Any, owners: Array, masks: Any, k: int, batch: int) -> Any:
+        seen.extend(owners.tolist())
+        return masked(states, owners, masks, k, batch)
+
+    monkeypatch.setattr(clip._backbone, "masked", counted)
+    twice = np.concatenate([masks, masks[::-1]])
+    scenes = [
+        (clip.prepare(image), twice, np.zeros((len(twice), 4))),
+        (clip.prepare(image), masks[:2], np.zeros((2, 4))),
+    ]
+    scenes.insert(1, (clip.prepare(image), masks[:0], np.zeros((0, 4))))
+    first, none, last = (found.by_k[2] for found in clip.encode_images(scenes, [2], local=False))
+    assert seen == [0] * (len(masks) - 1) + [2] * 2, "rows 3 and 6 do not reach the grid: one mask there"
+    np.testing.assert_array_equal(first[: len(masks)], first[len(masks) :][::-1])
+    np.testing.assert_array_equal(first[3], first[6])
+    assert none.shape == (0, clip.dim)
+    assert relative(last, first[:2]) < 1e-6
+    alone = np.concatenate([clip.global_features(image, masks[[row]], 2) for row in range(len(masks))])
+    assert relative(first[: len(masks)], alone) < 1e-6
+
+
 def test_several_k_in_one_pass_are_single_ones(vit: Any, image: Image.Image, masks: Array) -> None:
     clip = clip_of(vit)
     together = clip.global_features_by_k(clip.prepare(image), masks, [2, 4, 1, 2])

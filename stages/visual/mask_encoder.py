@@ -102,7 +102,8 @@ class MaskEncoder:
     def global_features(self, image: Image.Image | Prepared, masks: Masks, masked_blocks: int = 3) -> Features:
         """f_G of each mask, raw: float32 (N, D). ``masked_blocks`` is k, 1 to all blocks; a ResNet ignores it.
 
-        A mask that does not reach the grid (see `reaches_grid`) masks every patch: all of these have the same feature.
+        Masks that are equal on the model's grid have the same feature, to the byte. One that does not reach the grid (see
+        `reaches_grid`) masks every patch: all of these have the same.
         """
         return self.global_features_by_k(image, masks, [masked_blocks])[masked_blocks]
 
@@ -161,18 +162,24 @@ class MaskEncoder:
                     self._preprocess.cut(source, masks[part], windows[part], room)
         if not counts:
             return []
-        ends = np.cumsum(counts)[:-1]
-        owners = np.repeat(np.arange(len(counts)), counts)
-        states = self._backbone.shared(torch.cat(views).to(self._dtype), ks) if ks else {}
-        by_k = {
-            k: np.split(_floats(self._backbone.masked(state, owners, torch.cat(softs), k, self._batch)), ends)
-            for k, state in states.items()
-        }
-        f_local = np.split(self._collect(crops.encoded()), ends)
+        f_global = self._global(views, softs, ks) if ks else {}
+        f_local = np.split(self._collect(crops.encoded()), np.cumsum(counts)[:-1])
         return [
-            Encoded({k: f[row] for k, f in by_k.items()}, f_local[row] if local else None, _reached(soft))
+            Encoded({k: f[row] for k, f in f_global.items()}, f_local[row] if local else None, _reached(soft))
             for row, soft in enumerate(softs)
         ]
+
+    def _global(self, views: list[Tensor], softs: list[Tensor], ks: Sequence[int]) -> dict[int, list[Features]]:
+        """f_G of the masks ``softs`` (N, *grid) of each image, for each k. Masks that are equal on the grid are one."""
+        distinct = [soft.unique(dim=0, return_inverse=True) for soft in softs]
+        counts = [len(own) for own, _ in distinct]
+        owners, masks = np.repeat(np.arange(len(counts)), counts), torch.cat([own for own, _ in distinct])
+        f_global = {}
+        for k, state in self._backbone.shared(torch.cat(views).to(self._dtype), ks).items():
+            found = _floats(self._backbone.masked(state, owners, masks, k, self._batch))
+            parts = np.split(found, np.cumsum(counts)[:-1])
+            f_global[k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
+        return f_global
 
     @torch.inference_mode()
     def _pass_of(self, rows: int) -> None:
