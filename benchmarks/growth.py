@@ -42,16 +42,18 @@ def growth() -> Iterator[dict[str, Any]]:
         folder.weights.fill(folder.json("freesolo_shapes.json"), folder.weights.SEEDS["freesolo_r101"])
     )
 
-    def repeated(count: int) -> tuple[Any, ...]:
-        rows = np.arange(count) % len(masks)
-        return image, masks[rows], boxes[rows]
+    def more(count: int) -> tuple[Any, ...]:
+        """So many masks, the second and third time moved: equal ones would be encoded once."""
+        times, rows = np.divmod(np.arange(count), len(masks))
+        moved = [np.roll(masks[row], 60 * time, axis=1) for time, row in zip(times, rows, strict=True)]
+        return image, np.stack(moved), boxes[rows]
 
     with threads(THREADS):
         yield row("propose", "images", IMAGES, lambda n: lambda: [net.propose(image) for _ in range(n)])
         yield row(
             "embed_masks", "images of 38 masks", IMAGES, lambda n: lambda: clip.encode_images([scene()[:3]] * n, [K])
         )
-        yield row("embed_masks", "masks of an image", MASKS, lambda n: lambda: clip.encode_images([repeated(n)], [K]))
+        yield row("embed_masks", "masks of an image", MASKS, lambda n: lambda: clip.encode_images([more(n)], [K]))
         strings = list(dict.fromkeys(expressions(5000)))
         yield row("embed_text", "distinct strings", STRINGS, lambda n: lambda: texts.encode(strings[:n]))
     yield row("pair", "expressions of 60 proposals", EXPRESSIONS, lambda n: building(n, 60))

@@ -1,7 +1,7 @@
 """Stage differences: the pair table again for each deliberate difference from the released code, with that switch turned.
 
 One value of the profile is changed, the stages that depend on it run again up to the pair table, and that table is kept:
-`score` scores it beside the profile's own. Everything that the switch leaves alone comes from the parts in the work
+`ablations` scores it beside the profile's own. Everything that the switch leaves alone comes from the parts in the work
 folder. What a switch costs: polygon_overlap nothing but reading and writing; box and fill the local features; antialias and
 preprocess all visual features. Other prompts (``templates``) are measured in the same way and cost their texts.
 """

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked
-from stages.ablations import Tried
+from stages.ablations import TriedFilters
 from stages.base import Listed
 from stages.base import Params as BaseParams
 from stages.datasets import index
@@ -93,7 +93,7 @@ class Project(Section):
     differences: Differences
     score: Scoring
     bootstrap: Bootstrap
-    ablations: Tried
+    ablations: TriedFilters
     sweep: Grid
     report: report.Params
 

@@ -20,7 +20,6 @@ from pipeline.progress import track
 from pipeline.project import load_project
 from pipeline.stage_table import stage_module
 from stages.base import Context, Done, Load, Summary, Unit, in_process
-from stages.memory import device_peak_bytes
 from store.errors import ParameterError
 from store.publish import replacing
 
@@ -35,7 +34,9 @@ class Execution(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     device: str = Field("cpu", description="torch device")
-    batch: int | None = Field(None, ge=1, description="rows per forward pass; by default what the device holds")
+    batch: int | None = Field(
+        None, ge=1, description="rows per forward pass at most; halved where a GPU's memory is full"
+    )
     unit: int = Field(16, ge=1, description="images per part: what a kill can lose")
     workers: int = Field(0, ge=0, description="processes to spread the units over; 0 for this one")
     scheduler: str = Field("", description="address of a dask scheduler to use instead, tcp://host:port")
@@ -135,6 +136,15 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
+def device_peak_bytes(device: str) -> int:
+    """The most memory that tensors of this process have held on a GPU so far; 0 for a CPU."""
+    if not device.startswith("cuda"):
+        return 0
+    import torch
+
+    return torch.cuda.max_memory_allocated(device)
+
+
 def size_of(path: Path) -> int:
     """Bytes of a file or of all files of a folder; 0 when there is none."""
     if path.is_dir():
@@ -149,7 +159,7 @@ def _line(record: dict[str, Any]) -> str:
         if any(record[verb].values())
     ]
     memory = f"at most {record['peak_bytes'] / 2**20:,.0f} MiB"
-    if record["device_peak_bytes"]:
+    if record["device_peak_bytes"] >= 2**20:  # less is the check of the device
         memory += f", {record['device_peak_bytes'] / 2**20:,.0f} MiB on the GPU"
     text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s, {memory}"
     text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])

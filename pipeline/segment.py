@@ -10,6 +10,7 @@ from pipeline.arguments import checked
 from pipeline.project import LoadedProject
 from pipeline.runner import Execution
 from stages.images import load_image
+from stages.memory import rows_for
 from stages.overlay import overlay
 from stages.pair_table import Scoring
 from stages.single_image import segment
@@ -55,7 +56,8 @@ def segment_file(
         device=execution.device,
         precision=values.clip.precision,
     )
-    clip = MaskedClip(model, tokenizer, **values.embed_masks.views(), batch=execution.batch)
+    rows = rows_for(execution.device, execution.batch)
+    clip = MaskedClip(model, tokenizer, **values.embed_masks.views(), batch=rows)
     found = segment(
         image,
         text,

@@ -15,6 +15,7 @@ MODULES = {
     "pair": "stages.pairs",
     "differences": "pipeline.differences",
     "score": "stages.score",
+    "ablations": "stages.ablations",
     "sweep": "stages.sweep",
     "report": "stages.report.report",
 }

@@ -85,7 +85,7 @@ def print_last_run(project: LoadedProject) -> None:
 
 
 def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> None:
-    """The best grid point of every split for oIoU and for mIoU, beside the profile's own."""
+    """The best grid point of every split for oIoU and for mIoU."""
     params = project.values.score
     pairs, _ = load_pairs(project.table("pairs.h5"), params.k if k is None else k)
     names = {name for name, _ in pairs.groups}

@@ -1,22 +1,27 @@
-"""What other settings give beside the profile's point, from pair tables alone: k, text, filters, prompts, differences."""
+"""Stage ablations: what other settings give beside the profile's point, from pair tables alone.
+
+Every stored k, sentence or phrase only, filters, prompts, and the deliberate differences from the released code.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from stages.base import Listed
+from stages.base import Context, Listed, Summary
 from stages.base import Params as BaseParams
+from stages.base import Paths as BasePaths
 from stages.fusion import Floats
 from stages.metrics import Empty, summarise
 from stages.pair_table import Evaluation, PairTable, Scoring, load_pairs, with_k
 from store.errors import StoreError, again, reading
+from store.publish import replacing
 
 
-class Tried(BaseParams):
+class TriedFilters(BaseParams):
     """The filters that are tried one at a time, each over the scores of the profile's point."""
 
     min_scores: Listed[Annotated[float, Field(ge=0, le=1)]] = Field(
@@ -26,31 +31,47 @@ class Tried(BaseParams):
     top_ns: Listed[Annotated[int, Field(ge=0)]] = Field([], description="numbers of proposals")
 
 
-class Settings(Scoring, Tried):
-    """The profile's point, and what is tried beside it."""
+class Params(Scoring, TriedFilters):
+    """The profile's point, and the filters that are tried beside it."""
 
 
-def beside_the_point(
-    pairs: PairTable, scores: Floats, file: Path, attrs: dict[str, Any], folder: Path, params: Settings
-) -> dict[str, list[dict[str, Any]]]:
-    """``ablations`` and ``differences``: lists of rows, one per setting and split.
+class Paths(BasePaths):
+    pairs: Path
+    differences: Path
+    ablations: Path
+    outputs: ClassVar[tuple[str, ...]] = ("ablations",)
 
-    Args:
-        pairs, attrs: from ``file``, see ``load_pairs``; unfiltered. scores: at the point of ``params`` (P,).
-        folder: output of stage differences.
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the ablations file: ``ablations`` and ``differences``, lists of rows, one per setting and split.
 
     Raises:
-        StoreError: ``folder`` was made beside another pair table.
+        StoreError: the differences were made beside another pair table.
     """
-    listed = _listed(folder, attrs["digest"])
-    tried = ablations(pairs, scores, file, attrs["ks"], params)
-    for template in listed["templates"]:
-        tried += _of_table(folder / template["file"], params, "template", f'template = "{template["template"]}"')
-    return {"ablations": tried, "differences": differences(folder, listed["switches"], pairs, scores, params)}
+    summary = Summary()
+    with summary.timed("read"):
+        pairs, attrs = load_pairs(paths.pairs, params.k)
+        beside = _read_list(paths.differences, attrs["digest"])
+    summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
+    with summary.timed("score"):
+        scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+        tried = ablations(pairs, scores, paths.pairs, attrs["ks"], params)
+        for template in beside["templates"]:
+            file, setting = paths.differences / template["file"], f'template = "{template["template"]}"'
+            tried += _rows_of_file(file, params, "template", setting)
+        turned = differences(paths.differences, beside["switches"], pairs, scores, params)
+    with replacing(paths.ablations) as temporary:
+        temporary.write_text(json.dumps({"ablations": tried, "differences": turned}, indent=1) + "\n")
+    summary.wrote = {"ablations": len(tried), "differences": len(turned)}
+    return summary
 
 
-def ablations(pairs: PairTable, scores: Floats, file: Path, ks: list[int], params: Settings) -> list[dict[str, Any]]:
-    """Every stored k, sentence or phrase only, and each filter tried. Arguments as of ``beside_the_point``."""
+def ablations(pairs: PairTable, scores: Floats, file: Path, ks: list[int], params: Params) -> list[dict[str, Any]]:
+    """Every stored k, sentence or phrase only, and each filter tried.
+
+    Args:
+        pairs: unfiltered, from ``file``, which holds global features of ``ks``. scores: at the profile's point (P,).
+    """
     rows = _rows(pairs, scores, params, "chosen", f"k = {params.k}, beta = {params.beta:g}")
     alphas = pairs.alphas(params)
     for k in ks:
@@ -71,7 +92,7 @@ def differences(
     """Each deliberate difference from the released code turned, after ``as configured``.
 
     Args:
-        switches: as ``folder`` lists them. The rest as of ``beside_the_point``.
+        switches: as ``folder``, the output of stage differences, lists them. pairs, scores: as of ``ablations``.
     """
     rows = [{**row, "release": False} for row in _rows(pairs, scores, params, "as configured", "")]
     other: Empty = "skip" if params.empty == "count" else "count"
@@ -81,12 +102,12 @@ def differences(
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        found = _of_table(folder / switch["file"], scoring, name, setting)
+        found = _rows_of_file(folder / switch["file"], scoring, name, setting)
         rows += [{**row, "release": switch["release"]} for row in found]
     return rows
 
 
-def _listed(folder: Path, digest: str) -> dict[str, Any]:
+def _read_list(folder: Path, digest: str) -> dict[str, Any]:
     """What stage differences says of ``folder``, which it made beside the pair table of ``digest``."""
     with reading(folder / "differences.json", again("differences")):
         content: dict[str, Any] = json.loads((folder / "differences.json").read_text())
@@ -95,7 +116,7 @@ def _listed(folder: Path, digest: str) -> dict[str, Any]:
     return content
 
 
-def _of_table(file: Path, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:
+def _rows_of_file(file: Path, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:
     """Rows of another pair table at the profile's point."""
     table = load_pairs(file, params.k)[0]
     return _rows(table, table.dots.scores(table.alphas(params), params.beta), params, name, setting)

@@ -51,8 +51,8 @@ class Summary:
     """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts.
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
-    ``peak_bytes``, ``device_peak_bytes``: the most memory that the process ever held, and its tensors on a GPU, told by
-    whoever runs the stage; 0: not told.
+    ``peak_bytes``: the most memory that the process ever held, ``device_peak_bytes``: that its tensors held on a GPU; both
+    told by whoever runs the stage, 0: not told.
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -176,8 +176,8 @@ class Context:
     Attributes:
         work: the folder for this profile's parts.
         device: torch device.
-        batch: rows (masks, crops, strings) per forward pass; None: what the device holds (``stages.memory``).
-        unit: inputs (images, strings) per part: what a kill can lose.
+        batch: rows (masks, crops, strings) per forward pass; None: see ``stages.memory``.
+        unit: images per part, what a kill can lose; a stage that takes other inputs has its own number.
         track: wraps a sequence to show progress under a label.
         execute: runs units, here or on other processes, in any order; the results are the same to the byte.
     """

@@ -1,4 +1,4 @@
-"""Stage score: the chosen mask of every expression, the metrics, and what other settings give; from pair tables alone."""
+"""Stage score: the chosen mask of every expression and the metrics, from the pair table alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.ablations import Settings, beside_the_point
 from stages.base import Context, Summary
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
@@ -30,21 +29,19 @@ class Bootstrap(BaseParams):
     seed: int = Field(0, ge=0, description="of the resampling")
 
 
-class Params(Settings, Bootstrap):
-    """The profile's point, its confidence intervals, and what is tried beside it."""
+class Params(Scoring, Bootstrap):
+    """Scoring and its confidence intervals."""
 
 
 class Paths(BasePaths):
     pairs: Path
-    differences: Path
     scores: Path
     metrics: Path
-    ablations: Path
-    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics", "ablations")
+    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics")
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the scores table, the metrics file (data set -> split -> rule -> value) and the ablations file (lists of rows)."""
+    """Write the scores table and the metrics file: data set -> split -> rule -> value."""
     summary = Summary()
     with summary.timed("read"):
         pairs, attrs = load_pairs(paths.pairs, params.k)
@@ -53,8 +50,6 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
-    with summary.timed("ablations"):
-        beside = beside_the_point(pairs, scores, paths.pairs, attrs, paths.differences, params)
     columns = {
         "chosen": chosen["global_local"],
         **{f"chosen_{rule}": chosen[rule] for rule in ("global", "cropping", "upper_bound")},
@@ -62,9 +57,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     config = {**params.config(), "k": attrs["k"]}
     write_table(paths.scores, "scores", columns, config, {"pairs": attrs["digest"]})
-    for path, content in ((paths.metrics, metrics), (paths.ablations, beside)):
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n")
+    with replacing(paths.metrics) as temporary:
+        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary
 

@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 from stages import pairs as pair_stage
-from stages import score as score_stage
 from stages.base import Context
 from stages.pair_table import Filters
 from stages.score_rule import ScoreRule
@@ -130,13 +129,6 @@ def plain_point(
         best = plain_best([values[p] for p in positions])
         chosen[e] = positions[best] if best >= 0 else -1
     return plain_metrics(made, chosen, "count")
-
-
-def score_paths(made: Synthetic, folder: Path) -> Any:
-    """Paths of stage score that write into ``folder``, beside no differences."""
-    files = {name: folder / f"{name}.json" for name in ("metrics", "ablations")}
-    paths = fields(made, score_stage, differences=no_differences(made), **files)
-    return paths.model_copy(update={"scores": folder / "scores.h5"})
 
 
 def store_with_pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:

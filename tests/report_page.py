@@ -125,7 +125,14 @@ def build(
     best = [max(range(len(s)), key=lambda p, e=e: iou(e, p), default=-1) for e, s in enumerate(SCORES)]
     chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen_upper_bound": best}).items()}
     scores = {"score": np.array([score for own in SCORES for score in own], np.float32)}
-    settings = {"alpha": 0.85, "alpha_by_dataset": {}, "beta": 0.5, "k": 3, "empty": "count", "min_score": 0.0}
+    settings = {
+        "alpha": 0.85,
+        "alpha_by_dataset": {"other": 0.25},
+        "beta": 0.5,
+        "k": 3,
+        "empty": "count",
+        "min_score": 0.0,
+    }
     write_table(paths.scores, "scores", chosen | scores, settings | (config or {}), {"pairs": pairs.digest})
     paths.metrics.write_text(json.dumps(invented_metrics(groups)))
     paths.ablations.write_text(json.dumps(invented_ablations(groups)))

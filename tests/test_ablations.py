@@ -1,4 +1,4 @@
-"""What stage score finds beside the profile's point, against loops over the vectors."""
+"""The ablations stage: what other settings give, against loops over the vectors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from stages import score as score_stage
+from stages import ablations
 from stages.pair_table import Filters
 from stages.score_rule import ScoreRule
-from tests.oracles import RULES, context, evaluated, plain_point, rule_of, score_paths, store_with_pairs
+from tests.oracles import RULES, context, evaluated, fields, no_differences, plain_point, rule_of, store_with_pairs
 from tests.stores import GROUPS, Synthetic
 
 made = pytest.fixture(scope="module", params=RULES)(store_with_pairs)
@@ -21,10 +21,9 @@ rule = pytest.fixture(scope="module")(rule_of)
 @pytest.mark.parametrize("filters", [Filters(), Filters(min_score=0.3, min_area=20)], ids=["all", "filtered"])
 def test_ablations(made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: Filters) -> None:
     tried: dict[str, Any] = {"top_ns": [1, 3], "min_areas": 20} if filters == Filters() else {}
-    params = score_stage.Params(
-        alpha=0.6, alpha_by_dataset={"other": 0.25}, beta=0.5, resamples=0, **filters.config(), **tried
-    )
-    score_stage.run(params, score_paths(made, tmp_path), context(tmp_path))
+    params = ablations.Params(alpha=0.6, alpha_by_dataset={"other": 0.25}, beta=0.5, **filters.config(), **tried)
+    files = {"differences": no_differences(made), "ablations": tmp_path / "ablations.json"}
+    ablations.run(params, fields(made, ablations, **files), context(tmp_path))
     found = json.loads((tmp_path / "ablations.json").read_text())["ablations"]
     for group, (dataset, split) in enumerate(GROUPS):
         alpha = 0.25 if dataset == "other" else 0.6

@@ -90,7 +90,7 @@ def test_only_what_depends_on_a_switch_is_computed(profile: dict[str, Any], reco
 
 
 def test_every_switch_is_scored(profile: dict[str, Any], record: dict[str, Any]) -> None:
-    run_stages(profile, "score")
+    run_stages(profile, "score", "ablations")
     found = json.loads((Path(profile["data"]) / "ablations.json").read_text())
     metrics = json.loads(Path(profile["metrics"]).read_text())["refshapes"]
     rows = {(row["name"], row["split"]): row for row in found["differences"]}
@@ -123,7 +123,7 @@ def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict
     shutil.copy(Path(profile["data"]) / "pairs.h5", tmp_path / "data/pairs.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):
-        run_stages(other, "score")
+        run_stages(other, "ablations")
 
 
 def test_a_template_without_a_place_for_the_text_is_refused(profile: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ def test_code_dependencies_are_the_import_closure(name: str) -> None:
 @pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml"])
 @pytest.mark.parametrize("name", MODULES)
 def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
-    """What the command passes, templates unfolded, is all that the stage's Params and Paths know, and no more."""
+    """What the command passes, templates unfolded, is what the stage's Params and Paths know: all that the profile says."""
     values = yaml.safe_load((ROOT / file).read_text())
     stage = stage_module(name)
     words = unfolded(STAGES[name]["cmd"], values)
@@ -58,6 +58,9 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     given |= {name: value for name, value in place.items() if name in stage.Paths.model_fields}
     paths = {field: str(given.pop(field)) for field in stage.Paths.model_fields}
     stage.Params.model_validate(given)
+    sections = [values[name] for name in re.findall(r"\$\{(\w+)[.}]", STAGES[name]["cmd"]) if name in values]
+    leaves = {leaf for section in sections if isinstance(section, dict) for leaf, v in section.items() if v != []}
+    assert leaves & set(stage.Params.model_fields) <= set(given), "a value of the profile does not reach the stage"
     outputs = {paths.pop(output) for output in stage.Paths.outputs}
     metrics = {unfold(next(iter(m)), values) for m in STAGES[name].get("metrics", [])}
     assert {unfold(out, values) for out in STAGES[name]["outs"]} | metrics == outputs

@@ -18,7 +18,7 @@ from demo.refshapes import write_benchmark
 from pipeline.stage_table import MODULES
 from tests.profile import ROOT
 
-AFTER_SCORE = ["score", "report"]
+AFTER_SCORE = ["score", "ablations", "report"]
 AFTER_PAIR = ["pair", "differences", "sweep", *AFTER_SCORE]
 
 
@@ -82,7 +82,7 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
     assert "up to date" in project.dvc("repro", "demo/dvc.yaml")
 
 
-def test_alpha_reruns_score_and_report_only(project: Project) -> None:
+def test_alpha_reruns_score_ablations_and_report_only(project: Project) -> None:
     project.set(score={"alpha": 0.25})
     assert sorted(project.repro()) == sorted(AFTER_SCORE)
     assert "score.alpha" in project.dvc("params", "diff")

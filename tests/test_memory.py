@@ -1,108 +1,95 @@
-"""How many rows a pass gets, against a device whose memory is arithmetic."""
+"""Passes that shrink where memory is full, against a device on which so many rows fit and no more."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import open_clip
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from stages.memory import MOST, ON_CPU, device_peak_bytes, rows_that_fit, rows_within
+from pipeline.runner import device_peak_bytes
+from stages.base import Result
+from stages.memory import rows_for, shrinking
+from stages.text import embed_text
 from stages.text.encoder import TextEncoder
-from tests.visual_oracles import RESNET, TEXT, VIT, clip_of, random_model
+from store.errors import ParameterError
 
-MIB = 2**20
+MODELS = Path(__file__).parent.parent / "demo" / "models"
 
 
-class Gpu:
-    """torch.cuda for passes of ``rest + rows * per_row`` bytes in ``free`` bytes of memory, beside 5 MiB of weights."""
+class Encoder:
+    """Doubles its inputs, ``batch`` at a time, in a memory for ``room`` rows."""
 
-    def __init__(self, free: int, per_row: int, rest: int) -> None:
-        self.free, self.per_row, self.rest, self.held = free, per_row, rest, 5 * MIB
-        self.peak = self.held
+    def __init__(self, batch: int, room: int) -> None:
+        self.batch, self.room = batch, room
         self.passes: list[int] = []
 
-    def run(self, rows: int) -> None:
-        self.passes.append(rows)
-        self.peak = max(self.peak, self.held + self.rest + rows * self.per_row)
-
-    def patched(self, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-        for name, answer in {
-            "empty_cache": lambda: None,
-            "mem_get_info": lambda device: (self.free, 80 * 2**30),
-            "reset_peak_memory_stats": lambda device: setattr(self, "peak", self.held),
-            "memory_allocated": lambda device: self.held,
-            "max_memory_allocated": lambda device: self.peak,
-        }.items():
-            monkeypatch.setattr(torch.cuda, name, answer)
-        return self
+    def compute(self, inputs: Sequence[int], kinds: tuple[str, ...]) -> list[Result]:
+        found = []
+        for start in range(0, len(inputs), self.batch):
+            rows = inputs[start : start + self.batch]
+            self.passes.append(len(rows))
+            if len(rows) > self.room:
+                raise torch.OutOfMemoryError("CUDA out of memory.\nA long story.")
+            found += [Result({kind: {"doubled": np.array([2 * row])} for kind in kinds}) for row in rows]
+        return found
 
 
-@pytest.mark.parametrize(
-    ("free", "per_row", "rest", "rows"),
-    [
-        (80 * 2**30, 2 * MIB, 9 * MIB, MOST),
-        (1000 * MIB, 5 * MIB, 0, 64),  # 600 MiB for 120 rows
-        (1000 * MIB, 5 * MIB, 281 * MIB, 32),  # 319 MiB for 63
-        (1000 * MIB, 590 * MIB, 0, 1),
-        (1000 * MIB, 2000 * MIB, 0, 1),  # one that does not fit will say so itself
-    ],
-)
-def test_rows_fit_the_free_memory_of_a_gpu(
-    free: int, per_row: int, rest: int, rows: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gpu = Gpu(free, per_row, rest).patched(monkeypatch)
-    assert rows_that_fit(gpu.run, torch.device("cuda")) == rows
-    assert max(gpu.passes) <= 16
-    assert device_peak_bytes("cuda") == gpu.peak
+@pytest.mark.parametrize(("batch", "room", "fits"), [(64, 64, 64), (64, 9, 8), (64, 1, 1), (100, 30, 25), (3, 2, 1)])
+def test_passes_shrink_until_they_fit_and_stay_so(batch: int, room: int, fits: int) -> None:
+    encoder = Encoder(batch, room)
+    compute = shrinking(encoder.compute, encoder, "cuda")
+    for _ in range(2):
+        encoder.passes.clear()
+        found = compute(range(70), ("x",))
+        assert [int(result.items["x"]["doubled"][0]) for result in found] == [2 * row for row in range(70)]
+        assert encoder.batch == fits
+    assert max(encoder.passes) <= fits, "a unit later no pass is tried in vain"
+    assert sum(encoder.passes) == 70
 
 
-@given(
-    free=st.integers(0, 200 * 2**30), per_row=st.integers(1, 2**30), rest=st.integers(0, 2**33), few=st.integers(1, 64)
-)
-def test_rows_are_the_most_that_fit(free: int, per_row: int, rest: int, few: int) -> None:
-    rows = rows_within(free, rest + few * per_row, rest + 2 * few * per_row, few)
-    assert rows.bit_count() == 1
-    assert rows <= MOST
-    assert rows == 1 or rest + rows * per_row <= 0.6 * free + 1
-    assert rows == MOST or rest + 2 * rows * per_row > 0.6 * free - per_row
+def test_a_row_that_does_not_fit_is_said() -> None:
+    encoder = Encoder(8, 0)
+    with pytest.raises(ParameterError, match=r"GLIMPSE_DEVICE: .*'cuda:1' is full \(CUDA out of memory\.\); free"):
+        shrinking(encoder.compute, encoder, "cuda:1")([1], ("x",))
+    assert encoder.passes == [1] * 4, "8, 4, 2 and 1 at most"
 
 
-def test_a_pass_that_grows_by_nothing_gets_the_most() -> None:
-    assert rows_within(2**30, 100, 100, 8) == MOST
+def test_other_errors_pass() -> None:
+    def broken(inputs: Sequence[Any], kinds: tuple[str, ...]) -> list[Result]:
+        raise ValueError("another")
+
+    with pytest.raises(ValueError, match="another"):
+        shrinking(broken, Encoder(4, 4), "cuda")([1], ())
 
 
-def test_a_cpu_has_its_own_number_and_tries_nothing() -> None:
-    tried: list[int] = []
-    assert rows_that_fit(tried.append, torch.device("cpu")) == ON_CPU
-    assert not tried
+def test_the_stage_of_texts_shrinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, tried = TextEncoder.encode, []
+
+    def full(self: TextEncoder, strings: Sequence[str]) -> Any:
+        tried.append(self.batch)
+        if self.batch > 16:
+            raise torch.OutOfMemoryError("full")
+        return plain(self, strings)
+
+    params = embed_text.Params(model=str(MODELS / "refshapes_clip.json"))
+    strings, weights = ["a red disc", "a blue box"], MODELS / "refshapes_clip.safetensors"
+    expected = embed_text.embedder(params, weights, 16, "cpu")(strings, ("text",))
+    monkeypatch.setattr(TextEncoder, "encode", full)
+    found = embed_text.embedder(params, weights, None, "cpu")(strings, ("text",))
+    assert tried == [64, 32, 16]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one.items["text"]["feature"], other.items["text"]["feature"])
+
+
+def test_rows_where_nobody_says_how_many() -> None:
+    assert (rows_for("cpu", None), rows_for("cpu", 7), rows_for("cuda:1", None), rows_for("cuda", 3)) == (64, 7, 512, 3)
+
+
+def test_the_peak_of_a_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: {"cuda:1": 123}[device])
+    assert device_peak_bytes("cuda:1") == 123
     assert device_peak_bytes("cpu") == 0
-
-
-@pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
-def test_the_pass_of_masks_that_is_tried_holds_so_many_crops(vision: dict[str, Any]) -> None:
-    clip, seen = clip_of(random_model(vision)), []
-    encode = clip._backbone.encode
-
-    def counted(views: torch.Tensor) -> torch.Tensor:
-        seen.append(views.shape)
-        return encode(views)
-
-    clip._backbone.encode = counted  # type: ignore[method-assign]
-    clip._pass_of(5)
-    assert seen == [(5, 3, *clip._backbone.input_size)]
-
-
-@pytest.mark.parametrize("plain", [False, True])
-def test_the_pass_of_texts_that_is_tried_fills_every_position(plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = random_model(VIT)
-    encoder, seen = TextEncoder(model, open_clip.SimpleTokenizer(), plain=plain), []
-    first = model.transformer.resblocks[0]
-    first.ln_1.register_forward_hook(lambda layer, given, result: seen.append(given[0].flatten(0, -2).shape))
-    encoder._pass_of(3)
-    positions = sum(shape[0] for shape in seen)
-    assert positions >= 3 * TEXT["context_length"]
-    assert encoder._batch == ON_CPU

@@ -16,13 +16,13 @@ from tests.oracles import (
     RULES,
     context,
     evaluated,
+    fields,
     kept_positions,
     overlap_of,
     plain_best,
     plain_metrics,
     plain_scores,
     rule_of,
-    score_paths,
     store_with_pairs,
 )
 from tests.stores import CUT, GROUPS, Synthetic
@@ -39,7 +39,10 @@ def test_score_stage_against_loops(
     params = score_stage.Params(
         **filters.config(), alpha=0.6, alpha_by_dataset={"other": 0.2}, beta=0.3, k=1, empty=empty, resamples=50
     )  # type: ignore[arg-type]
-    score_stage.run(params, score_paths(made, tmp_path), context(tmp_path))
+    paths = fields(made, score_stage, metrics=tmp_path / "metrics.json").model_copy(
+        update={"scores": tmp_path / "scores.h5"}
+    )
+    score_stage.run(params, paths, context(tmp_path))
     table = read_table(tmp_path / "scores.h5", "scores")
     metrics = json.loads((tmp_path / "metrics.json").read_text())
 
@@ -107,10 +110,11 @@ def test_score_stage_against_loops(
 def test_score_stage_is_deterministic(made: Synthetic, tmp_path: Path) -> None:
     written = []
     for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        paths = score_paths(made, tmp_path / name)
+        paths = fields(made, score_stage, metrics=tmp_path / f"{name}.json").model_copy(
+            update={"scores": tmp_path / f"{name}.h5"}
+        )
         score_stage.run(score_stage.Params(), paths, context(tmp_path))
-        written.append([getattr(paths, output).read_bytes() for output in paths.outputs])
+        written.append((paths.scores.read_bytes(), paths.metrics.read_bytes()))
     assert written[0] == written[1]
 
 

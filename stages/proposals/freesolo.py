@@ -92,19 +92,24 @@ class FreeSolo:
         """`from_state_dict` of a weights file of any form that `read_state_dict` reads, with the same options."""
         return cls.from_state_dict(read_state_dict(weights), **options)
 
-    def propose(self, image: Image.Image, pixels: Tensor | None = None) -> Proposals:
-        """Proposals of one PIL image (converted to RGB). `pixels`: what `preprocess` made of it, if that was done ahead."""
-        pixels = self.preprocess(image) if pixels is None else pixels
+    def propose(self, image: Image.Image) -> Proposals:
+        """Proposals of one PIL image (converted to RGB)."""
+        return self.propose_shrunk(self.shrink(image), (image.height, image.width))
+
+    def propose_shrunk(self, shrunk: npt.NDArray[np.uint8], original: tuple[int, int]) -> Proposals:
+        """`propose` of what `shrink` made of an image of size `original` (H, W)."""
+        pixels = _normalised(shrunk)
         raw = self.forward(padded(pixels)[None])
-        return self.decode(raw, 0, (pixels.shape[1], pixels.shape[2]), (image.height, image.width))
+        return self.decode(raw, 0, (pixels.shape[1], pixels.shape[2]), original)
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """The released input, float32 (3, h, w) on the CPU: short side resized (PIL bilinear), ImageNet-normalised."""
+        return _normalised(self.shrink(image))
+
+    def shrink(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """The part of `preprocess` that other threads may do ahead: decode and resize, uint8 RGB (h, w, 3), no torch."""
         rgb = image.convert("RGB")
-        size = resized_size(rgb.size, self.short_side)
-        values = np.array(rgb.resize(size, Image.Resampling.BILINEAR))
-        tensor = torch.from_numpy(values).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
-        return (tensor - _per_channel(IMAGENET_MEAN)) / _per_channel(IMAGENET_STD)
+        return np.array(rgb.resize(resized_size(rgb.size, self.short_side), Image.Resampling.BILINEAR))
 
     @torch.no_grad()
     def forward(self, batch: Tensor) -> RawOutput:
@@ -208,6 +213,11 @@ def _at_least_float32(values: Tensor) -> Tensor:
 
 def _finite(values: Tensor) -> bool:
     return bool(torch.isfinite(values).all())
+
+
+def _normalised(shrunk: npt.NDArray[np.uint8]) -> Tensor:
+    tensor = torch.from_numpy(shrunk).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+    return (tensor - _per_channel(IMAGENET_MEAN)) / _per_channel(IMAGENET_STD)
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from stages.base import Compute, Result
 from stages.images import read_image
@@ -12,10 +15,6 @@ from stages.prefetch import ahead
 from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError, PassingError
 from store.masks import encode
-
-if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
 
 KIND = "proposals"
 """The kind of the parts."""
@@ -32,7 +31,7 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
 
     net = FreeSolo.from_file(weights, **settings, device=device)
 
-    def read(source: tuple[str, str]) -> tuple[Image.Image, Tensor] | DataError:
+    def read(source: tuple[str, str]) -> tuple[NDArray[np.uint8], tuple[int, int]] | DataError:
         name, digest = source
         try:
             image = read_image(images, name, digest)
@@ -41,14 +40,13 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
         if max(image.size) > _MAX_ASPECT * min(image.size):
             size = f"{image.width} x {image.height}"
             return DataError(f"{name}: {size} is longer than {_MAX_ASPECT} times its short side; cut it")
-        return image, net.preprocess(image)
+        return net.shrink(image), (image.height, image.width)
 
-    def propose(found: tuple[Image.Image, Tensor] | DataError) -> Result:
+    def propose(found: tuple[NDArray[np.uint8], tuple[int, int]] | DataError) -> Result:
         if isinstance(found, DataError):
             return Result({KIND: no_proposals(str(found))}, passing=isinstance(found, PassingError))
-        image, pixels = found
-        made = net.propose(image, pixels)
+        made, (height, width) = net.propose_shrunk(*found), found[1]
         status = "" if len(made.masks) else "no proposal above the thresholds"
-        return Result({KIND: item_of(encode(made.masks), made.scores, image.height, image.width, status)})
+        return Result({KIND: item_of(encode(made.masks), made.scores, height, width, status)})
 
     return lambda inputs, kinds: [propose(found) for found in ahead(read, inputs)]

@@ -24,7 +24,10 @@ CHOICES = {
     "upper_bound": "chosen_upper_bound",
 }
 """Rule -> column of the scores table."""
-_STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "differences", "score", "sweep")
+_STAGES = (
+    *("index", "propose", "embed_masks", "parse", "embed_text", "overlap"),
+    *("pair", "differences", "score", "ablations", "sweep"),
+)
 _INDEX = (
     "image_name",
     "image_digest",
@@ -57,7 +60,7 @@ class Data:
     groups: (data set, split) of each group. group: row of it for each expression (E,).
     evaluated: whether the expression has a ground truth (E,).
     iou: rule -> IoU of its choice (E,), 0 without a choice.
-    metrics, ablations, differences, grid: as the score and sweep stages wrote them.
+    metrics, ablations, differences, grid: as their stages wrote them.
     records: of the other stages, in order of the pipeline.
     """
 
@@ -133,7 +136,7 @@ def _by_split(path: Path, stage: str, groups: list[tuple[str, str]], key: str | 
 
 
 def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
-    with reading(path, again("score")):
+    with reading(path, again("ablations")):
         content = json.loads(path.read_text(encoding="utf-8"))
         return {name: content[name] for name in ("ablations", "differences")}
 

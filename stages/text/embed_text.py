@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from stages.base import Compute, Context, Result, Summary, compute_missing
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
+from stages.memory import rows_for, shrinking
 from stages.precision import Precision
 from store.fingerprint import code_digest, file_digest, fingerprint
 from store.table import read_table
@@ -96,10 +97,10 @@ def embedder(params: Params, weights: Path, batch: int | None, device: str) -> C
     from stages.text.encoder import TextEncoder
 
     model, tokenizer = load_clip(params.model, weights, device=device, precision=params.precision)
-    encoder = TextEncoder(model, tokenizer, batch=batch)
+    encoder = TextEncoder(model, tokenizer, batch=rows_for(device, batch))
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
         pairs = zip(*encoder.encode(strings), strict=True)
         return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
 
-    return embed
+    return shrinking(embed, encoder, device)

@@ -24,7 +24,6 @@ from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
-from stages.memory import rows_that_fit
 from stages.text.prefixes import Forest, portions
 
 _ROWS = 120
@@ -38,20 +37,19 @@ up to 6."""
 
 
 class TextEncoder:
-    """Text vectors of an open_clip model; ``batch`` strings' worth of positions at most are held at a time, None: what the
-    device holds (`stages.memory`).
+    """Text vectors of an open_clip model; ``batch`` strings' worth of positions at most are held at a time.
 
     Device and dtype are the model's. ``plain`` forces open_clip's own way; both give the same vectors within rounding
     (tests: relative error under 1e-5 in float32).
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: Callable[..., Tensor], batch: int | None = None, plain: bool = False
+        self, model: nn.Module, tokenizer: Callable[..., Tensor], batch: int = 64, plain: bool = False
     ) -> None:
         self._model: Any = model
         self._tokenizer = tokenizer
+        self.batch = batch
         self._tower = None if plain else _causal_tower(model)
-        self._batch = rows_that_fit(self._pass_of, self._device) if batch is None else batch
 
     @torch.inference_mode()
     def encode(self, strings: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -82,29 +80,16 @@ class TextEncoder:
         return tokens[:-1], truncated
 
     def _plain(self, tokens: Tensor) -> Tensor:
-        return torch.cat([self._model.encode_text(part.to(self._device)) for part in tokens.split(self._batch)])
+        device = next(self._model.parameters()).device
+        return torch.cat([self._model.encode_text(part.to(device)) for part in tokens.split(self.batch)])
 
     def _shared(self, tokens: Tensor, tower: Any) -> Tensor:
         ends = _pooled(tower, tokens).tolist()
         sequences = [row[: end + 1] for row, end in zip(tokens.tolist(), ends, strict=True)]
-        cut = list(portions(sequences, self._batch * tokens.shape[1]))
+        cut = list(portions(sequences, self.batch * tokens.shape[1]))
         features = torch.cat([_encode(tower, Forest.of([sequences[row] for row in rows])) for rows in cut])
         order = torch.tensor([row for rows in cut for row in rows], device=features.device)
         return torch.empty_like(features).index_copy_(0, order, features)
-
-    @torch.inference_mode()
-    def _pass_of(self, rows: int) -> None:
-        """A forward pass of distinct strings that fill the context, the largest there is."""
-        tokens = self._tokenizer([""]).repeat(rows, 1)
-        if self._tower is None:
-            self._model.encode_text(tokens.to(self._device))
-        else:
-            different = torch.arange(tokens.numel()).view_as(tokens) % self._tower.token_embedding.num_embeddings
-            _encode(self._tower, Forest.of(different.tolist()))
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._model.parameters()).device
 
 
 def _causal_tower(model: nn.Module) -> Any:

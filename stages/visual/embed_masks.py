@@ -16,6 +16,7 @@ from stages.base import Compute, Context, Listed, Result, Results, Summary, comp
 from stages.base import Params as BaseParams
 from stages.base import Paths as BasePaths
 from stages.images import read_image
+from stages.memory import rows_for, shrinking
 from stages.precision import Precision
 from stages.prefetch import ahead
 from store.errors import DataError, PassingError
@@ -130,7 +131,7 @@ def embedder(params: Params, paths: Paths, batch: int | None, device: str) -> Co
     from stages.visual.preprocess import degenerate_boxes
 
     model, _ = load_clip(params.model, paths.weights, device=device, precision=params.precision)
-    encoder = MaskEncoder(model, **params.views(), batch=batch)
+    encoder = MaskEncoder(model, **params.views(), batch=rows_for(device, batch))
     index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
 
@@ -176,7 +177,7 @@ def embedder(params: Params, paths: Paths, batch: int | None, device: str) -> Co
         results |= {image: Result(items(image, found)) for image, found in zip(good, encoded, strict=True)}
         return [results[image] for image in images]
 
-    return embed
+    return shrinking(embed, encoder, device)
 
 
 def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: str) -> Item:

@@ -31,7 +31,7 @@ class MaskedClip(MaskEncoder):
         fill: Fill = "reference",
         antialias: bool | None = None,
         masking: Masking = "token",
-        batch: int | None = None,
+        batch: int = 64,
     ) -> None:
         super().__init__(
             open_clip_model,

@@ -16,7 +16,6 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.memory import rows_that_fit
 from stages.score_rule import ScoreRule
 from stages.visual.masked_resnet import MaskedResNet
 from stages.visual.masked_vit import MaskedViT, Masking
@@ -48,8 +47,8 @@ class MaskEncoder:
     ``preprocess``: ``reference`` reads images as the released code does (ImageNet mean and std, no antialias on
     tensors), ``clip`` with the model's own mean and std and antialiased; a given ``antialias`` overrides that part.
     ``short_side`` (pixels) and ``fill`` as in `Preprocess`, ``masking`` as in `MaskedViT` (a ResNet knows ``token``
-    only). ``batch`` bounds how many masks or crops are in one forward pass; None: what the device holds
-    (`stages.memory`). Device and dtype are those of the model; all results are float32 on the CPU.
+    only). ``batch`` bounds how many masks or crops are in one forward pass. Device and dtype are those of the model;
+    all results are float32 on the CPU.
 
     An image is PIL RGB, or what `prepare` made of it, so that global and local features decode it once. Masks are bool
     (N, H, W) at the image's own size; N = 0 gives shape (0, D).
@@ -66,16 +65,17 @@ class MaskEncoder:
         fill: Fill = "reference",
         antialias: bool | None = None,
         masking: Masking = "token",
-        batch: int | None = None,
+        batch: int = 64,
     ) -> None:
         if preprocess not in get_args(PreprocessKind):
             raise ParameterError(
                 f"preprocess: expected one of {', '.join(get_args(PreprocessKind))}, got {preprocess!r}"
             )
-        if batch is not None and batch < 1:
+        if batch < 1:
             raise ParameterError(f"batch: expected at least 1, got {batch}")
         visual: Any = getattr(open_clip_model, "visual", None)
         self._model: Any = open_clip_model.eval()
+        self.batch = batch
         self._backbone = _backbone(visual, masking)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if preprocess == "clip":
@@ -83,7 +83,6 @@ class MaskEncoder:
             std = tuple(getattr(visual, "image_std", OPENAI_DATASET_STD))
         smooth = preprocess == "clip" if antialias is None else antialias
         self._preprocess = Preprocess(mean, std, smooth, short_side, fill)
-        self._batch = rows_that_fit(self._pass_of, self._device) if batch is None else batch
         self.dim: int = self._backbone.dim
         self.score_rule: ScoreRule = self._backbone.score_rule
 
@@ -138,7 +137,7 @@ class MaskEncoder:
         forward passes; how many do changes nothing but the rounding of float sums.
         """
         left, found = iter(scenes), []
-        while some := self._encode_some(islice(left, together or self._batch), ks, local):
+        while some := self._encode_some(islice(left, together or self.batch), ks, local):
             found += some
         return found
 
@@ -146,7 +145,7 @@ class MaskEncoder:
         """`encode_images` of at most ``batch`` images."""
         views, softs, counts = [], [], []
         size = self._backbone.input_size
-        rows_at_once = self._batch if local else 0
+        rows_at_once = self.batch if local else 0
         crops = _Crops(lambda views: self._backbone.encode(views.to(self._dtype)), rows_at_once, size, self._device)
         for image, masks, boxes in scenes:
             prepared = self.prepare(image)
@@ -176,15 +175,10 @@ class MaskEncoder:
         owners, masks = np.repeat(np.arange(len(counts)), counts), torch.cat([own for own, _ in distinct])
         f_global = {}
         for k, state in self._backbone.shared(torch.cat(views).to(self._dtype), ks).items():
-            found = _floats(self._backbone.masked(state, owners, masks, k, self._batch))
+            found = _floats(self._backbone.masked(state, owners, masks, k, self.batch))
             parts = np.split(found, np.cumsum(counts)[:-1])
             f_global[k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
         return f_global
-
-    @torch.inference_mode()
-    def _pass_of(self, rows: int) -> None:
-        """A forward pass of crops, the largest there is."""
-        self._backbone.encode(torch.zeros(rows, 3, *self._backbone.input_size, device=self._device).to(self._dtype))
 
     @property
     def _device(self) -> torch.device:
@@ -195,12 +189,12 @@ class MaskEncoder:
         return self._model.visual.conv1.weight.dtype
 
     def _batches(self, count: int) -> Iterator[slice]:
-        return (slice(start, start + self._batch) for start in range(0, count, self._batch))
+        return (slice(start, start + self.batch) for start in range(0, count, self.batch))
 
     def _grid_masks(self, masks: Masks) -> Tensor:
         """On the CPU, where tokens are packed; only whole planes are worth a GPU."""
         device = self._device if self._preprocess.antialias else torch.device("cpu")
-        return self._preprocess.grid_masks(masks, self._backbone.grid, self._batch, device).cpu()
+        return self._preprocess.grid_masks(masks, self._backbone.grid, self.batch, device).cpu()
 
     def _collect(self, parts: Iterable[Tensor]) -> Features:
         rows = [_floats(part) for part in parts]
