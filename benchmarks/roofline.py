@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from benchmarks.harness import medians
+from stages.linear import linear
 
 THREADS = 2
+
+
+@register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+def _linear_flop(x: tuple[int, ...], weight: tuple[int, ...], *rest: object, **options: object) -> int:
+    """Of `stages.linear.linear`; shapes (..., in) and (out, in)."""
+    return 2 * math.prod(x) * weight[0]
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,11 @@ def counted(call: Callable[[], object], *modules: nn.Module, gbyte: float = 0.0)
 
 @cache
 def peak_gflops() -> float:
-    """10^9 float32 operations a second that square matrix products reach here, the best of a few sizes and runs."""
-    with threads(THREADS):
+    """10^9 float32 operations a second that square matrix products reach here, the best of two ways, a few sizes and runs."""
+    with threads(THREADS), torch.inference_mode():
         return max(
-            2 * size**3 / _least(partial(torch.mm, torch.randn(size, size), torch.randn(size, size))) / 1e9
+            2 * size**3 / _least(partial(product, torch.randn(size, size), torch.randn(size, size))) / 1e9
+            for product in (torch.mm, linear)
             for size in (512, 1024, 2048)
         )
 

@@ -128,7 +128,7 @@ class Pyramid(nn.Module):
         outputs: list[Tensor] = []
         for level, feature in reversed(list(zip(PYRAMID_LEVELS, self.bottom_up(x), strict=True))):
             lateral = self.get_submodule(f"fpn_lateral{level}")(feature)
-            merged = lateral if merged is None else lateral + functional.interpolate(merged, scale_factor=2.0)
+            merged = lateral if merged is None else lateral.add_(functional.interpolate(merged, scale_factor=2.0))
             outputs.insert(0, self.get_submodule(f"fpn_output{level}")(merged))
         return [*outputs, functional.max_pool2d(outputs[-1], 1, stride=2)]
 
@@ -210,7 +210,7 @@ class MaskHead(nn.Module):
         inputs = [*shallow, with_coordinates(deepest)]
         total = self.convs_all_levels[0](inputs[0])
         for branch, feature in zip(list(self.convs_all_levels)[1:], inputs[1:], strict=True):
-            total = total + branch(feature)
+            total = branch(feature).add_(total)
         features: Tensor = self.conv_pred(total)
         return features
 

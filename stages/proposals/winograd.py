@@ -1,7 +1,7 @@
 """3x3 convolutions with fewer products, the same to rounding: Winograd's F(4x4, 3x3) (arXiv 1509.09308, sec. 4.1).
 
 Every 6 x 6 tile of the input gives 4 x 4 outputs: transform the tile, multiply its 36 numbers by 36 of each kernel,
-transform back. That is 36 products instead of 144. The transforms are small matrices, so all work is matrix products.
+transform back. That is 36 products instead of 144. The transforms are compiled (`winograd_kernel`).
 """
 
 from typing import cast
@@ -9,6 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from stages.linear import linear
 
 OUT, KERNEL = 4, 3
 TILE = OUT + KERNEL - 1
@@ -50,48 +52,46 @@ def _coefficients(roots: Tensor) -> Tensor:
 
 
 class WinogradConv(nn.Module):
-    """Gives what a 3x3 convolution with stride 1 and padding 1 gives; for inference, and made from one."""
+    """Gives what a 3x3 convolution with stride 1 and padding 1 gives, in float32 on a CPU; for inference, made from one."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         at_input, at_kernel, at_output = transforms()
         weight = conv.weight.detach()
         self.out_channels = conv.out_channels
-        both = torch.kron(at_kernel, at_kernel) @ weight.double().permute(2, 3, 1, 0).reshape(KERNEL**2, -1)
-        kernels = both.view(TILE**2, conv.in_channels, conv.out_channels)
-        for name, values in (
-            ("kernels", kernels),  # (36, in, out)
-            ("at_input", torch.kron(at_input, at_input)),  # (36, 36)
-            ("at_output", torch.kron(at_output, at_output)),  # (16, 36)
-        ):
-            self.register_buffer(name, values.to(weight), persistent=False)
-        self.bias = conv.bias
+        both = torch.kron(at_kernel, at_kernel) @ weight.double().permute(2, 3, 0, 1).reshape(KERNEL**2, -1)
+        kernels = both.view(TILE**2, conv.out_channels, conv.in_channels)
+        self.register_buffer("kernels", kernels.to(weight), persistent=False)
+        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
+        self.register_buffer("_bias", bias, persistent=False)
+        self._at_input, self._at_output = (at.to(weight.dtype).numpy() for at in (at_input, at_output))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W), channels last in memory."""
         batch, _, height, width = x.shape
         x = x.permute(0, 2, 3, 1)
         across = -(-width // OUT)
-        lines = OUT * max(1, TILES_AT_ONCE // (batch * across))
+        lines = OUT * max(1, TILES_AT_ONCE // across)
         out = x.new_empty(batch, height, width, self.out_channels)
-        for top in range(0, height, lines):
-            rows = min(lines, height - top)
-            down = -(-rows // OUT)
-            first, last = max(0, top - 1), min(height, top + OUT * down + 1)
-            edges = (1, OUT * across + 1 - width, first - (top - 1), top + OUT * down + 1 - last)
-            strip = functional.pad(x[:, first:last], (0, 0, *edges))
-            out[:, top : top + rows] = self._strip(strip)[:, :rows, :width]
+        most = TILE**2 * (lines // OUT) * across
+        buffers = [(x.new_empty(most * channels), channels) for channels in (x.shape[3], self.out_channels)]
+        for image in range(batch):
+            for top in range(0, height, lines):
+                rows = min(lines, height - top)
+                down = -(-rows // OUT)
+                first, last = max(0, top - 1), min(height, top + OUT * down + 1)
+                edges = (1, OUT * across + 1 - width, first - (top - 1), top + OUT * down + 1 - last)
+                strip = functional.pad(x[image, first:last], (0, 0, *edges)).contiguous()
+                size = TILE**2 * down * across
+                own = [buffer[: size * channels].view(TILE**2, -1, channels) for buffer, channels in buffers]
+                self._convolve(strip, own[0], own[1], out[image, top : top + rows])
         return out.permute(0, 3, 1, 2)
 
-    def _strip(self, strip: Tensor) -> Tensor:
-        """(B, 4 d + 2, 4 a + 2, in) -> (B, 4 d, 4 a, out)."""
-        tiles = strip.unfold(1, TILE, OUT).unfold(2, TILE, OUT)  # (B, d, a, in, 6, 6)
-        batch, down, across, channels = tiles.shape[:4]
-        tiles = tiles.permute(4, 5, 0, 1, 2, 3).reshape(TILE**2, -1)
-        at_points = cast(Tensor, self.at_input) @ tiles
-        products = at_points.view(TILE**2, -1, channels) @ cast(Tensor, self.kernels)
-        out = cast(Tensor, self.at_output) @ products.view(TILE**2, -1)
-        out = out.view(OUT, OUT, batch, down, across, -1)
-        if self.bias is not None:
-            out += self.bias
-        return out.permute(2, 3, 0, 4, 1, 5).reshape(batch, OUT * down, OUT * across, -1)
+    def _convolve(self, strip: Tensor, points: Tensor, products: Tensor, out: Tensor) -> None:
+        """(4 d + 2, 4 a + 2, in) -> ``out`` (h, w, out), by way of ``points`` (36, d a, in), ``products`` (36, d a, out)."""
+        from stages.proposals.winograd_kernel import from_points, to_points
+
+        to_points(strip.numpy(), self._at_input, points.numpy())
+        for own, kernel, product in zip(points, cast(Tensor, self.kernels), products, strict=True):
+            product.copy_(linear(own, kernel))
+        from_points(products.numpy(), self._at_output, cast(Tensor, self._bias).numpy(), out.numpy())

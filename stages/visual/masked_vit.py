@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.score_rule import ScoreRule
+from stages.visual.blocks import run_block, run_class_token
 from stages.visual.sparse_tail import pack, padded, sparse_tail
 from store.errors import ParameterError
 
@@ -62,7 +63,7 @@ class MaskedViT:
         tokens, done, states = self._visual._embeds(pixels), 0, {}
         for k in sorted(ks, reverse=True):
             for block in self._blocks[done : depth - k]:
-                tokens = block(tokens)
+                tokens = run_block(block, tokens)
             done, states[k] = depth - k, tokens
         return states
 
@@ -109,26 +110,16 @@ class MaskedViT:
         """The last ``k`` blocks and the projection of the class token: (N, 1 + patches, width) -> (N, dim)."""
         *blocks, last = self._blocks[-k:]
         for block in blocks:
-            tokens = block(tokens if token_weights is None else tokens * token_weights, attn_mask=bias)
-        token = _class_token(last, tokens if token_weights is None else tokens * token_weights, bias)
+            tokens = run_block(block, tokens if token_weights is None else tokens * token_weights, bias)
+        token = run_class_token(last, tokens if token_weights is None else tokens * token_weights, bias)
         return self._projected(token)
 
     def _projected(self, token: Tensor) -> Tensor:
         return self._visual.ln_post(token) @ self._visual.proj
 
     def _attention_bias(self, weights: Tensor) -> Tensor:
-        """Keeps masked-out patches from the class token; added to logits: (N * heads, 1 + patches, 1 + patches)."""
+        """Keeps masked-out patches from the class token; added to logits: (N, 1 + patches, 1 + patches)."""
         count, patches = weights.shape
         bias = weights.new_zeros(count, 1 + patches, 1 + patches)
         bias[:, 0, 1:].masked_fill_(weights == 0, float("-inf"))
-        return bias.repeat_interleave(self._blocks[0].attn.num_heads, 0)
-
-
-def _class_token(block: nn.Module, tokens: Tensor, bias: Tensor | None) -> Tensor:
-    """Output of ``block`` for the class token alone: (N, T, width) -> (N, width)."""
-    if not isinstance(block, ResidualAttentionBlock):  # open_clip's custom block offers no query of its own
-        return block(tokens, attn_mask=bias)[:, 0]
-    seen = block.ln_1(tokens)
-    attended = block.attention(seen[:, :1], seen, seen, attn_mask=None if bias is None else bias[:, :1])
-    token = tokens[:, :1] + block.ls_1(attended)
-    return (token + block.ls_2(block.mlp(block.ln_2(token))))[:, 0]
+        return bias

@@ -7,7 +7,7 @@ next, and after the last only the class token is read. So ONE zero token stands 
 
 Two savings more. In the first masked block, tokens of the same patch and the same mask value (nine in ten are exactly
 1) are equal, and have their queries, keys and values computed once. In the last, only the class token asks
-(`attend_once`).
+(`class_tokens`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.visual.attention import attend_once
+from stages.linear import linear
+from stages.visual.blocks import class_tokens, feed_forward
 from store.ragged import offsets_of
 
 BUCKET = 8
@@ -120,15 +121,17 @@ def sparse_tail(blocks: Sequence[ResidualAttentionBlock], states: Tensor, packed
     seen, classes = packed.distinct[packed.seen], packed.distinct[packed.classes]
     for block in inner:
         tokens = tokens[expand] + block.ls_1(_attend(block.attn, block.ln_1(tokens), packed, seen))
-        tokens = (tokens + block.ls_2(block.mlp(block.ln_2(tokens)))) * packed.weight
+        tokens = (tokens + block.ls_2(feed_forward(block, block.ln_2(tokens)))) * packed.weight
         expand, seen, classes = slice(None), packed.seen, packed.classes
-    token = _class_tokens(last, tokens, packed.groups, seen, classes)
+    normal = last.ln_1(tokens)
+    biases: list[Tensor | None] = [group.bias for group in packed.groups]
+    token = class_tokens(last, tokens[classes], normal[classes], _split(normal[seen], packed.groups), biases)
     return torch.empty_like(token).index_copy_(0, packed.order, token)
 
 
 def _attend(attn: nn.MultiheadAttention, tokens: Tensor, packed: Packed, seen: Tensor) -> Tensor:
     """Self-attention of each mask's tokens, rows ``seen`` of the normalised ``tokens``: (R, width); void for the zero token."""
-    projected = functional.linear(tokens, attn.in_proj_weight, attn.in_proj_bias)[seen]
+    projected = linear(tokens, attn.in_proj_weight, attn.in_proj_bias)[seen]
     parts = []
     for group, own in zip(packed.groups, _split(projected, packed.groups), strict=True):
         query, key, value = own.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -136,20 +139,7 @@ def _attend(attn: nn.MultiheadAttention, tokens: Tensor, packed: Packed, seen: T
             query[:, :, 1:], key, value, attn_mask=group.bias[:, None, None]
         )
         parts.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
-    return attn.out_proj(torch.cat(parts)[packed.kept])
-
-
-def _class_tokens(
-    block: ResidualAttentionBlock, tokens: Tensor, groups: list[Group], seen: Tensor, classes: Tensor
-) -> Tensor:
-    """Output of ``block`` for the class tokens alone, in packed order: (N, width)."""
-    attn, normal = block.attn, block.ln_1(tokens)
-    (ask, key, value), (ask_bias, _, value_bias) = attn.in_proj_weight.chunk(3), attn.in_proj_bias.chunk(3)
-    query = functional.linear(normal[classes], ask, ask_bias)
-    biases = [group.bias for group in groups]
-    attended = attend_once(query, _split(normal[seen], groups), key, value, value_bias, attn.num_heads, biases)
-    token = tokens[classes] + block.ls_1(attn.out_proj(attended))
-    return token + block.ls_2(block.mlp(block.ln_2(token)))
+    return linear(torch.cat(parts)[packed.kept], attn.out_proj.weight, attn.out_proj.bias)
 
 
 def _split(rows: Tensor, groups: list[Group]) -> list[Tensor]:
