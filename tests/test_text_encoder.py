@@ -238,7 +238,7 @@ def test_only_what_can_matter_is_run(batch: int) -> None:
     model = random_tower()
     model.token_embedding.register_forward_hook(lambda _, given, __: positions.append(given[0].numel()))
     for own, block in zip(rows, model.transformer.resblocks[1:], strict=True):
-        block.mlp.c_fc.register_forward_hook(lambda _, given, __, own=own: own.append(len(given[0])))
+        block.ln_2.register_forward_hook(lambda _, given, __, own=own: own.append(len(given[0])))
     TextEncoder(model, TOKENIZER, batch).encode(strings)
     ids = [row[: row.index(TOKENIZER.eot_token_id) + 1] for row in TOKENIZER(strings).tolist()]
     beginnings = {tuple(row[:length]) for row in ids for length in range(1, len(row) + 1)}

@@ -24,6 +24,7 @@ from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
+from stages.linear import linear
 from stages.text.prefixes import Forest, portions
 
 _ROWS = 120
@@ -152,7 +153,7 @@ def _run(block: Any, states: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
 def _project(block: Any, states: Tensor) -> Tensor:
     """Queries, keys and values beside each other: (N, width) -> (N, 3 width)."""
     attn = block.attn
-    projected = nn.functional.linear(block.ln_1(states), attn.in_proj_weight, attn.in_proj_bias)
+    projected = linear(block.ln_1(states), attn.in_proj_weight, attn.in_proj_bias)
     if isinstance(attn, Attention):
         query, key, value = projected.unflatten(1, (3, attn.num_heads, -1)).unbind(1)
         projected = torch.stack([attn.ln_q(query), attn.ln_k(key), value], dim=1).flatten(1)
@@ -191,11 +192,14 @@ def _finish(block: Any, states: Tensor, answers: Tensor) -> Tensor:
     if isinstance(block, CustomResidualAttentionBlock):
         answers = block.ln_attn(block.attn.out_proj(block.attn.ln_inner(answers)))
     else:
-        answers = block.attn.out_proj(answers)
+        answers = linear(answers, block.attn.out_proj.weight, block.attn.out_proj.bias)
     states = states + block.ls_1(answers)
     hidden = block.ln_2(states)
     for layer in block.mlp:
-        hidden = layer(hidden) if isinstance(layer, nn.Linear) else _by_rows(layer, hidden, rows=_ACTIVATED)
+        if isinstance(layer, nn.Linear):
+            hidden = linear(hidden, layer.weight, layer.bias)
+        else:
+            hidden = _by_rows(layer, hidden, rows=_ACTIVATED)
     return states + block.ls_2(hidden)
 
 
