@@ -19,13 +19,14 @@ from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
 from benchmarks.stream import visual_stream
 from benchmarks.text import text
-from benchmarks.visual import crops, sparse_masking, visual_encode
+from benchmarks.visual import crops, products, sparse_masking, visual_encode
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
     "freesolo": freesolo,
     "sparse_masking": sparse_masking,
     "visual_encode": visual_encode,
     "crops": crops,
+    "products": products,
     "text": text,
     "visual_stream": visual_stream,
     "decode": decoding,

@@ -11,10 +11,12 @@ import open_clip
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms import functional as vision
 
 from benchmarks.harness import Result, medians
-from benchmarks.roofline import counted
+from benchmarks.roofline import THREADS, counted, threads
+from stages.linear import linear
 from stages.visual.encoder import MaskedClip
 from stages.visual.masked_vit import MaskedViT
 from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, crop_windows, cut_together
@@ -136,6 +138,22 @@ def visual_encode(count: int = 12) -> Result:
     note = f"{count} masks; the release repeats it for each ref"
     work = counted(ours, model().visual)
     return Result("visual_encode", *seconds, error=error, note=note, stage="embed_masks", work=work)
+
+
+def products() -> Result:
+    """A layer of ViT-B/32 on 40 crops' tokens: torch's product against that of `stages.linear`, two threads."""
+    x, weight = torch.randn(2000, 768), torch.randn(3072, 768)
+    with threads(THREADS), torch.inference_mode():
+        expected, got = functional.linear(x, weight), linear(x, weight)
+        seconds = medians(lambda: functional.linear(x, weight), lambda: linear(x, weight), repeats=15)
+    gflop = 2 * x.numel() * len(weight) / 1e9
+    rates = " and ".join(f"{gflop / each:.0f}" for each in seconds)
+    return Result(
+        "products",
+        *seconds,
+        error=relative(got.numpy(), expected.numpy()),
+        note=f"2,000 x 768 x 3,072: {rates} GFLOP/s",
+    )
 
 
 def crops() -> Result:
