@@ -35,9 +35,8 @@ def shrinking(compute: Compute, encoder: Batched, device: str) -> Compute:
             try:
                 return compute(inputs, kinds)
             except torch.OutOfMemoryError as error:
-                full = str(error).partition("\n")[
-                    0
-                ]  # not the error itself: its traceback would hold the pass's tensors
+                # Not the error itself: its traceback would hold the pass's tensors.
+                full = str(error).partition("\n")[0]
             if encoder.batch == 1:
                 raise ParameterError(
                     f"environment GLIMPSE_DEVICE: expected a device with room for a pass of one row, the memory of {device!r} "
