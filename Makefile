@@ -1,9 +1,9 @@
-# make env: the environment. make demo: the embedded benchmark. make test: everything tested. make check: lint, types.
+# make env: the environment. make deps: code dependencies of dvc.yaml. make demo: the embedded benchmark. make test: everything tested. make check: lint, types.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 
-.PHONY: env demo test smoke test-browser check bench clean
+.PHONY: deps env demo test smoke test-browser check bench clean
 
 env: .venv/.installed
 
@@ -21,21 +21,24 @@ data/refshapes/.made: demo/refshapes.py demo/scenes.py demo/captions.py demo/out
 	python -m demo.refshapes --out data/refshapes
 	touch $@
 
+deps: env
+	python -m pipeline.deps
+
 check: env
 	ruff check .
 	ruff format --check .
 	mypy
-	python -m pytest tests/test_layers.py tests/test_dvc.py
+	python -m pytest tests/pipeline/test_layers.py tests/pipeline/test_dvc.py
 
 test: env
 	python -m pytest
 
 # The networks of the true sizes, random weights, two photographs, through DVC: about three minutes, under 8 GB.
 smoke: env
-	python -m pytest -m smoke tests/test_true_size.py
+	python -m pytest -m smoke tests/pipeline/test_true_size.py
 
 test-browser: env
-	python -m pytest -m browser tests/test_report.py
+	python -m pytest -m browser tests/page/test_report.py
 
 bench: env data/refshapes/.made
 	python -m benchmarks

@@ -16,10 +16,10 @@ from benchmarks.roofline import THREADS, threads
 from benchmarks.tables import VAL, features, pair_table
 from benchmarks.visual import K, model, scene
 from pipeline.golden.folder import Folder
-from stages.fusion import first_best
-from stages.pair_table import PairTable
 from stages.proposals.freesolo import FreeSolo
-from stages.surface import surface
+from stages.scoring.fusion import first_best
+from stages.scoring.surface import surface
+from stages.scoring.table import PairTable
 from stages.text.encoder import TextEncoder
 from stages.visual.encoder import MaskedClip
 

@@ -9,10 +9,10 @@ from pycocotools import mask as coco
 
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import Work
-from stages.overlap_counts import overlap_counts
 from stages.proposals.boxes import RULES, boxes_by_rule
 from stages.proposals.decode import mask_boxes
-from store.masks import as_rle, decode, encode
+from store.overlap_counts import overlap_counts
+from store.segmentation import as_rle, decode, encode
 
 HEIGHT, WIDTH, MASKS, TRUTHS = 480, 640, 100, 3
 

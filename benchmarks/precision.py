@@ -17,16 +17,16 @@ from benchmarks.freesolo import raw_error
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import threads
 from demo.refshapes import FAMILIES, write_benchmark
-from stages.clip_weights import load_clip
-from stages.datasets.safe_pickle import load_refs
-from stages.fusion import fused_scores
-from stages.images import load_image
-from stages.precision import Precision, bf16_gain
+from stages.clip.state_dict import read_state_dict
+from stages.clip.weights import load_clip
+from stages.device.precision import Precision, bf16_gain
 from stages.proposals.freesolo import FreeSolo, Proposals, padded
-from stages.state_dict import read_state_dict
-from stages.text.model import load_spacy
+from stages.scoring.fusion import fused_scores
 from stages.text.noun_phrase import parse_sentences
+from stages.text.spacy_model import load_spacy
 from stages.visual.encoder import MaskedClip
+from store.images import load_image
+from store.untrusted import load_refs
 
 MODELS = Path(__file__).parent.parent / "demo/models"
 IMAGES_PER_SPLIT = 4  # 12 images, about 100 expressions

@@ -21,8 +21,8 @@ import yaml
 from PIL import Image
 
 from benchmarks.harness import Result
-from store.masks import areas, encode
 from store.ragged import offsets_of
+from store.segmentation import areas, encode
 from store.table import Table, write_table
 from store.vectors import write_vectors
 
@@ -42,7 +42,7 @@ FIRST = {
     "refcocog_google": 6900,
 }  # RefCOCO and RefCOCO+ share their images
 RERUN = ("score", "ablations", "report")
-STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "differences")
+STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "variants")
 
 
 def noop_repro(repeats: int = 5) -> Result:
@@ -88,7 +88,7 @@ def build_project(folder: Path) -> None:
     values = yaml.safe_load((folder / "params.yaml").read_text())
     known = values["index"]["datasets"]
     values["index"]["datasets"] = {name: known[name] for name in SPLITS}
-    values["differences"] = {"switches": [], "templates": []}
+    values["variants"] = {"switches": [], "templates": []}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for path in (values["propose"]["input"], values["clip"]["weights"]):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def build_project(folder: Path) -> None:
     (folder / values["index"]["annotations"]).mkdir(parents=True)
     _tables(folder / values["data"], folder / values["images"], values)
     _run(folder, sys.executable, "-m", "pipeline", "run", "pair", *_pair_words(values))
-    _run(folder, sys.executable, "-m", "pipeline", "run", "differences", "--profile", "params.yaml", "--work",
-         values["work"], "--differences", f"{values['data']}/differences")  # fmt: skip
+    _run(folder, sys.executable, "-m", "pipeline", "run", "variants", "--profile", "params.yaml", "--work",
+         values["work"], "--variants", f"{values['data']}/variants")  # fmt: skip
     _run(folder, "git", "init", "-q")
     _dvc(folder, "commit", "-f", *STAGES)
 

@@ -15,10 +15,10 @@ from threadpoolctl import threadpool_limits
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import Work
 from benchmarks.tables import FULL, GROUPS, PROPOSALS, VAL, Features, features, pair_table, size_of
-from stages.base import Context
-from stages.fusion import Dots, first_best
-from stages.pairs import dot_columns
-from stages.surface import plain_surface, surface
+from stages.contract import Context
+from stages.pair import dot_columns
+from stages.scoring.fusion import Dots, first_best
+from stages.scoring.surface import plain_surface, surface
 from store.ragged import offsets_of
 
 Floats = NDArray[np.float32]

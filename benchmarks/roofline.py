@@ -14,14 +14,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from benchmarks.harness import medians
-from stages.linear import linear
+from stages.device.linear import linear
 
 THREADS = 2
 
 
 @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
 def _linear_flop(x: tuple[int, ...], weight: tuple[int, ...], *rest: object, **options: object) -> int:
-    """Of `stages.linear.linear`; shapes (..., in) and (out, in)."""
+    """Of `stages.device.linear.linear`; shapes (..., in) and (out, in)."""
     return 2 * math.prod(x) * weight[0]
 
 

@@ -12,11 +12,11 @@ from benchmarks.roofline import THREADS, threads
 from benchmarks.text import SPACY, released_parse
 from benchmarks.visual import K, model, released_visual, scene
 from pipeline.golden.folder import Folder
-from stages.fusion import fused_scores
 from stages.proposals.freesolo import FreeSolo, load_network
+from stages.scoring.fusion import fused_scores
 from stages.text.encoder import TextEncoder
-from stages.text.model import load_spacy
 from stages.text.noun_phrase import parse_sentences
+from stages.text.spacy_model import load_spacy
 from stages.visual.encoder import MaskedClip
 
 ALPHA, BETA = 0.95, 0.5

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.fusion import Dots
-from stages.pair_table import PairTable
+from stages.scoring.fusion import Dots
+from stages.scoring.table import PairTable
 from store.ragged import offsets_of
 
 Floats = NDArray[np.float32]

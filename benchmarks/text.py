@@ -18,8 +18,8 @@ from benchmarks.expressions import expressions
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import THREADS, counted
 from stages.text.encoder import TextEncoder
-from stages.text.model import load_spacy
 from stages.text.noun_phrase import parse_sentences
+from stages.text.spacy_model import load_spacy
 
 EXPRESSIONS, REPEATS = 200, 2
 ARCHITECTURE, SPACY = "ViT-B-32-quickgelu", "en_core_web_sm"

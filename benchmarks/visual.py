@@ -16,7 +16,7 @@ from torchvision.transforms import functional as vision
 
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import THREADS, counted, threads
-from stages.linear import linear
+from stages.device.linear import linear
 from stages.visual.encoder import MaskedClip
 from stages.visual.masked_vit import MaskedViT
 from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, crop_windows, cut_together
@@ -141,7 +141,7 @@ def visual_encode(count: int = 12) -> Result:
 
 
 def products() -> Result:
-    """A layer of ViT-B/32 on 40 crops' tokens: torch's product against that of `stages.linear`, two threads."""
+    """A layer of ViT-B/32 on 40 crops' tokens: torch's product against that of `stages.device.linear`, two threads."""
     x, weight = torch.randn(2000, 768), torch.randn(3072, 768)
     with threads(THREADS), torch.inference_mode():
         expected, got = functional.linear(x, weight), linear(x, weight)

@@ -42,24 +42,24 @@ def main() -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, stage: str) -> None:
     """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5"""
+    from pipeline.registry import STAGES
     from pipeline.runner import run_words
-    from pipeline.stage_table import MODULES
     from store.errors import ParameterError, nearest
 
-    if stage not in MODULES:
-        raise ParameterError(f"no stage {stage!r}; {nearest(stage, MODULES)}")
+    if stage not in STAGES:
+        raise ParameterError(f"no stage {stage!r}; {nearest(stage, STAGES)}")
     run_words(stage, context.args)
 
 
 @app.command()
 def preflight(params: ParamsFile = FULL) -> None:
     """Say exactly what a profile still needs: data, weights, models, disk room. Exit status 1 if anything is missing."""
-    from pipeline.preflight import check
     from pipeline.project import load_project
+    from pipeline.setup.preflight import check
 
     project = load_project(params)
     if {project.values.propose.precision, project.values.clip.precision} != {"float32"}:
-        from pipeline.doctor import precision_gain
+        from pipeline.setup.doctor import precision_gain
 
         print(f"note: {precision_gain()}")
     faults = check(project)
@@ -74,8 +74,8 @@ def preflight(params: ParamsFile = FULL) -> None:
 def doctor(params: ParamsFile = FULL) -> None:
     """This machine and everything a profile needs here, ok or missing, with the command that gets it. Exit status 1 if
     anything is missing."""
-    from pipeline.doctor import examine
     from pipeline.project import load_project
+    from pipeline.setup.doctor import examine
 
     if not examine(load_project(params)):
         sys.exit(1)
@@ -89,9 +89,9 @@ def weights(
     params: ParamsFile = FULL,
 ) -> None:
     """Model weights: downloaded (or taken with --from), checked and put where the profile wants them."""
-    from pipeline.fetch import fetch as fetch_source
     from pipeline.project import load_project
-    from pipeline.sources import find
+    from pipeline.setup.fetch import fetch as fetch_source
+    from pipeline.setup.sources import find
 
     fetch_source(load_project(params), find("weights", name), given, accept_license)
 
@@ -104,9 +104,9 @@ def data(
     params: ParamsFile = FULL,
 ) -> None:
     """Annotations and images: downloaded (or taken with --from), checked and put where the profile wants them."""
-    from pipeline.fetch import fetch as fetch_source
     from pipeline.project import load_project
-    from pipeline.sources import find
+    from pipeline.setup.fetch import fetch as fetch_source
+    from pipeline.setup.sources import find
 
     fetch_source(load_project(params), find("data", name), given, accept_license)
 
@@ -149,8 +149,8 @@ def score(
     dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
 ) -> None:
     """Metrics at any alpha and beta, straight from the pair table: no vectors, no GPU, nothing is written."""
+    from pipeline.commands.tables import print_metrics, scored
     from pipeline.project import load_project
-    from pipeline.tables import print_metrics, scored
 
     given = {name: value for name, value in {"alpha": alpha, "beta": beta, "k": k}.items() if value is not None}
     print_metrics(scored(load_project(params), given), dataset)
@@ -159,8 +159,8 @@ def score(
 @app.command()
 def metrics(params: ParamsFile = DEMO) -> None:
     """The table of the last run's metrics file, and where its report lies."""
+    from pipeline.commands.tables import print_last_run
     from pipeline.project import load_project
-    from pipeline.tables import print_last_run
 
     print_last_run(load_project(params))
 
@@ -173,8 +173,8 @@ def sweep(
     dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
 ) -> None:
     """The best alpha and beta of every split over the whole grid; nothing is written."""
+    from pipeline.commands.tables import print_best
     from pipeline.project import load_project
-    from pipeline.tables import print_best
 
     print_best(load_project(params), points, k, dataset)
 
@@ -188,8 +188,8 @@ def show(
     out: Annotated[Path, typer.Option(help="PNG file to write")] = Path("overlay.png"),
 ) -> None:
     """Draw an expression's image with its proposals, ground truth and chosen mask."""
+    from pipeline.commands.show import draw_expression
     from pipeline.project import load_project
-    from pipeline.show import draw_expression
 
     print(draw_expression(load_project(params), number, dataset, ref, out))
 
@@ -204,8 +204,8 @@ def segment(
     beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
 ) -> None:
     """Segment one image by one phrase with the configured weights; write an overlay."""
+    from pipeline.commands.segment import segment_file
     from pipeline.project import load_project
-    from pipeline.segment import segment_file
 
     print(segment_file(load_project(params), image, text, alpha, beta, out))
 
@@ -222,7 +222,7 @@ def verify(
     The folder's own weights.py rebuilds the synthetic weights: it is run, so name only a folder that you trust. Exit
     status 1 if anything fails. What the folder does not hold is named.
     """
-    from pipeline.verify import verify as verify_folder
+    from pipeline.golden.verify import verify as verify_folder
 
     if not verify_folder(golden, spacy_model):
         sys.exit(1)

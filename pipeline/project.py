@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked
+from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
-from stages.base import Listed
-from stages.base import Params as BaseParams
-from stages.datasets import index
-from stages.pair_table import Scoring
-from stages.proposals import propose
-from stages.report import report
 from stages.score import Bootstrap
+from stages.scoring.table import Scoring
 from stages.sweep import Grid
-from stages.text import embed_text, parse
-from stages.visual import embed_masks
 from store.errors import ParameterError
 
 PARAMS_FILES = ("params.yaml", "demo/params.yaml")
@@ -58,22 +52,6 @@ class EmbedText(embed_text.Params):
     precision: None = None  # type: ignore[assignment]  # likewise
 
 
-Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]
-
-
-Template = Annotated[str, AfterValidator(lambda text: embed_text.Params(template=text).template)]
-
-
-class Differences(BaseParams):
-    """What is measured beside the profile itself (`pipeline.differences`, which reads this file): deliberate differences
-    from the released code, and other prompts."""
-
-    switches: Listed[Switch] = Field(
-        [], description="each costs what depends on it once more; `release`: everything as the released code does"
-    )
-    templates: Listed[Template] = Field([], description="prompts as in embed_text; each costs its texts once")
-
-
 class Project(Section):
     """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
     ``profile``, the params file's own."""
@@ -88,9 +66,9 @@ class Project(Section):
     propose: Propose
     clip: Clip
     embed_masks: EmbedMasks
-    text: parse.Params
+    parse: parse.Params
     embed_text: EmbedText
-    differences: Differences
+    variants: variants.Params
     score: Scoring
     bootstrap: Bootstrap
     ablations: TriedFilters

@@ -18,10 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.progress import track
 from pipeline.project import load_project
-from pipeline.stage_table import stage_module
-from stages.base import Context, Done, Load, Summary, Unit, in_process
+from pipeline.registry import stage_module
+from pipeline.reruns import Reruns
+from stages.contract import Context, Profile, Summary
 from store.errors import ParameterError
 from store.publish import replacing
+from store.units import Done, Load, Unit, in_process
 
 SHOWN_SKIPS = 5
 
@@ -96,15 +98,16 @@ def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
     models = (stage.Params, stage.Paths, Place, Execution)
     values, paths, place, options = split_values(words_to_values(words), models, name)
     where = checked(Place, place, name)
-    if where.profile is not None:
-        load_project(where.profile)
+    profile = None if where.profile is None else Reruns(load_project(where.profile))
     execution = Execution.from_environment(options)
     return run_stage(
-        name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work, execution
+        name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work, execution, profile
     )
 
 
-def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Execution) -> dict[str, Any]:
+def run_stage(
+    name: str, params: Any, paths: Any, work: Path, execution: Execution, profile: Profile | None = None
+) -> dict[str, Any]:
     """Run stage ``name``, print what it did, and write ``<work>/records/<stage>.json``.
 
     Raises:
@@ -113,7 +116,7 @@ def run_stage(name: str, params: Any, paths: Any, work: Path, execution: Executi
     execution.check_device()
     start = time.perf_counter()
     with execution.executor() as execute:
-        context = Context(work / name, execution.device, execution.batch, execution.unit, track, execute)
+        context = Context(work / name, execution.device, execution.batch, execution.unit, track, execute, profile)
         summary: Summary = stage_module(name).run(params, paths, context)
     summary.peak_bytes, summary.device_peak_bytes = peak_bytes(), device_peak_bytes(execution.device)
     record = {

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.project import LoadedProject
+from pipeline.registry import STAGES, UP_TO_PAIR
+from pipeline.reruns import stage_values
 from pipeline.runner import size_of
-from pipeline.stage_table import MODULES
-from pipeline.wiring import SECTIONS, stage_values
 from store.errors import StoreError
 from store.publish import remove
 from store.work import locked
@@ -24,7 +24,7 @@ from store.work import locked
 def records(project: LoadedProject) -> dict[str, dict[str, Any]]:
     """The records of each stage's last run in this work folder."""
     folder = project.path(project.values.work, "records")
-    return {name: json.loads(path.read_text()) for name in MODULES if (path := folder / f"{name}.json").is_file()}
+    return {name: json.loads(path.read_text()) for name in STAGES if (path := folder / f"{name}.json").is_file()}
 
 
 def dvc_states(project: LoadedProject) -> dict[str, str]:
@@ -40,7 +40,7 @@ def dvc_states(project: LoadedProject) -> dict[str, str]:
     if done.returncode:
         raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
-    return {name: _describe(changed[name]) if name in changed else "up to date" for name in MODULES}
+    return {name: _describe(changed[name]) if name in changed else "up to date" for name in STAGES}
 
 
 def _describe(changes: list[Any]) -> str:
@@ -104,9 +104,7 @@ def remove_unused_parts(project: LoadedProject, dry_run: bool = False) -> list[U
     """
     work = project.path(project.values.work)
     known = records(project)
-    used = {
-        Path(folder).name for record in known.values() for folder in record["parts"]
-    }  # differences uses others' parts
+    used = {Path(folder).name for record in known.values() for folder in record["parts"]}  # variants uses others' parts
     found = []
     for stage, record in known.items():
         with locked(work / stage):  # a run that goes on now may be filling a new one
@@ -130,7 +128,7 @@ def _why_kept(project: LoadedProject, stage: str, record: dict[str, Any], folder
         return (
             f"the last run of {stage} needed no parts at all, another source does; if you want none, remove the folder"
         )
-    if stage in SECTIONS and record.get("values", {}) not in ({}, stage_values(project, stage, {})[0].config()):
+    if stage in UP_TO_PAIR and record.get("values", {}) not in ({}, stage_values(project, stage, {})[0].config()):
         return f"the profile's values for {stage} changed since its last run, and may want it; run the stage first"
     return ""
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from stages.base import Compute, Done, Load, Unit, finish, recovered
 from store.errors import ParameterError
+from store.units import Compute, Done, Load, Unit, finish, recovered
 
 if TYPE_CHECKING:
     from distributed import Client

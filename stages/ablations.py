@@ -11,12 +11,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from stages.base import Context, Listed, Summary
-from stages.base import Params as BaseParams
-from stages.base import Paths as BasePaths
-from stages.fusion import Floats
-from stages.metrics import Empty, summarise
-from stages.pair_table import Evaluation, PairTable, Scoring, load_pairs, with_k
+from stages.contract import Context, Listed, Summary
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from stages.scoring.fusion import Floats
+from stages.scoring.metrics import Empty, summarise
+from stages.scoring.table import Evaluation, PairTable, Scoring, load_pairs, with_k
 from store.errors import StoreError, again, reading
 from store.publish import replacing
 
@@ -37,7 +37,7 @@ class Params(Scoring, TriedFilters):
 
 class Paths(BasePaths):
     pairs: Path
-    differences: Path
+    variants: Path
     ablations: Path
     outputs: ClassVar[tuple[str, ...]] = ("ablations",)
 
@@ -51,15 +51,15 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     with summary.timed("read"):
         pairs, attrs = load_pairs(paths.pairs, params.k)
-        beside = _read_list(paths.differences, attrs["digest"])
+        beside = _read_list(paths.variants, attrs["digest"])
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
         tried = ablations(pairs, scores, paths.pairs, attrs["ks"], params)
         for template in beside["templates"]:
-            file, setting = paths.differences / template["file"], f'template = "{template["template"]}"'
+            file, setting = paths.variants / template["file"], f'template = "{template["template"]}"'
             tried += _rows_of_file(file, params, "template", setting)
-        turned = differences(paths.differences, beside["switches"], pairs, scores, params)
+        turned = differences(paths.variants, beside["switches"], pairs, scores, params)
     with replacing(paths.ablations) as temporary:
         temporary.write_text(json.dumps({"ablations": tried, "differences": turned}, indent=1) + "\n")
     summary.wrote = {"ablations": len(tried), "differences": len(turned)}
@@ -92,7 +92,7 @@ def differences(
     """Each deliberate difference from the released code turned, after ``as configured``.
 
     Args:
-        switches: as ``folder``, the output of stage differences, lists them. pairs, scores: as of ``ablations``.
+        switches: as ``folder``, the output of stage variants, lists them. pairs, scores: as of ``ablations``.
     """
     rows = [{**row, "release": False} for row in _rows(pairs, scores, params, "as configured", "")]
     other: Empty = "skip" if params.empty == "count" else "count"
@@ -108,11 +108,11 @@ def differences(
 
 
 def _read_list(folder: Path, digest: str) -> dict[str, Any]:
-    """What stage differences says of ``folder``, which it made beside the pair table of ``digest``."""
-    with reading(folder / "differences.json", again("differences")):
-        content: dict[str, Any] = json.loads((folder / "differences.json").read_text())
+    """What stage variants says of ``folder``, which it made beside the pair table of ``digest``."""
+    with reading(folder / "variants.json", again("variants")):
+        content: dict[str, Any] = json.loads((folder / "variants.json").read_text())
     if content["pairs"] != digest:
-        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('differences')}")
+        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('variants')}")
     return content
 
 

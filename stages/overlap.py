@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from stages.base import Context, Summary
-from stages.base import Params as BaseParams
-from stages.base import Paths as BasePaths
-from stages.overlap_counts import overlap_counts
-from store.masks import areas, as_rle
+from stages.contract import Context, Summary
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from store.overlap_counts import overlap_counts
 from store.ragged import offsets_of
+from store.segmentation import areas, as_rle
 from store.table import read_table, write_table
 
 

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Context, Summary
-from stages.base import Params as BaseParams
-from stages.base import Paths as BasePaths
-from stages.fusion import Floats, fused_scores
-from stages.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
-from stages.pair_table import PairTable, Scoring, load_pairs
+from stages.contract import Context, Summary
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from stages.scoring.fusion import Floats, fused_scores
+from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
+from stages.scoring.table import PairTable, Scoring, load_pairs
 from store.publish import replacing
 from store.table import write_table
 

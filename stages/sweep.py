@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stages.base import Context, Summary
-from stages.base import Params as BaseParams
-from stages.base import Paths as BasePaths
-from stages.pair_table import Evaluation, load_pairs
-from stages.surface import load_kernel, surface
+from stages.contract import Context, Summary
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from stages.scoring.surface import load_kernel, surface
+from stages.scoring.table import Evaluation, load_pairs
 from store.publish import replacing
 
 

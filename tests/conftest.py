@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from pipeline.project import LoadedProject
-from tests.fetch_sources import full_project
+from tests.helpers.fetch_sources import full_project
 
 settings.register_profile("glimpse", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("glimpse")

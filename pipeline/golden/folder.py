@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.images import load_image
 from store.errors import DataError
+from store.images import load_image
 
 SHARED = ("text.json", "text.npz", "pipeline.json", "gt_masks.npz", "freesolo_shapes.json")
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pipeline.golden.check import SHAPES_DIFFER, Check, check, largest, unequal
 from pipeline.golden.features import TITLES, Features, K, Rows
 from pipeline.golden.folder import Absent, Folder
-from stages.fusion import first_best, fused_scores
-from stages.metrics import Empty, outcome_of_choice, summarise
-from stages.overlap_counts import overlap_counts
+from stages.scoring.fusion import first_best, fused_scores
+from stages.scoring.metrics import Empty, outcome_of_choice, summarise
 from stages.text.noun_phrase import target_noun_phrase
-from store.masks import as_rle, encode
+from store.overlap_counts import overlap_counts
+from store.segmentation import as_rle, encode
 
 if TYPE_CHECKING:
     from spacy.language import Language

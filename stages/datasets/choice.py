@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.base import Listed
-from stages.base import Params as BaseParams
+from stages.contract import Listed
+from stages.contract import Params as BaseParams
 from stages.datasets.phrasecut import IMAGES_FILE, phrases_file, read_phrasecut
 from stages.datasets.refer import read_refer
 from stages.datasets.rows import ReferData

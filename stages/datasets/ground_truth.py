@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from stages.datasets.fields import shown
 from store.errors import DataError
-from store.masks import Rle
+from store.segmentation import Rle
 
 Overlap = Literal["union", "reference"]
 _MAX_PIXELS = 2**25

@@ -14,8 +14,8 @@ from typing import Any
 from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown, unsafe_name
 from stages.datasets.files import REMEDY, data_folder, read_json
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
-from stages.datasets.safe_pickle import load_refs
 from store.errors import DataError, ParameterError, nearest
+from store.untrusted import load_refs
 
 
 def in_split(value: str, split: str) -> bool:

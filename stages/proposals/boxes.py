@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from store.masks import occupied
+from store.segmentation import occupied
 
 BoxRule = Literal["reference", "tight"]
 RULES: tuple[BoxRule, ...] = get_args(BoxRule)

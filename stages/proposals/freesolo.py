@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from stages.precision import Precision, torch_dtype
+from stages.clip.state_dict import read_state_dict
+from stages.device.precision import Precision, torch_dtype
+from stages.device.transfer import to_device
 from stages.proposals.decode import STRIDES, BoxRule, DecodeSettings, Sizes, decode, mask_boxes
 from stages.proposals.inference import optimised
 from stages.proposals.network import GRIDS, RawOutput, SoloNetwork, expected_keys, read_architecture
-from stages.state_dict import read_state_dict
-from stages.transfer import to_device
 from store.errors import ParameterError, WeightsError
 
 SHORT_SIDE = 800

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.base import Summary
+from stages.contract import Summary
 from stages.datasets.fields import NO_ID, is_number, shown
 from stages.datasets.ground_truth import annotation_mask_rle
 from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError
-from store.masks import areas
+from store.segmentation import areas
 from store.table import Table
 from store.work import Item
 

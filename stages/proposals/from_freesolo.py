@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.base import Compute, Result
-from stages.images import read_image
-from stages.prefetch import ahead
+from stages.device.prefetch import ahead
 from stages.proposals.items import item_of, no_proposals
 from store.errors import DataError, PassingError
-from store.masks import encode
+from store.images import read_image
+from store.segmentation import encode
+from store.units import Compute, Result
 
 KIND = "proposals"
 """The kind of the parts."""

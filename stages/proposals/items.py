@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stages.proposals.boxes import BoxRule, boxes_by_rule
-from store.masks import areas
 from store.ragged import Bytes
+from store.segmentation import areas
 from store.work import Item
 
 

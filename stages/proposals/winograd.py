@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.linear import linear
+from stages.device.linear import linear
 
 OUT, KERNEL = 4, 3
 TILE = OUT + KERNEL - 1

@@ -24,7 +24,7 @@ from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
-from stages.linear import linear
+from stages.device.linear import linear
 from stages.text.prefixes import Forest, portions
 
 _ROWS = 120

@@ -1,4 +1,4 @@
-"""Blocks of a vision transformer from open_clip's weights, for inference: products by `stages.linear`.
+"""Blocks of a vision transformer from open_clip's weights, for inference: products by `stages.device.linear`.
 
 open_clip's custom blocks (scaled attention, other norms) run their own code.
 """
@@ -11,7 +11,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.linear import linear
+from stages.device.linear import linear
 from stages.visual.attention import attend_once
 
 

@@ -16,7 +16,7 @@ from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
-from stages.score_rule import ScoreRule
+from stages.scoring.score_rule import ScoreRule
 from stages.visual.masked_resnet import MaskedResNet
 from stages.visual.masked_vit import MaskedViT, Masking
 from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fill, Prepared, Preprocess, Resized, crop_windows
@@ -53,7 +53,7 @@ class MaskEncoder:
     An image is PIL RGB, or what `prepare` made of it, so that global and local features decode it once. Masks are bool
     (N, H, W) at the image's own size; N = 0 gives shape (0, D).
 
-    ``dim`` is D. ``score_rule`` says how features become scores (`stages.score_rule`).
+    ``dim`` is D. ``score_rule`` says how features become scores (`stages.scoring.score_rule`).
     """
 
     def __init__(

@@ -16,7 +16,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.score_rule import ScoreRule
+from stages.scoring.score_rule import ScoreRule
 from stages.visual.attention import attend_once
 
 

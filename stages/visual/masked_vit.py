@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
-from stages.score_rule import ScoreRule
+from stages.scoring.score_rule import ScoreRule
 from stages.visual.blocks import run_block, run_class_token
 from stages.visual.sparse_tail import pack, padded, sparse_tail
 from store.errors import ParameterError

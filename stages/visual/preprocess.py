@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from stages.transfer import to_device
+from stages.device.transfer import to_device
 from store.errors import ParameterError
 
 Fill = Literal["reference", "mean"]

@@ -22,7 +22,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.linear import linear
+from stages.device.linear import linear
 from stages.visual.blocks import class_tokens, feed_forward
 from store.ragged import offsets_of
 

@@ -1,0 +1,80 @@
+"""``glimpse segment``: load what the profile configures, segment one image, write an overlay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.arguments import checked
+from pipeline.commands.single_image import segment
+from pipeline.project import LoadedProject
+from pipeline.runner import Execution
+from stages.device.memory import rows_for
+from stages.page.overlay import overlay
+from stages.scoring.table import Scoring
+from store.errors import ParameterError
+from store.images import load_image
+from store.publish import replacing
+
+_DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
+
+
+def segment_file(
+    project: LoadedProject, file: Path, text: str, alpha: float | None, beta: float | None, out: Path
+) -> str:
+    """Segment the image in ``file`` by ``text``; write the overlay to ``out``; return what there is to say.
+
+    Raises:
+        DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
+            not propose with FreeSOLO.
+    """
+    from stages.clip.weights import load_clip
+    from stages.proposals.freesolo import FreeSolo
+    from stages.text.spacy_model import load_spacy
+    from stages.visual.encoder import MaskedClip
+
+    values, execution = project.values, Execution.from_environment()
+    execution.check_device()
+    if values.propose.source != "freesolo":
+        raise ParameterError(
+            f"{project.file}: expected propose.source freesolo, which can propose masks for any image, got "
+            f"{values.propose.source}; set it, with FreeSOLO's weights in propose.input, or name another --params"
+        )
+    given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
+    scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
+    image = load_image(file)
+    net = FreeSolo.from_file(
+        project.path(values.propose.input),
+        box=values.propose.box,
+        **values.propose.freesolo(),
+        device=execution.device,
+    )
+    model, tokenizer = load_clip(
+        str(project.path(values.clip.model)),
+        project.path(values.clip.weights),
+        device=execution.device,
+        precision=values.clip.precision,
+    )
+    rows = rows_for(execution.device, execution.batch)
+    clip = MaskedClip(model, tokenizer, **values.embed_masks.views(), batch=rows)
+    found = segment(
+        image,
+        text,
+        net,
+        clip,
+        load_spacy(values.parse.spacy_model),
+        scoring=scoring,
+        template=values.embed_text.template,
+    )
+    masks = found.proposals.masks
+    choice = masks[found.chosen] if found.chosen >= 0 else None
+    score = f"score {found.scores[found.chosen]:.2f}" if choice is not None else "no proposal"
+    blank = "" if found.sentence.strip() else "the phrase is blank; "
+    said = f"{blank}{len(masks)} proposals; noun phrase {found.noun_phrase!r}; {score}"
+    rest = np.delete(masks, found.chosen, axis=0) if choice is not None else masks
+    drawn = overlay(image, choice=choice, proposals=rest, caption=[text, said], width=max(640, image.width))
+    with replacing(out) as temporary:
+        drawn.save(temporary, format="PNG")
+    note = f"\n{_DEMO_NOTE}" if "refshapes" in values.clip.weights.name else ""
+    return f"{out}: {said}{note}"

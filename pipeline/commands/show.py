@@ -1,0 +1,83 @@
+"""One expression as a picture: its image, proposals, ground truth and chosen mask, from the store alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.project import LoadedProject
+from stages.page.overlay import overlay
+from store.errors import ParameterError
+from store.images import read_image
+from store.publish import replacing
+from store.segmentation import decode
+from store.table import Table, read_table, require_same
+
+
+def draw_expression(project: LoadedProject, number: int, dataset: str | None, by_ref: bool, out: Path) -> str:
+    """Write the overlay of expression (or of the first expression of ref) ``number`` to ``out``; return a description.
+
+    Raises:
+        ParameterError: no such id, or several data sets have it.
+    """
+    index = read_table(project.table("index.h5"), "index")
+    pairs = read_table(project.table("pairs.h5"), "pairs", ("expression_offsets", "intersection", "union"))
+    scores = read_table(project.table("scores.h5"), "scores", ("chosen", "score"))
+    proposals = read_table(project.table("proposals.h5"), "proposals", ("image_offsets", "mask"))
+    parse = read_table(project.table("parse.h5"), "parse", ("sentence", "noun_phrase"))
+    require_same("show", (parse, "index", index), (proposals, "index", index), (scores, "pairs", pairs))
+    require_same("show", (pairs, "index", index), (pairs, "proposals", proposals))
+    row = _find(index, number, dataset, by_ref)
+    ref = index["expression_ref"][row]
+    image = index["ref_image"][ref]
+    height, width = index["image_size"][image]
+    picture = read_image(project.path(project.values.images), index["image_name"][image], index["image_digest"][image])
+
+    own = slice(*proposals["image_offsets"][image : image + 2])
+    masks = decode(proposals["mask"][own], height, width)
+    truth = decode([index["ref_mask"][ref]], height, width)[0] if index["ref_mask"][ref] else None
+    mine = slice(*pairs["expression_offsets"][row : row + 2])
+    chosen, score = scores["chosen"][row], scores["score"][mine]
+    lines = [index["expression_raw"][row], f"noun phrase: {parse['noun_phrase'][row]}"]
+    if chosen >= 0:
+        inter, union = pairs["intersection"][mine][chosen], pairs["union"][mine][chosen]
+        best = np.argsort(-score, kind="stable")[:3]
+        lines.append(
+            f"IoU {inter / union if union else 0:.3f}; best scores: {', '.join(f'{score[i]:.2f} (#{i})' for i in best)}"
+        )
+    else:
+        lines.append("no proposal to choose from")
+    rest = np.delete(masks, chosen, axis=0) if chosen >= 0 else masks
+    drawn = overlay(
+        picture,
+        choice=masks[chosen] if chosen >= 0 else None,
+        truth=truth,
+        proposals=rest,
+        caption=lines,
+        width=max(640, int(width)),
+    )
+    with replacing(out) as temporary:
+        drawn.save(temporary, format="PNG")
+    return f"{out}: " + "; ".join(lines)
+
+
+def _find(index: Table, number: int, dataset: str | None, by_ref: bool) -> int:
+    """Row of the expression asked for."""
+    groups = index.attrs["groups"]
+    ref_of = index["expression_ref"]
+    ids = index["ref_id"][ref_of] if by_ref else index["expression_id"]
+    rows = np.flatnonzero(ids == number)
+    names = [groups[group][0] for group in index["ref_group"][ref_of[rows]]]
+    rows = np.array([r for r, name in zip(rows, names, strict=True) if dataset in (None, name)], int)
+    kind = "ref" if by_ref else "expression"
+    if not len(rows):
+        of = f" of data set {dataset!r}" if dataset else ""
+        raise ParameterError(
+            f"no {kind} {number}{of}; ids go from {ids.min()} to {ids.max()}" if len(ids) else f"no {kind} at all"
+        )
+    if len(set(names)) > 1 and dataset is None:
+        raise ParameterError(
+            f"{kind} {number} is in several data sets ({', '.join(sorted(set(names)))}): name one with --dataset"
+        )
+    return int(rows[0])

@@ -1,0 +1,107 @@
+"""Numbers on the terminal: the metrics at any alpha and beta, the last run's, the best points of a sweep."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.arguments import checked
+from pipeline.progress import track
+from pipeline.project import LoadedProject
+from pipeline.runner import Execution
+from stages.contract import Context
+from stages.page.tables import RULES, percent
+from stages.score import Params, choose, metrics_of
+from stages.scoring.table import load_pairs
+from stages.sweep import best_point, surface
+from store.errors import DataError, ParameterError, nearest
+
+VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
+
+
+def scored(project: LoadedProject, given: dict[str, Any]) -> dict[str, Any]:
+    """Metrics of the profile's pair table with some of its scoring values replaced by ``given``.
+
+    A given alpha holds for every data set. Without confidence intervals.
+    """
+    values = {**project.values.score.model_dump(), **given, "resamples": 0}
+    if "alpha" in given:
+        values["alpha_by_dataset"] = {}
+    params = checked(Params, values, "glimpse score")
+    pairs, _ = load_pairs(project.table("pairs.h5"), params.k)
+    scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+    return metrics_of(pairs, params, choose(pairs, scores, params))
+
+
+def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
+    """A table of every split and rule, in percent.
+
+    Raises:
+        ParameterError: ``dataset`` is not among the metrics.
+    """
+    if dataset is not None and dataset not in metrics:
+        raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, metrics)}")
+    table = Table()
+    for name in ("data set", "split", "rule", *VALUES.values(), "n"):
+        table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
+    for name in metrics if dataset is None else [dataset]:
+        for split, rules in metrics[name].items():
+            for rule, label in RULES.items():
+                row = rules[rule]
+                first = rule == "global_local"
+                cells = [percent(row[value]) for value in VALUES]
+                table.add_row(
+                    name if first else "",
+                    split if first else "",
+                    label,
+                    *cells,
+                    str(row["n"]),
+                    end_section=rule == "random",
+                )
+    Console(width=100).print(table)
+
+
+def print_last_run(project: LoadedProject) -> None:
+    """The metrics file as a table, and the path of the report.
+
+    Raises:
+        DataError: there is no metrics file yet.
+    """
+    file, report = project.path(project.values.metrics), project.table("report.html")
+    if not file.is_file():
+        raise DataError(
+            f"{file}: expected the metrics of a run, found none; run: dvc repro {project.file.parent}/dvc.yaml"
+        )
+    print_metrics(json.loads(file.read_text()))
+    print(
+        f"report: {report}"
+        if report.is_file()
+        else f"no report at {report}; run: dvc repro {project.file.parent}/dvc.yaml"
+    )
+
+
+def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> None:
+    """The best grid point of every split for oIoU and for mIoU."""
+    params = project.values.score
+    pairs, _ = load_pairs(project.table("pairs.h5"), params.k if k is None else k)
+    names = {name for name, _ in pairs.groups}
+    if dataset is not None and dataset not in names:
+        raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, names)}")
+    grid = np.linspace(0, 1, points)
+    context = Context(project.path(project.values.work), Execution.from_environment().device, track=track)
+    surfaces = surface(pairs.filtered(params), grid, grid, params.empty, context)
+    table = Table()
+    for name in ("data set", "split", "measure", "best", "alpha", "beta"):
+        table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
+    for group, (name, split) in enumerate(pairs.groups):
+        for measure, values in surfaces.items():
+            if dataset in (None, name):
+                best = best_point(values[group], grid, grid)
+                table.add_row(
+                    name, split, VALUES[measure], percent(best["value"]), f"{best['alpha']:.2f}", f"{best['beta']:.2f}"
+                )
+    Console(width=100).print(table)

@@ -1,0 +1,49 @@
+"""The code that each stage of dvc.yaml depends on, written from the imports: ``python -m pipeline.deps`` (``make deps``).
+
+DVC runs a stage again when a file of its ``deps`` changed; a file that is imported but not listed would leave it silently
+"up to date". So the list is generated, and a test compares.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.registry import STAGES, UP_TO_PAIR, module_name
+from store.fingerprint import ROOT, import_closure
+from store.publish import replacing
+
+DVC_FILE, COPY = ROOT / "dvc.yaml", ROOT / "demo/dvc.yaml"
+_CODE = re.compile(r"^      - (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
+
+
+def code_deps(stage: str) -> list[str]:
+    """The files of this project that ``stage`` imports, directly or not; for `variants` also what its reruns do."""
+    modules = [module_name(stage)]
+    if stage == "variants":
+        modules += [*map(module_name, UP_TO_PAIR)]
+    files = {path.relative_to(ROOT).as_posix() for module in modules for path in import_closure(module)}
+    return sorted(files | ({"pipeline/registry.py", "pipeline/reruns.py"} if stage == "variants" else set()))
+
+
+def with_deps(text: str) -> str:
+    """``text`` of dvc.yaml with the code dependencies of every stage as they should be, after its other ones."""
+    for stage in STAGES:
+        start = text.index(f"\n  {stage}:\n")
+        first = text.index("    deps:\n", start) + len("    deps:\n")
+        end = first + len(re.match(r"(?:      - \S+\n)*", text[first:])[0])  # type: ignore[index]
+        others = _CODE.sub("", text[first:end])
+        text = text[:first] + others + "".join(f"      - {file}\n" for file in code_deps(stage)) + text[end:]
+    return text
+
+
+def main(file: Path = DVC_FILE, copy: Path = COPY) -> None:
+    """Write ``file`` with its code dependencies, and its byte-equal ``copy``."""
+    text = with_deps(file.read_text(encoding="utf-8"))
+    for path in (file, copy):
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Before hours of work: what a profile needs on this machine, whether it is there, and the command that gets it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.project import LoadedProject
+from pipeline.setup.sources import SOURCES, Kind, command, find, published
+from stages.datasets.choice import annotation_files, read
+from stages.index import name_below_root
+from store.errors import GlimpseError
+
+DOCS = "docs/data.md"
+BYTES_PER_IMAGE = 600_000
+"""Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
+_SHOWN = 3
+_GENERATORS = {
+    "freesolo": "mask proposal weights",
+    "coco": f"mask proposals, COCO result JSON ({DOCS}, 'Proposals of another source')",
+    "instances": "not read by this source, but DVC wants it: name any path",
+}
+_OWN = f"put yours there ({DOCS}; RefShapes: make demo)"
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that a run needs.
+
+    Attributes:
+        where: its path or name.
+        what: what it is, and how it stands.
+        remedy: what gets it; "" when it is there.
+        file: the file itself, where it is one.
+    """
+
+    where: str
+    what: str
+    remedy: str = ""
+    file: Path | None = None
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.where, self.what)))
+
+
+def check(project: LoadedProject) -> list[str]:
+    """Everything that is missing, one line each with the remedy; empty when the run can start."""
+    return [f"{need}; {need.remedy}" for need in needs(project) if need.remedy]
+
+
+def needs(project: LoadedProject) -> list[Need]:
+    """Everything that a run needs, each once: data, weights, models, programs, disk room."""
+    annotations, named = _annotations(project)
+    rest = (*_images(project, named), *_models(project), *_programs(), *_room(project, len(named)))
+    return list(dict.fromkeys([*annotations, *rest]))
+
+
+def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
+    """The annotations, and the names of the images that those at hand need."""
+    values = project.values
+    found: list[Need] = []
+    named: set[str] = set()
+    for name, choice in values.index.datasets.items():
+        root = project.path(values.index.annotations)
+        files = annotation_files(root, name, choice)
+        remedy = _fetching(project, "data", choice.folder or name)
+        what = f"annotations of {choice.folder or name}"
+        found += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
+        if not all(file.is_file() for file in files):
+            continue
+        try:
+            data = read(root, name, choice)
+        except GlimpseError as error:
+            found.append(Need("", str(error), f"move it away, then: {remedy}"))
+            continue
+        named |= {name_below_root(image, choice.images) for image in data.images if not image.status}
+    return found, named
+
+
+def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
+    """The images, by the command that gets them."""
+    folder = project.path(project.values.images)
+    groups: dict[str, list[str]] = {}
+    for name in sorted(named):
+        groups.setdefault(_image_source(name), []).append(name)
+    if not groups and not folder.is_dir():
+        chosen = {choice.folder or name for name, choice in project.values.index.datasets.items()}
+        wanted = {source.images for source in SOURCES if source.kind == "data" and source.name in chosen}
+        remedy = ", ".join(_fetching(project, "data", name) for name in sorted(wanted)) or _OWN
+        yield Need(str(folder), "the images that the annotations name", remedy)
+    for source, names in groups.items():
+        absent = [name for name in names if not (folder / name).is_file()]
+        first = ", ".join(absent[:_SHOWN])
+        if absent:
+            what = f"{len(absent):,} images that the annotations name, the first {first}"
+            yield Need(str(folder), what, _fetching(project, "data", source))
+        else:
+            yield Need(str(folder), f"all {len(names):,} images that the annotations name")
+
+
+def _image_source(name: str) -> str:
+    """The name under which an image is fetched; "" for one that we do not know."""
+    if name.rpartition("/")[2].startswith("COCO_train2014_"):
+        return "coco-train2014"
+    return "phrasecut" if name.startswith("phrasecut/") else ""
+
+
+def _models(project: LoadedProject) -> Iterator[Need]:
+    values = project.values
+    generator = _GENERATORS[values.propose.source]
+    for what, file in ((generator, values.propose.input), ("CLIP weights", values.clip.weights)):
+        path = project.path(file)
+        known = published(project, path)
+        remedy = command(project, known[0]) if known else _OWN
+        yield Need(str(path), what, "" if _there(project, path) else remedy, path)
+    path = project.path(values.clip.model)
+    yield Need(str(path), "CLIP architecture", "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')", path)
+    name = values.parse.spacy_model
+    package = next((source for source in SOURCES if source.package and source.package[0] == name), None)
+    try:
+        from stages.text.spacy_model import spacy_digest
+
+        spacy_digest(name)
+        yield Need(f"spaCy model {name}", "installed")
+    except GlimpseError as error:
+        if package:
+            yield Need(f"spaCy model {name}", "is not installed", command(project, package))
+        else:
+            yield Need("", str(error), f"{DOCS}, section 'spaCy'")
+
+
+def _there(project: LoadedProject, path: Path) -> bool:
+    """Whether a stage can read the file; what `instances` is given it does not read, but DVC wants the path."""
+    unread = project.values.propose.source == "instances" and path == project.path(project.values.propose.input)
+    return path.exists() if unread else path.is_file()
+
+
+def _programs() -> Iterator[Need]:
+    there = find_spec("dvc") is not None
+    yield Need("DVC", "installed" if there else "is not installed", "" if there else "make env")
+
+
+def _room(project: LoadedProject, images: int) -> Iterator[Need]:
+    folder = project.path(project.values.data)
+    while not folder.exists():
+        folder = folder.parent
+    need, free = images * BYTES_PER_IMAGE, shutil.disk_usage(folder).free
+    if not images:
+        yield Need(
+            str(folder), f"disk room: {free:,} bytes are free; how much is needed shows once annotations are there"
+        )
+        return
+    what = f"about {need:,} bytes of disk room for {images:,} images, {free:,} are free"
+    yield Need(str(folder), what, "make room" if free < need else "")
+
+
+def _fetching(project: LoadedProject, kind: Kind, name: str) -> str:
+    """The command that gets a source; for a name that is none of ours, what else to do."""
+    known = any((source.kind, source.name) == (kind, name) for source in SOURCES)
+    return command(project, find(kind, name)) if known else _OWN

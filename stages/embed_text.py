@@ -1,0 +1,101 @@
+"""Stage embed_text: the raw text vector of every DISTINCT string, sentences and noun phrases together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from stages.contract import Context, Summary, compute_missing
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from stages.device.memory import rows_for, shrinking
+from stages.device.precision import Precision
+from stages.text.template import Template
+from store.fingerprint import code_digest, file_digest, fingerprint
+from store.table import read_table
+from store.units import Compute, Result
+from store.vectors import write_vectors
+from store.work import Parts, locked
+
+_UNIT = 512
+
+
+class Params(BaseParams):
+    """The CLIP model and the prompt (the paper uses none: the template "{}")."""
+
+    model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
+    template: Template = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+    precision: Precision = Field("float32", description="as in embed_masks")
+
+
+class Paths(BasePaths):
+    parse: Path
+    weights: Path
+    text_features: Path
+    outputs: ClassVar[tuple[str, ...]] = ("text_features",)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the text features and, for each expression, the rows of its sentence and of its noun phrase."""
+    summary = Summary()
+    parse = read_table(paths.parse, "parse", ("sentence", "noun_phrase"))
+    texts = [[params.template.format(text) for text in parse[name]] for name in ("sentence", "noun_phrase")]
+    rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1]}))}
+    strings, keys = list(rows), [fingerprint(string) for string in rows]
+    summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
+    config = {
+        "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
+        "weights": file_digest(paths.weights),
+        "precision": params.precision,
+        "code": code_digest("stages.embed_text"),
+    }
+    with locked(context.work):
+        parts = Parts(context.work, "text", config)
+        load = partial(embedder, params, paths.weights, context.batch)
+        results = compute_missing(
+            {"text": parts}, {"text": keys}, strings, load, context, summary, "strings", unit=_UNIT
+        )
+        width = results.get("text", keys[0])["feature"].shape[1] if keys else 1
+        truncated = np.array([results.get("text", key)["truncated"][0] for key in keys], np.bool_)
+        columns = {
+            "string": strings,
+            "truncated": truncated,
+            "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
+            "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
+        }
+        vectors = {"feature": (results.get("text", key)["feature"] for key in keys)}
+        write_vectors(
+            paths.text_features,
+            "text_features",
+            len(keys),
+            width,
+            vectors,
+            columns,
+            {**params.config(), **config},
+            {"parse": parse.digest},
+        )
+    summary.wrote = {"strings": len(strings)}
+    summary.skipped = [
+        f"truncated to the context length: {s!r}" for s, cut in zip(strings, truncated, strict=True) if cut
+    ]
+    return summary
+
+
+def embedder(params: Params, weights: Path, batch: int | None, device: str) -> Compute:
+    """What computes units of strings."""
+    from stages.clip.weights import load_clip
+    from stages.text.encoder import TextEncoder
+
+    model, tokenizer = load_clip(params.model, weights, device=device, precision=params.precision)
+    encoder = TextEncoder(model, tokenizer, batch=rows_for(device, batch))
+
+    def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
+        pairs = zip(*encoder.encode(strings), strict=True)
+        return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
+
+    return shrinking(embed, encoder, device)

@@ -1,0 +1,237 @@
+"""Stage index: all chosen data sets as one list of images, with their refs, expressions and ground-truth masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from stages.contract import Context, Summary
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from stages.datasets.choice import Choice, read
+from stages.datasets.counts import differences
+from stages.datasets.fields import NO_ID
+from stages.datasets.ground_truth import Overlap, annotation_mask_rle, union
+from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow
+from store.errors import DataError
+from store.images import open_image
+from store.ragged import offsets_of
+from store.segmentation import Rle, areas
+from store.table import as_rows, write_table
+
+
+class Params(BaseParams):
+    """The data sets, by the name under which they appear in the metrics."""
+
+    datasets: dict[str, Choice] = Field(min_length=1, description="name in the metrics -> which refs")
+    polygon_overlap: Overlap = Field(
+        "union",
+        description="kind refer: pixels under two polygons of one object are inside, or dropped as in the released code",
+    )
+
+
+class Paths(BasePaths):
+    annotations: Path
+    images: Path
+    index: Path
+    outputs: ClassVar[tuple[str, ...]] = ("index",)
+
+
+@dataclass
+class _Image:
+    """One image of the union, and why it cannot be used; ``instances`` are the distinct masks of its annotated objects."""
+
+    name: str
+    height: int
+    width: int
+    status: str
+    image_id: int = NO_ID
+    digest: str = ""
+    instances: dict[bytes, None] = field(default_factory=dict)
+
+
+@dataclass
+class _Ref:
+    image: str
+    group: int
+    row: RefRow
+    mask: bytes
+    status: str
+
+
+@dataclass
+class _Masks:
+    """The masks of a data set's annotated objects by annotation id: RLE, or why there is none; and what was left out."""
+
+    rle: dict[int, Rle] = field(default_factory=dict)
+    reason: dict[int, str] = field(default_factory=dict)
+    odd: dict[int, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class _Union:
+    """What the data sets add up to; images by file name, since all data sets share one image root."""
+
+    images: dict[str, _Image] = field(default_factory=dict)
+    refs: list[_Ref] = field(default_factory=list)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write the index table. Faulty rows stay in it with a status."""
+    summary = Summary()
+    whole = _Union()
+    groups: list[tuple[str, str]] = []
+    with summary.timed("read"):
+        for name, choice in params.datasets.items():
+            data = read(paths.annotations, name, choice)
+            summary.skipped += [f"{problem.where}: {problem.reason}" for problem in data.problems]
+            summary.warnings += _warnings(name, choice, data)
+            first = len(groups)
+            groups += [(name, split) for split in dict.fromkeys(choice.splits)]
+            group_of = {split: first + i for i, split in enumerate(dict.fromkeys(choice.splits))}
+            summary.skipped += _add(whole, data, choice, group_of, params)
+    images = [whole.images[name] for name in sorted(whole.images)]
+    with summary.timed("digest images"):
+        for image in context.track(images, "images"):
+            _open(image, paths.images)
+    columns = _columns(images, whole.refs)
+    summary.skipped += [f"{image.name}: {image.status}" for image in images if image.status]
+    origins = {name: _origin(name, choice) for name, choice in params.datasets.items()}
+    write_table(paths.index, "index", columns, params.config(), {}, groups=groups, origins=origins)
+    summary.read = {"data sets": len(params.datasets)}
+    summary.wrote = {
+        "images": len(images),
+        "refs": len(columns["ref_id"]),
+        "expressions": len(columns["expression_id"]),
+    }
+    return summary
+
+
+def _origin(name: str, choice: Choice) -> dict[str, str]:
+    """What a data set's refs are, for those who set their metrics beside published ones."""
+    return {"folder": choice.folder or name, **choice.model_dump(include={"kind", "split_by", "categories"})}
+
+
+def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
+    """Where the refs are fewer or more than published; the published counts are those of all categories."""
+    if choice.categories == "all":
+        return differences(name, choice.folder or name, choice.split_by, choice.splits, data.refs)
+    if not data.refs:
+        return [f"data set {name}: no ref is of a category outside COCO's 80, so it is empty; check categories"]
+    return []
+
+
+def _add(whole: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
+    """Add a data set to the union; return what is odd about masks that can be used all the same."""
+    rows = {row.image_id: row for row in data.images}
+    images = [_image(whole, rows.get(ref.image_id), ref, data, choice.images) for ref in data.refs]
+    masks, notes = _Masks(), []
+    overlap = params.polygon_overlap if choice.kind == "refer" else "union"
+    referred = {annotation_id for ref in data.refs for annotation_id in ref.annotation_ids}
+    for annotation in data.annotations:
+        row = rows.get(annotation.image_id)
+        if row is not None and row.file_name and (not annotation.iscrowd or annotation.annotation_id in referred):
+            image = whole.images[name_below_root(row, choice.images)]
+            notes += [f"{data.name} {reason}" for reason in _add_instance(image, annotation, masks, overlap)]
+    for ref, image in zip(data.refs, images, strict=True):
+        mask, status, odd = _truth(ref, image, masks)
+        whole.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
+        notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
+    return notes
+
+
+def _add_instance(image: _Image, annotation: AnnotationRow, masks: _Masks, overlap: Overlap) -> list[str]:
+    """Add an annotated object's mask to ``masks`` and to its image; return why it is none of the image's objects."""
+    key = annotation.annotation_id
+    try:
+        masks.odd[key] = []
+        masks.rle[key] = annotation_mask_rle(
+            annotation.segmentation, image.height, image.width, overlap, masks.odd[key]
+        )
+    except DataError as error:
+        masks.reason[key] = annotation.status or str(error)
+        return [f"annotation {key}: not among the image's objects: {masks.reason[key]}"]
+    counts: bytes = masks.rle[key]["counts"]  # type: ignore[assignment]
+    if not areas([counts], image.height, image.width)[0]:
+        return [f"annotation {key}: not among the image's objects: it has no pixel"]
+    image.instances.setdefault(counts)
+    return []
+
+
+def name_below_root(row: ImageRow, folder: str) -> str:
+    """An image's file name relative to the image root."""
+    return f"{folder}/{row.file_name}" if folder else row.file_name
+
+
+def _image(whole: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
+    """The ref's image in the union; a placeholder without a file where the annotations have none that is usable."""
+    if row is None or not row.file_name:
+        found = _Image(
+            f"{data.name}: image {ref.image_id}", 1, 1, "not among the annotations' images, or without a file name"
+        )
+    else:
+        found = _Image(name_below_root(row, folder), max(row.height, 1), max(row.width, 1), row.status, row.image_id)
+    known = whole.images.setdefault(found.name, found)
+    if (known.height, known.width) != (found.height, found.width) and not known.status:
+        known.status = (
+            f"{data.name} says {found.width} x {found.height}, another data set {known.width} x {known.height} "
+            f"(width x height); correct the annotations"
+        )
+    return known
+
+
+def _truth(ref: RefRow, image: _Image, masks: _Masks) -> tuple[bytes, str, list[str]]:
+    """Ground-truth counts, the ref's status (why it cannot be evaluated), and what is odd about a usable mask."""
+    usable = [key for key in ref.annotation_ids if key in masks.rle]
+    reasons = [f"annotation {key}: {masks.reason[key]}" for key in ref.annotation_ids if key in masks.reason]
+    if ref.status or not usable:
+        return b"", ref.status or "; ".join(reasons) or "it names no annotation", []
+    odd = [*reasons, *(reason for key in usable for reason in masks.odd[key])]
+    counts: bytes = union([masks.rle[key] for key in usable])["counts"]  # type: ignore[assignment]
+    if not areas([counts], image.height, image.width)[0]:
+        odd.append("the ground truth has no pixel: its IoU is 0 whatever is chosen")
+    return counts, "", odd
+
+
+def _open(image: _Image, root: Path) -> None:
+    """Fill in the file's digest, and the status where the file cannot be used."""
+    if image.status:
+        return
+    try:
+        image.digest, size = open_image(root, image.name)
+    except DataError as error:
+        image.status = str(error)
+        return
+    if size != (image.height, image.width):
+        image.status = (
+            f"the file is {size[1]} x {size[0]}, the annotations say {image.width} x {image.height} (width x height); "
+            f"they belong to another version of the image"
+        )
+
+
+def _columns(images: Sequence[_Image], refs: Sequence[_Ref]) -> dict[str, Any]:
+    row_of = {image.name: row for row, image in enumerate(images)}
+    ordered = sorted(refs, key=lambda ref: (row_of[ref.image], ref.group))
+    sentences = [(row, sentence) for row, ref in enumerate(ordered) for sentence in ref.row.sentences]
+    return {
+        "image_name": [image.name for image in images],
+        "image_size": as_rows([(image.height, image.width) for image in images], "int32", 2),
+        "image_digest": [image.digest for image in images],
+        "image_status": [image.status for image in images],
+        "image_id": as_rows([image.image_id for image in images], "int64"),
+        "instance_offsets": offsets_of(len(image.instances) for image in images),
+        "instance_mask": [counts for image in images for counts in image.instances],
+        "ref_id": as_rows([ref.row.ref_id for ref in ordered], "int64"),
+        "ref_image": as_rows([row_of[ref.image] for ref in ordered], "int64"),
+        "ref_group": as_rows([ref.group for ref in ordered], "int32"),
+        "ref_category": [ref.row.category for ref in ordered],
+        "ref_mask": [ref.mask for ref in ordered],
+        "ref_status": [ref.status for ref in ordered],
+        "expression_id": as_rows([sentence.sentence_id for _, sentence in sentences], "int64"),
+        "expression_ref": as_rows([row for row, _ in sentences], "int64"),
+        "expression_raw": [sentence.raw for _, sentence in sentences],
+    }

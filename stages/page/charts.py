@@ -1,0 +1,126 @@
+"""Vega-Lite specifications of the report's charts, as plain dicts; the page adds the colours of its theme."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import ceil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.page.data import Data
+
+METRICS = ("oiou", "miou")
+RULES = {"global_local": "Global-local %", "cropping": "Cropping %", "upper_bound": "Upper bound %"}
+_CELLS = 41
+"""Grid points shown along an axis; a finer grid is thinned, the marked points stay exact."""
+_BINS = 20
+_SIDE = 200
+_LOOKS: dict[str, dict[str, Any]] = {
+    "best": {"shape": "cross", "fill": "#ffffff", "stroke": "#11151c", "strokeWidth": 1},
+    "in use": {"shape": "circle", "fill": "transparent", "stroke": "#ff2f8b", "strokeWidth": 3},
+}
+
+
+def specs(data: Data) -> dict[str, dict[str, Any]]:
+    """Id of an element of the page -> its chart: ``heat-<group>`` and ``iou-<group>``."""
+    charts: dict[str, dict[str, Any]] = {}
+    for group, (dataset, split) in enumerate(data.groups):
+        surface = data.grid["splits"][dataset][split]
+        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, data.point(group))
+        members = (data.group == group) & data.evaluated
+        charts[f"iou-{group}"] = histogram({rule: data.iou[rule][members] for rule in RULES})
+    return charts
+
+
+def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+    """The alpha x beta surface in percent, the point in use (``used``) and the best one marked.
+
+    Its parameter ``metric`` (oiou or miou) says which of the two is shown.
+    """
+    cells: list[dict[str, Any]] = [
+        {"alpha": alphas[i], "beta": betas[j], "a0": bottom, "a1": top, "b0": left, "b1": right}
+        | {metric: percent(surface[metric][i][j]) for metric in METRICS}
+        for i, bottom, top in _cells(alphas)
+        for j, left, right in _cells(betas)
+    ]
+    x = {"field": "b0", "type": "quantitative", "title": "β: phrase → sentence", "scale": _domain(betas)}
+    y = {"field": "a0", "type": "quantitative", "title": "α: crop → scene", "scale": _domain(alphas)}
+    legend = {"title": "%", "format": ".1f", "gradientLength": _SIDE - 20}
+    colour = {"field": "shown", "type": "quantitative", "scale": {"scheme": "viridis", "zero": False}, "legend": legend}
+    rectangles = {
+        "data": {"values": cells},
+        "transform": [{"calculate": "datum[metric]", "as": "shown"}],
+        "mark": {"type": "rect", "stroke": None},
+        "encoding": {"x": x, "x2": {"field": "b1"}, "y": y, "y2": {"field": "a1"}, "color": colour}
+        | {"tooltip": _tooltip(alpha="α", beta="β", oiou="oIoU %", miou="mIoU %")},
+    }
+    x, y = {**x, "field": "beta"}, {**y, "field": "alpha"}
+    marks = [
+        {
+            "data": {"values": _points(surface["best"], used)},
+            "transform": [{"filter": f"datum.metric == metric && datum.point == '{point}'"}],
+            "mark": look | {"type": "point", "size": 120, "opacity": 1},
+            "encoding": {"x": x, "y": y, "tooltip": _tooltip(point="point", alpha="α", beta="β", value="value %")},
+        }
+        for point, look in _LOOKS.items()
+    ]
+    params = [{"name": "metric", "value": "miou"}]
+    return {"width": _SIDE, "height": _SIDE, "params": params, "layer": [rectangles, *marks]}
+
+
+def _points(best: dict[str, Any], used: dict[str, Any]) -> list[dict[str, Any]]:
+    """The point in use and the best point of the grid, for either metric."""
+    points = []
+    for metric in METRICS:
+        for point, at, value in (("in use", used, used[metric]), ("best", best[metric], best[metric]["value"])):
+            where = {"alpha": at["alpha"], "beta": at["beta"], "value": percent(value)}
+            points.append({"point": point, "metric": metric, **where})
+    return points
+
+
+def _cells(values: list[float]) -> list[tuple[int, float, float]]:
+    """Position and extent of the cells along an axis: halfway to the neighbours shown, about ``_CELLS`` at most."""
+    shown = list(range(0, len(values), ceil(len(values) / _CELLS)))
+    shown += [] if shown[-1] == len(values) - 1 else [len(values) - 1]
+    middles = [(values[i] + values[j]) / 2 for i, j in pairwise(shown)]
+    borders = [round(v, 6) for v in (values[0], *middles, values[-1])]
+    return list(zip(shown, borders[:-1], borders[1:], strict=True))
+
+
+def histogram(iou: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
+    """Share of a split's expressions in each IoU bin, by rule (arrays of equal length); the last bin holds IoU 1."""
+    edges = np.linspace(0, 1, _BINS + 1).round(6).tolist()
+    counts = {rule: np.histogram(values, edges)[0] for rule, values in iou.items()}
+    bins = [
+        {"low": low, "high": high}
+        | {rule: round(100 * float(count[i]) / max(1, len(iou[rule])), 3) for rule, count in counts.items()}
+        for i, (low, high) in enumerate(pairwise(edges))
+    ]
+    end = {**bins[-1], "low": 1.0, "high": 1.0}  # a step line needs the right border of its last step
+    x = {"field": "low", "type": "quantitative", "title": "IoU", "scale": {"domain": [0, 1]}}
+
+    def layer(rule: str, mark: str) -> dict[str, Any]:
+        y = {"field": rule, "type": "quantitative", "title": "expressions, %", "stack": None}
+        return {"mark": {"type": mark, "interpolate": "step-after", "style": rule}, "encoding": {"x": x, "y": y}}
+
+    hover = {
+        "mark": {"type": "rect", "opacity": 0},
+        "encoding": {"x": x, "x2": {"field": "high"}, "tooltip": _tooltip(low="IoU from", high="to", **RULES)},
+    }
+    layers = [layer("upper_bound", "area"), layer("cropping", "line"), layer("global_local", "line"), hover]
+    return {"width": _SIDE + 90, "height": 150, "data": {"values": [*bins, end]}, "layer": layers}
+
+
+def percent(value: float | None) -> float | None:
+    """A fraction as a number of percent; None stays None."""
+    return None if value is None else round(100 * value, 2)
+
+
+def _domain(values: list[float]) -> dict[str, Any]:
+    return {"domain": [values[0], values[-1]], "nice": False, "zero": False}
+
+
+def _tooltip(**titles: str) -> list[dict[str, str]]:
+    return [{"field": field, "title": title} for field, title in titles.items()]

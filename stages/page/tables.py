@@ -1,0 +1,211 @@
+"""The report's tables as rows that the page only has to write down."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stages.page.data import Data
+
+Json = dict[str, Any]
+RULES = {
+    "global_local": "Global-local",
+    "global": "Global only",
+    "cropping": "Cropping",
+    "upper_bound": "Upper bound",
+    "random": "Random proposal",
+}
+_COUNTS = {
+    "expressions": "expressions",
+    "refs": "refs",
+    "images": "images",
+    "images_without_proposals": "images without proposals",
+    "truncated_texts": "truncated texts",
+    "not_evaluated": "not evaluated",
+    "no_choice": "without a choice",
+}
+_EXAMPLES = 3
+_SOURCES = ("index", "propose", "parse", "pair")
+"""Stages whose tables say why a row was skipped; those of other stages are taken from their records."""
+
+
+def percent(value: float | None) -> str:
+    """A fraction in percent with two decimals; an en dash for None."""
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+@dataclass(frozen=True)
+class RuleRow:
+    """A line of the metrics table. ``best`` names the metrics in which no other rule but the upper bound is better."""
+
+    rule: str
+    label: str
+    values: Json
+    best: frozenset[str]
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    dataset: str
+    split: str
+    counts: list[tuple[str, int]]
+    rows: list[RuleRow]
+
+
+def metrics(metrics: Json) -> list[SplitTable]:
+    """One table per split, rules in the order of ``RULES``, then those it does not know."""
+    result = []
+    for dataset, splits in metrics.items():
+        for split, content in splits.items():
+            rules = _rules(content)
+            tops = {
+                column: max((content[r][column] or 0 for r in rules if r != "upper_bound"), default=0)
+                for column in ("oiou", "miou", "p50", "p70", "p90")
+            }
+            rows = [
+                RuleRow(
+                    rule,
+                    label,
+                    content[rule],
+                    frozenset(
+                        c for c, top in tops.items() if rule != "upper_bound" and top and content[rule][c] == top
+                    ),
+                )
+                for rule, label in rules.items()
+            ]
+            counts = [(_COUNTS.get(name, name), n) for name, n in content.get("counts", {}).items()]
+            result.append(SplitTable(dataset, split, counts, rows))
+    return result
+
+
+def _rules(content: Json) -> dict[str, str]:
+    known = {rule: label for rule, label in RULES.items() if rule in content}
+    return known | {rule: rule.replace("_", " ") for rule in content if rule not in known and rule != "counts"}
+
+
+def overview(metrics: Json) -> list[Json]:
+    """For each split the mIoU of every known rule, and its share of the upper bound and multiple of random."""
+    lines = []
+    for dataset, splits in metrics.items():
+        for split, content in splits.items():
+            miou = {rule: content[rule]["miou"] or 0.0 for rule in RULES if rule in content}
+            ours, bound, random = (miou.get(rule, 0.0) for rule in ("global_local", "upper_bound", "random"))
+            lines.append(
+                {
+                    "dataset": dataset,
+                    "split": split,
+                    "miou": miou,
+                    "ci": content.get("global_local", {}).get("miou_ci"),
+                    "of_bound": ours / bound if bound else None,
+                    "of_random": ours / random if random else None,
+                }
+            )
+    return lines
+
+
+def points(data: Data) -> list[Json]:
+    """The point in use and the best points of every split."""
+    splits = data.grid["splits"]
+    return [
+        {"dataset": dataset, "split": split, "used": data.point(group), "best": splits[dataset][split]["best"]}
+        for group, (dataset, split) in enumerate(data.groups)
+    ]
+
+
+def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[Json]:
+    """Ablation rows by (name, setting), with one cell (or None) for each split."""
+    lines: dict[tuple[str, str], dict[tuple[str, str], Json]] = {}
+    for row in rows:
+        lines.setdefault((row["name"], row["setting"]), {})[row["dataset"], row["split"]] = row
+    return [
+        {"name": name, "setting": setting, "cells": [cells.get(group) for group in groups]}
+        for (name, setting), cells in lines.items()
+    ]
+
+
+def parameters(data: Data) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Stage -> (parameter, value) of every table that the report reads."""
+    tables = {"index": data.index, "propose": data.proposals, "parse": data.parse, "score": data.scores}
+    return [(stage, list(_flat(table.attrs["config"]))) for stage, table in tables.items() if table.attrs["config"]]
+
+
+def _flat(config: Json, prefix: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            yield prefix + key, ", ".join(map(str, value)) or "none"
+        else:
+            text = "none" if value in (None, "", {}) else str(value)
+            yield prefix + key, f"{text[:12]}…" if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def stages(records: Sequence[Json]) -> list[Json]:
+    """Seconds, rows and bytes of every recorded stage; ``share`` is its part of the longest one's time."""
+    longest = max((record.get("total_seconds", 0.0) for record in records), default=0.0)
+    return [
+        {
+            "stage": record["stage"],
+            "seconds": record.get("total_seconds", 0.0),
+            "share": record.get("total_seconds", 0.0) / longest if longest else 0.0,
+            "parts": ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.get("seconds", {}).items()),
+            **{kind: _counts(record.get(kind, {})) for kind in ("read", "computed", "reused", "wrote")},
+            "skipped": len(record.get("skipped", [])),
+            "size": size(sum(record.get("bytes", {}).values())),
+        }
+        for record in records
+    ]
+
+
+def warnings(records: Sequence[Json]) -> list[tuple[str, list[str]]]:
+    """(stage, what it warned of) for every stage that did; records made before there were warnings have none."""
+    return [(record["stage"], record["warnings"]) for record in records if record.get("warnings")]
+
+
+def _counts(counts: Json) -> str:
+    return ", ".join(f"{n:,} {name}" for name, n in counts.items())
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1,234,567 -> "1.2 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError  # the loop returns at GB
+
+
+def skipped(data: Data) -> list[Json]:
+    """Rows without a result, grouped by what they are and why, the most frequent first."""
+    index, parse = data.index, data.parse
+    found: list[tuple[str, str, str]] = []
+    found += [("image", name, s) for name, s in zip(index["image_name"], index["image_status"], strict=True)]
+    alone = zip(index["image_name"], data.proposals["status"], index["image_status"], strict=True)
+    found += [("image without proposals", name, status) for name, status, unusable in alone if not unusable]
+    found += [("ref", f"ref {ref}", s) for ref, s in zip(index["ref_id"], index["ref_status"], strict=True)]
+    statuses = (("text", parse["status"]), ("expression not evaluated", data.pairs["expression_status"]))
+    for what, column in statuses:
+        found += [(what, f"expression {e}", s) for e, s in zip(index["expression_id"], column, strict=True)]
+    for record in data.records:
+        if record["stage"] not in _SOURCES:
+            found += [(f"reported by {record['stage']}", "", reason) for reason in record.get("skipped", [])]
+    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for what, row, reason in found:
+        if reason:
+            groups.setdefault((what, _pattern(reason)), []).append((row, reason))
+    return [
+        {
+            "what": what,
+            "reason": rows[0][1] if len({reason for _, reason in rows}) == 1 else pattern,
+            "count": len(rows),
+            "examples": [row or reason for row, reason in rows[:_EXAMPLES]],
+        }
+        for (what, pattern), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+
+
+def _pattern(reason: str) -> str:
+    """A reason without what differs from row to row: quoted names, paths and numbers."""
+    return re.sub(r"'[^']*'|\S*[/\d]\S*", "…", reason)

@@ -1,0 +1,99 @@
+"""The products behind ``stages.pair``, image after image, compiled by numba: a call for each in numpy costs more than they.
+
+All functions stand in one file, for numba keeps compiled code by the file.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.integer]
+TEXTS = 4  # multiplied at a time, with three proposals: their sums are what the registers hold
+
+compiled = njit(cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+
+@compiled
+def multiply_images(
+    first: int,
+    last: int,
+    image_offsets: Ints,
+    owned: Ints,
+    pair_offsets: Ints,
+    strings: Ints,
+    vectors: Floats,
+    base: int,
+    features: Floats,
+    others: Floats,
+    sentence: Floats,
+    phrase: Floats,
+    norm: Floats,
+    cross: Floats,
+) -> None:
+    """Fill in the columns of images ``first`` to ``last``; arguments as of ``pairs.Products``.
+
+    Args:
+        features, others: of proposals ``base`` on (M, D). sentence, phrase: ``features`` times the two texts, by pair (P,).
+        norm, cross: ``features`` times themselves, and times ``others``, by proposal (N,).
+    """
+    most = 0
+    for image in range(first, last):
+        most = max(most, owned[image + 1] - owned[image])
+    texts = np.zeros((2 * most + TEXTS, vectors.shape[1]), np.float32)
+    for image in range(first, last):
+        begin, stop = owned[image], owned[image + 1]
+        start, count = image_offsets[image], image_offsets[image + 1] - image_offsets[image]
+        if begin == stop:
+            continue
+        for e in range(stop - begin):
+            texts[2 * e] = vectors[strings[begin + e, 0]]
+            texts[2 * e + 1] = vectors[strings[begin + e, 1]]
+        for row in range(count):
+            x = features[start - base + row]
+            norm[start + row], cross[start + row] = _two(x, x, others[start - base + row])
+        for i in range(0, count, 3):
+            j, k = min(i + 1, count - 1), min(i + 2, count - 1)  # at the end the last proposal is multiplied again
+            x, y, z = features[start - base + i], features[start - base + j], features[start - base + k]
+            for e in range(0, stop - begin, TEXTS // 2):
+                of = texts[2 * e : 2 * e + TEXTS]
+                a, b, c, d, p, q, r, s, t, u, v, w = _twelve(x, y, z, of[0], of[1], of[2], of[3])
+                place = pair_offsets[begin + e]
+                sentence[place + i], phrase[place + i] = a, b
+                sentence[place + j], phrase[place + j] = p, q
+                sentence[place + k], phrase[place + k] = t, u
+                if e + 1 < stop - begin:
+                    place = pair_offsets[begin + e + 1]
+                    sentence[place + i], phrase[place + i] = c, d
+                    sentence[place + j], phrase[place + j] = r, s
+                    sentence[place + k], phrase[place + k] = v, w
+
+
+@compiled
+def _two(x: Floats, y: Floats, z: Floats) -> tuple[np.float32, np.float32]:
+    a = b = np.float32(0)
+    for i in range(len(x)):
+        a += x[i] * y[i]
+        b += x[i] * z[i]
+    return a, b
+
+
+@compiled
+def _twelve(x: Floats, y: Floats, z: Floats, k: Floats, l: Floats, m: Floats, n: Floats) -> tuple[np.float32, ...]:
+    a = b = c = d = p = q = r = s = t = u = v = w = np.float32(0)
+    for i in range(len(x)):
+        a += x[i] * k[i]
+        b += x[i] * l[i]
+        c += x[i] * m[i]
+        d += x[i] * n[i]
+        p += y[i] * k[i]
+        q += y[i] * l[i]
+        r += y[i] * m[i]
+        s += y[i] * n[i]
+        t += z[i] * k[i]
+        u += z[i] * l[i]
+        v += z[i] * m[i]
+        w += z[i] * n[i]
+    return a, b, c, d, p, q, r, s, t, u, v, w

@@ -1,0 +1,186 @@
+"""The pair table as the score and sweep stages use it: loaded, filtered, grouped; no vectors, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stages.contract import Params
+from stages.scoring.fusion import Dots, Floats, first_best
+from stages.scoring.metrics import Empty, Outcome, outcome_of_choice
+from store.errors import ParameterError, StoreError, nearest
+from store.ragged import Offsets, offsets_of, owners_of
+from store.table import read_table, stored_ks
+
+ROWS = (
+    *(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "status", "truncated")),
+    "text_norms",
+)
+COLUMNS = ("c", "d", "local_norm", "intersection", "union", "proposal_score", "proposal_area")
+PER_K = ("a", "b", "global_norm", "cross_norm")
+
+
+class Filters(Params):
+    """Which proposals take part. All of them by default: filtering must not cost a forward pass."""
+
+    min_score: float = Field(0.0, ge=0, le=1, description="least confidence of the generator")
+    min_area: int = Field(0, ge=0, description="least area in pixels")
+    top_n: int = Field(0, ge=0, description="only the generator's first n proposals of an image; 0 for all")
+
+    def keeps(self, score: NDArray[Any], area: NDArray[Any], rank: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which proposals take part, by confidence, area in pixels and place in the generator's order, all (N,)."""
+        kept: NDArray[np.bool_] = (score >= self.min_score) & (area >= self.min_area)
+        return kept & (rank < self.top_n) if self.top_n else kept
+
+
+class Evaluation(Filters):
+    """What holds at every alpha and beta (paper sec. 4.2)."""
+
+    k: int = Field(3, ge=0, description="masked_blocks of the global feature")
+    empty: Empty = Field("count", description="expressions without a choice: IoU 0, or left out as in the release")
+
+
+class Scoring(Evaluation):
+    """How proposals are scored (paper sec. 3.3, 3.4 and 4.2)."""
+
+    alpha: float = Field(0.95, ge=0, le=1, description="weight of the global visual feature")
+    alpha_by_dataset: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="data set -> its own alpha (paper: RefCOCOg 0.85)"
+    )
+    beta: float = Field(0.5, ge=0, le=1, description="weight of the sentence feature")
+
+    def alpha_of(self, groups: list[tuple[str, str]]) -> list[float]:
+        """Alpha of every (data set, split).
+
+        Raises:
+            ParameterError: ``alpha_by_dataset`` names a data set that is not there.
+        """
+        datasets = {dataset for dataset, _ in groups}
+        for name in self.alpha_by_dataset:
+            if name not in datasets:
+                raise ParameterError(f"alpha_by_dataset: no data set {name!r}; {nearest(name, datasets)}")
+        return [self.alpha_by_dataset.get(dataset, self.alpha) for dataset, _ in groups]
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """The pairs of all expressions for one k.
+
+    Attributes:
+        groups: (data set, split) of each group. group, image, area: of each expression (E,).
+        evaluated: whether the expression has a ground truth (E,).
+        intersection, union: pixels (P,). kept: position of each pair among its expression's unfiltered pairs (P,).
+    """
+
+    dots: Dots
+    groups: list[tuple[str, str]]
+    group: NDArray[np.int32]
+    image: NDArray[np.int64]
+    ref: NDArray[np.int64]
+    area: NDArray[np.int64]
+    evaluated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    intersection: NDArray[np.int64]
+    union: NDArray[np.int64]
+    proposal_score: NDArray[np.float32]
+    proposal_area: NDArray[np.int64]
+    kept: NDArray[np.int64]
+
+    @property
+    def offsets(self) -> Offsets:
+        return self.dots.offsets
+
+    def members(self, group: int) -> NDArray[np.int64]:
+        """The evaluated expressions of a group."""
+        return np.flatnonzero((self.group == group) & self.evaluated)
+
+    def alphas(self, scoring: Scoring) -> NDArray[np.float64]:
+        """Alpha of every expression (E,)."""
+        return np.array(scoring.alpha_of(self.groups), np.float64)[self.group]
+
+    def choice(self, scores: Floats, filters: Filters) -> NDArray[np.int64]:
+        """The best pair of each expression among those that ``filters`` keep, as ``filtered`` and ``first_best`` find it.
+
+        Many filters over the same scores cost no copies of the table.
+
+        Args:
+            scores: of all pairs (P,).
+
+        Returns:
+            Positions among the pairs of each expression (E,), also of those left out; -1 for none.
+        """
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)
+        if keep.all():
+            return first_best(scores, self.offsets)
+        chosen = first_best(np.where(keep, scores, -np.inf), self.offsets)
+        decided = np.flatnonzero(chosen >= 0)
+        chosen[decided[~keep[self.offsets[decided] + chosen[decided]]]] = -1
+        return chosen
+
+    def outcome(self, chosen: NDArray[np.int64]) -> Outcome:
+        """Outcome of choosing ``chosen`` (E,), positions among the (filtered) pairs of each expression."""
+        return outcome_of_choice(chosen, self.offsets, self.intersection, self.union, self.area)
+
+    def filtered(self, filters: Filters) -> PairTable:
+        """The table without the pairs whose proposal a filter rejects."""
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)
+        if keep.all():
+            return self
+        counts = np.bincount(owners_of(self.offsets)[keep], minlength=len(self.group))
+        per_pair = ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm")
+        dots = replace(self.dots, offsets=offsets_of(counts), **{n: getattr(self.dots, n)[keep] for n in per_pair})
+        columns = ("intersection", "union", "proposal_score", "proposal_area", "kept")
+        return replace(self, dots=dots, **{n: getattr(self, n)[keep] for n in columns})
+
+
+def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
+    """The pair table of file ``path`` for ``masked_blocks = k``, and its attributes with ``k`` and all stored ``ks``.
+
+    Raises:
+        ParameterError: k was not computed. StoreError: see ``store.table.read_table``.
+    """
+    ks = stored_ks(path, "pairs")
+    if not ks:
+        raise StoreError(f"{path}: has no global features; add a k to embed_masks.masked_blocks")
+    if k not in ks:
+        raise ParameterError(
+            f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks"
+        )
+    table = read_table(path, "pairs", (*ROWS, *COLUMNS, *(f"{name}.k{k}" for name in PER_K)))
+    offsets = table["expression_offsets"]
+    dots = Dots(
+        offsets=offsets,
+        text_norms=table["text_norms"],
+        local_norm=table["local_norm"],
+        c=table["c"],
+        d=table["d"],
+        score_rule=table.attrs["score_rule"],
+        **{name: table[f"{name}.k{k}"] for name in PER_K},
+    )
+    pairs = PairTable(
+        dots=dots,
+        groups=[(dataset, split) for dataset, split in table.attrs["groups"]],
+        group=table["expression_group"],
+        image=table["expression_image"],
+        ref=table["expression_ref"],
+        area=table["expression_area"],
+        evaluated=np.array([not status for status in table["expression_status"]], np.bool_),
+        truncated=table["expression_truncated"],
+        intersection=table["intersection"],
+        union=table["union"],
+        proposal_score=table["proposal_score"],
+        proposal_area=table["proposal_area"],
+        kept=np.arange(len(dots.a)) - np.repeat(offsets[:-1], np.diff(offsets)),
+    )
+    return pairs, {**table.attrs, "k": k, "ks": ks}
+
+
+def with_k(pairs: PairTable, path: Path, k: int) -> PairTable:
+    """``pairs``, unfiltered from file ``path``, with the global features of another stored k."""
+    table = read_table(path, "pairs", [f"{name}.k{k}" for name in PER_K])
+    return replace(pairs, dots=replace(pairs.dots, **{name: table[f"{name}.k{k}"] for name in PER_K}))

@@ -1,0 +1,94 @@
+"""Stage variants: the pair table again for each deliberate difference from the released code, with that switch turned.
+
+One value of the profile is changed, the stages that depend on it run again up to the pair table, and that table is kept:
+`ablations` scores it beside the profile's own. Everything that the switch leaves alone comes from the parts in the work
+folder. What a switch costs: polygon_overlap nothing but reading and writing; box and fill the local features; antialias and
+preprocess all visual features. Other prompts (``templates``) are measured in the same way and cost their texts.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from stages.contract import Context, Listed, Profile, Summary
+from stages.contract import Params as BaseParams
+from stages.contract import Paths as BasePaths
+from stages.text.template import Template
+from store.errors import ParameterError
+from store.publish import remove, replacing
+from store.table import read_table
+
+Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]
+
+SECTION = {
+    "polygon_overlap": "index",
+    "box": "propose",
+    "fill": "embed_masks",
+    "antialias": "embed_masks",
+    "preprocess": "embed_masks",
+}
+RELEASED = {"antialias": "never"} | dict.fromkeys(("polygon_overlap", "box", "fill", "preprocess"), "reference")
+"""What the released code does."""
+OURS = {"polygon_overlap": "union", "box": "tight", "fill": "mean", "antialias": "always", "preprocess": "clip"}
+"""What each switch is turned to where the profile does as the released code."""
+
+
+class Params(BaseParams):
+    """What is measured beside the profile itself: deliberate differences from the released code, and other prompts."""
+
+    switches: Listed[Switch] = Field(
+        [], description="each costs what depends on it once more; `release`: everything as the released code does"
+    )
+    templates: Listed[Template] = Field([], description="prompts as in embed_text; each costs its texts once")
+
+
+class Paths(BasePaths):
+    pairs: Path
+    variants: Path
+    outputs: ClassVar[tuple[str, ...]] = ("variants",)
+
+
+def run(params: Params, paths: Paths, context: Context) -> Summary:
+    """Write a pair table for each switch and template, and ``variants.json``: their lists, and whose they are."""
+    profile, total = context.profile, Summary()
+    if profile is None:
+        raise ParameterError("variants: expected the params file whose stages it runs again; give --profile FILE")
+    switches, templates = [], []
+    with replacing(paths.variants) as temporary:
+        temporary.mkdir(parents=True)
+
+        def keep(name: str, change: dict[str, dict[str, str]]) -> str:
+            scratch = context.work / name
+            shutil.copyfile(profile.pair_table(change, scratch, context, total), temporary / f"{name}.h5")
+            remove(scratch)
+            return f"{name}.h5"
+
+        for switch in dict.fromkeys(params.switches):
+            turned = RELEASED if switch == "release" else {switch: _other(profile, switch)}
+            change: dict[str, dict[str, str]] = {}
+            for name, value in turned.items():
+                change.setdefault(SECTION[name], {})[name] = value
+            setting = ", ".join(f"{name} = {value}" for name, value in turned.items())
+            released = turned.items() <= RELEASED.items()
+            switches.append({"name": switch, "file": keep(switch, change), "setting": setting, "release": released})
+        for number, template in enumerate(dict.fromkeys(params.templates), 1):
+            file = keep(f"template{number}", {"embed_text": {"template": template}})
+            templates.append({"file": file, "template": template})
+        base = read_table(paths.pairs, "pairs", ())
+        content = {"pairs": base.digest, "switches": switches, "templates": templates}
+        (temporary / "variants.json").write_text(json.dumps(content, indent=1) + "\n")
+    total.wrote = {"pair tables": len(switches) + len(templates)}
+    return total
+
+
+def _other(profile: Profile, switch: str) -> str:
+    """The value that a switch is turned to: the released code's, or ours where the profile has the released code's."""
+    configured = profile.value(SECTION[switch], switch)
+    if switch == "antialias" and configured == "auto":
+        configured = "always" if profile.value("embed_masks", "preprocess") == "clip" else "never"
+    return OURS[switch] if configured == RELEASED[switch] else RELEASED[switch]

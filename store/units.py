@@ -1,0 +1,102 @@
+"""Units: what one task computes, here or in another process, and the plain loop that runs them one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from store.work import Item, part_name, skipped_of, write_part
+
+
+@dataclass(frozen=True)
+class Result:
+    """One input's result: an item for each kind, what was degenerate, and whether it is worth remembering.
+
+    ``passing`` marks what stands in for a result that could not be had now (a file that is not there): it is used for
+    this run's output and never becomes part of the work folder, so the next run tries again.
+    """
+
+    items: dict[str, Item]
+    skipped: list[str] = field(default_factory=list)
+    passing: bool = False
+
+
+Compute = Callable[[Sequence[Any], tuple[str, ...]], list[Result]]
+"""From the inputs of a unit and the kinds that it misses to one result for each input."""
+Load = Callable[[str], Compute]
+"""Builds the models on a device. It can be sent to another process: a module's function, or a partial of one."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one task computes: its inputs (ids, not pixels), and the keys and the folder of parts of each kind it misses."""
+
+    inputs: list[Any]
+    keys: dict[str, list[str]]
+    folders: dict[str, Path]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished unit: for each kind the part it wrote (None for none), which inputs it holds, and what was degenerate.
+
+    ``passing``: stand-ins for what could not be had now, as (kind, key, item). ``seconds`` by name.
+    """
+
+    unit: Unit
+    parts: dict[str, str | None]
+    keys: dict[str, list[str]]
+    skipped: list[str]
+    passing: list[tuple[str, str, Item]]
+    seconds: dict[str, float]
+
+
+def finish(unit: Unit, compute: Compute) -> Done:
+    """Compute a unit and write its parts."""
+    start = time.perf_counter()
+    results = compute(unit.inputs, tuple(unit.keys))
+    if len(results) != len(unit.inputs):
+        raise RuntimeError(f"expected {len(unit.inputs)} results of a unit, got {len(results)}")
+    computed = time.perf_counter()
+    parts: dict[str, str | None] = {}
+    kept = [position for position, result in enumerate(results) if not result.passing]
+    skipped = [reason for p in kept for reason in results[p].skipped]
+    for kind, keys in unit.keys.items():
+        items = [results[p].items[kind] for p in kept]
+        parts[kind] = write_part(unit.folders[kind], [keys[p] for p in kept], items, skipped) if items else None
+    return Done(
+        unit,
+        parts,
+        keys={kind: [keys[p] for p in kept] for kind, keys in unit.keys.items()},
+        skipped=skipped,
+        passing=[
+            (kind, keys[p], result.items[kind])
+            for kind, keys in unit.keys.items()
+            for p, result in enumerate(results)
+            if result.passing
+        ],
+        seconds={"compute": computed - start, "write parts": time.perf_counter() - computed},
+    )
+
+
+def recovered(unit: Unit) -> Done | None:
+    """A unit whose parts stand there whole though nobody heard of them: their writer died just after."""
+    told = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
+    if any(skipped is None for skipped in told):
+        return None
+    parts: dict[str, str | None] = {kind: part_name(keys) for kind, keys in unit.keys.items()}
+    return Done(unit, parts, unit.keys, told[0] or [], [], {"compute": 0.0})
+
+
+def in_process(load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:
+    """The plain loop: one unit after another, in this process."""
+    start = time.perf_counter()
+    compute = load(device)
+    loading = {"load models": time.perf_counter() - start}
+    for unit in units:
+        done = finish(unit, compute)
+        yield replace(done, seconds=loading | done.seconds)
+        loading = {}

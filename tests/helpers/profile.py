@@ -1,0 +1,76 @@
+"""A small profile for tests: RefShapes in a temporary folder, run through the very commands of dvc.yaml, in process."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.registry import STAGES
+from pipeline.runner import run_words
+
+ROOT = Path(__file__).resolve().parents[2]
+DVC_STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def demo_values(folder: Path) -> dict[str, Any]:
+    """The demo's params with data, work, metrics and images below ``folder``; no switches, else all as shipped."""
+    values = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
+    values |= {
+        "root": ".",
+        "profile": f"{folder}/params.yaml",
+        "data": f"{folder}/data",
+        "work": f"{folder}/work",
+        "metrics": f"{folder}/metrics.json",
+    }
+    values["variants"] = {"switches": [], "templates": []}
+    values["images"] = f"{folder}/refer/images"
+    values["index"]["annotations"] = f"{folder}/refer"
+    for section in ("propose", "clip"):
+        values[section] = {
+            n: str(ROOT / v) if str(v).startswith("demo/models") else v for n, v in values[section].items()
+        }
+    return values
+
+
+def run_stages(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]:
+    """Run the named stages (all by default) with the words of their dvc.yaml command; return their records."""
+    Path(values["profile"]).write_text(yaml.safe_dump(values))
+    records = {}
+    for name in names or STAGES:
+        words = unfolded(DVC_STAGES[name]["cmd"], values)
+        records[name] = run_words(name, words[words.index(name) + 1 :])
+    return records
+
+
+def lookup(name: str, values: Any) -> Any:
+    for part in name.split("."):
+        values = values[part]
+    return values
+
+
+def unfold(text: str, values: Any) -> str:
+    """``${a.b}`` replaced by the value, as DVC does."""
+    return re.sub(r"\$\{([^}]+)\}", lambda match: str(lookup(match[1], values)), text)
+
+
+def unfolded(command: str, values: Any) -> list[str]:
+    """The words of a command as DVC makes them: ``${section}`` becomes ``--name value ...``."""
+    words: list[str] = []
+    for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', command):
+        found = re.fullmatch(r"\$\{([^}]+)\}", plain)
+        value = lookup(found[1], values) if found else None
+        words += _options(value) if isinstance(value, dict) else [unfold(quoted or plain, values)]
+    return words
+
+
+def _options(section: dict[str, Any], prefix: str = "") -> list[str]:
+    words: list[str] = []
+    for name, value in section.items():
+        if isinstance(value, dict):
+            words += _options(value, f"{prefix}{name}.")
+        elif not isinstance(value, list) or value:
+            words += [f"--{prefix}{name}", *map(str, value if isinstance(value, list) else [value])]
+    return words

@@ -1,0 +1,282 @@
+"""A small store with all that the report shows, and a reader of the page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from stages import report
+from stages.contract import Context, Summary
+from stages.page import page
+from store.segmentation import encode
+from store.table import write_table
+
+HEIGHT, WIDTH = 48, 64
+HOSTILE = """</script><script>alert("x")</script><img src=http://evil.example/x onerror='alert(1)'> {{ 7*7 }} "quoted" & 'so'"""
+TEXTS = ["red disc", HOSTILE, "ročí 中文 disc", "blue box", "the box on the left", "green disc"]
+BOXES = [[(4, 4, 28, 28), (34, 8, 60, 40), (6, 30, 26, 46)], [(10, 10, 50, 40), (0, 0, 20, 20)], []]
+"""Proposals of the three images, XYXY. The last has none."""
+TRUTHS = [(0, (5, 5, 29, 29)), (0, (34, 10, 60, 40)), (1, (8, 8, 50, 40)), (2, (4, 4, 40, 40))]
+"""Image and box of the four refs."""
+REF_OF = [0, 0, 1, 2, 2, 3]
+GROUPS = [("refshapes", "val"), ("other", "test")]
+GROUP_OF_REF = [0, 0, 1, 1]
+CHOSEN = {"chosen": [0, 2, 1, 0, 1, -1], "chosen_global": [1, 1, 1, 0, 0, -1], "chosen_cropping": [0, 0, 1, 1, 1, -1]}
+SCORES = [[30.5, 20.25, 10.0], [5.0, 7.0, 9.0], [1.0, 3.0, 2.0], [4.0, 2.0], [2.0, 6.0], []]
+RULES = ("global_local", "global", "cropping", "upper_bound", "random")
+
+
+def rectangle(box: tuple[int, int, int, int]) -> np.ndarray:
+    mask = np.zeros((HEIGHT, WIDTH), np.bool_)
+    mask[box[1] : box[3], box[0] : box[2]] = True
+    return mask
+
+
+def iou(expression: int, position: int) -> float:
+    """By the masks themselves; 0 without a choice."""
+    image, truth = TRUTHS[REF_OF[expression]]
+    if position < 0:
+        return 0.0
+    a, b = rectangle(BOXES[image][position]), rectangle(truth)
+    return float((a & b).sum() / (a | b).sum())
+
+
+def build(
+    root: Path,
+    groups: list[tuple[str, str]] = GROUPS,
+    config: dict[str, Any] | None = None,
+    origins: dict[str, Any] | None = None,
+    score_rule: str = "cosine",
+    configs: dict[str, dict[str, Any]] | None = None,
+) -> report.Paths:
+    """A store of 3 images, 4 refs and 6 expressions in ``root``.
+
+    ``config``: settings of score. ``configs``: those of index, proposals and parse in place of the usual.
+    """
+    own: dict[str, dict[str, Any]] = {
+        "index": {"splits": ["val", "test"]},
+        "proposals": {"thresholds": {"score": 0.1}},
+        "parse": {"spacy_model": "sm", "code": "0123456789abcdef" * 4},
+    } | (configs or {})
+    (root / "images").mkdir(parents=True)
+    for number in range(3):
+        picture = Image.new("RGB", (WIDTH, HEIGHT), (200, 210, 190))
+        for colour, box in zip(("red", "blue", "green"), BOXES[number], strict=False):
+            ImageDraw.Draw(picture).rectangle(box, fill=colour)
+        picture.save(root / "images" / f"{number}.png")
+    digests = [hashlib.sha256((root / "images" / f"{n}.png").read_bytes()).hexdigest() for n in range(3)]
+    paths = report.Paths(
+        **{name: root / f"{name}.h5" for name in ("index", "proposals", "parse", "pairs", "scores")},
+        **{name: root / f"{name}.json" for name in ("metrics", "ablations", "grid")},
+        **{name: root / name for name in ("images", "records")},
+        report=root / "report.html",
+    )
+    refs = {
+        "ref_id": np.arange(10, 14),
+        "ref_image": np.array([image for image, _ in TRUTHS]),
+        "ref_group": np.array(GROUP_OF_REF, np.int32),
+        "ref_category": ["thing"] * 4,
+        "ref_mask": encode(np.stack([rectangle(box) for _, box in TRUTHS])),
+        "ref_status": [""] * 4,
+    }
+    images = {
+        "image_name": [f"{n}.png" for n in range(3)],
+        "image_size": np.array([[HEIGHT, WIDTH]] * 3, np.int32),
+        "image_digest": digests,
+        "image_status": [""] * 3,
+        "image_id": np.arange(3),
+        "instance_offsets": np.zeros(4, np.int64),
+        "instance_mask": [],
+    }
+    expressions = {"expression_id": np.arange(100, 106), "expression_ref": np.array(REF_OF), "expression_raw": TEXTS}
+    index = write_table(
+        paths.index, "index", images | refs | expressions, own["index"], {}, groups=groups, origins=origins or {}
+    )
+    flat = [box for own in BOXES for box in own]
+    columns: dict[str, Any] = {
+        "image_offsets": np.array([0, 3, 5, 5]),
+        "mask": encode(np.stack([rectangle(box) for box in flat])),
+        "box": np.array(flat, np.float32),
+        "score": np.array([0.9, 0.8, 0.3, 0.7, 0.6], np.float32),
+        "area": np.array([rectangle(box).sum() for box in flat]),
+        "status": ["", "", "no proposal above the thresholds"],
+    }
+    proposals = write_table(paths.proposals, "proposals", columns, own["proposals"], {"index": index.digest})
+    lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
+    phrases = {"sentence": TEXTS, "noun_phrase": [*TEXTS[:5], ""], "status": [""] * 5 + ["empty sentence"]}
+    write_table(paths.parse, "parse", phrases | lists, own["parse"], {"index": index.digest})
+    pairs = write_table(
+        paths.pairs,
+        "pairs",
+        pair_columns(proposals),
+        {},
+        {"index": index.digest, "proposals": proposals.digest},
+        groups=groups,
+        score_rule=score_rule,
+    )
+    best = [max(range(len(s)), key=lambda p, e=e: iou(e, p), default=-1) for e, s in enumerate(SCORES)]
+    chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen_upper_bound": best}).items()}
+    scores = {"score": np.array([score for own in SCORES for score in own], np.float32)}
+    settings = {
+        "alpha": 0.85,
+        "alpha_by_dataset": {"other": 0.25},
+        "beta": 0.5,
+        "k": 3,
+        "empty": "count",
+        "min_score": 0.0,
+    }
+    write_table(paths.scores, "scores", chosen | scores, settings | (config or {}), {"pairs": pairs.digest})
+    paths.metrics.write_text(json.dumps(invented_metrics(groups)))
+    paths.ablations.write_text(json.dumps(invented_ablations(groups)))
+    paths.grid.write_text(json.dumps(invented_grid(groups)))
+    return paths
+
+
+def pair_columns(proposals: Any) -> dict[str, Any]:
+    image_of = [TRUTHS[ref][0] for ref in REF_OF]
+    rows = [proposals["image_offsets"][image] + p for image in image_of for p in range(len(BOXES[image]))]
+    overlaps = []
+    for image, ref in zip(image_of, REF_OF, strict=True):
+        truth = rectangle(TRUTHS[ref][1])
+        overlaps += [((rectangle(b) & truth).sum(), (rectangle(b) | truth).sum()) for b in BOXES[image]]
+    dots = ("c", "d", "local_norm", "a.k3", "b.k3", "global_norm.k3", "cross_norm.k3")
+    return {
+        "expression_offsets": np.cumsum([0, *(len(BOXES[image]) for image in image_of)]),
+        "expression_image": np.array(image_of),
+        "expression_ref": np.array(REF_OF),
+        "expression_group": np.array([GROUP_OF_REF[ref] for ref in REF_OF], np.int32),
+        "expression_area": np.array([rectangle(TRUTHS[ref][1]).sum() for ref in REF_OF]),
+        "expression_status": [""] * 6,
+        "expression_truncated": np.zeros(6, np.bool_),
+        "text_norms": np.ones((6, 3), np.float32),
+        "proposal": np.array(rows),
+        "intersection": np.array([i for i, _ in overlaps]),
+        "union": np.array([u for _, u in overlaps]),
+        **{name: np.ones(len(rows), np.float32) for name in dots},
+        "proposal_score": proposals["score"][rows],
+        "proposal_area": proposals["area"][rows],
+        "proposal_box": proposals["box"][rows],
+    }
+
+
+def invented_metrics(groups: list[tuple[str, str]]) -> dict[str, Any]:
+    """Numbers that nothing else in the page can produce by chance; one rule without any expression."""
+    rng = np.random.default_rng(5)
+    names = (
+        "expressions",
+        "refs",
+        "images",
+        "images_without_proposals",
+        "truncated_texts",
+        "not_evaluated",
+        "no_choice",
+    )
+    result: dict[str, Any] = {}
+    for dataset, split in groups:
+        rules: dict[str, Any] = {}
+        for rule in RULES:
+            values = {name: float(rng.random()) for name in ("oiou", "miou", "p50", "p70", "p90")}
+            intervals = {f"{name}_ci": sorted(rng.random(2).tolist()) for name in ("oiou", "miou")}
+            rules[rule] = {
+                **values,
+                "n": int(rng.integers(1000)),
+                **intervals,
+                "skip": {"oiou": float(rng.random()), "miou": None, "n": 0},
+            }
+        counts = {name: int(rng.integers(100, 999)) for name in names}
+        result.setdefault(dataset, {})[split] = {**rules, "counts": counts}
+    return result
+
+
+def invented_grid(groups: list[tuple[str, str]], size: int = 5) -> dict[str, Any]:
+    rng = np.random.default_rng(6)
+    splits: dict[str, Any] = {}
+    for dataset, split in groups:
+        best = {name: {"alpha": 0.25, "beta": 0.75, "value": 0.9} for name in ("oiou", "miou")}
+        surface = {name: rng.random((size, size)).tolist() for name in ("oiou", "miou")}
+        splits.setdefault(dataset, {})[split] = {**surface, "best": best}
+    axis = np.linspace(0, 1, size).tolist()
+    return {"alphas": axis, "betas": axis, "splits": splits}
+
+
+def invented_ablations(groups: list[tuple[str, str]]) -> dict[str, Any]:
+    ablation = {"name": "text", "setting": "<b>phrase</b> only", "dataset": groups[0][0], "split": groups[0][1]}
+    return {"ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}], "differences": []}
+
+
+@dataclass
+class Element:
+    tag: str
+    attributes: dict[str, str]
+    children: list[Element | str] = field(default_factory=list)
+
+    def find(self, test: Callable[[Element], bool]) -> list[Element]:
+        nested = [c.find(test) for c in self.children if isinstance(c, Element)]
+        return ([self] if test(self) else []) + [e for found in nested for e in found]
+
+    def tags(self, tag: str, **attributes: str) -> list[Element]:
+        wanted = {name.replace("_", "-"): value for name, value in attributes.items()}
+        return self.find(lambda e: e.tag == tag and all(e.attributes.get(n) == v for n, v in wanted.items()))
+
+    def classed(self, name: str) -> list[Element]:
+        return self.find(lambda e: name in e.attributes.get("class", "").split())
+
+    @property
+    def text(self) -> str:
+        return "".join(c if isinstance(c, str) else c.text for c in self.children)
+
+
+VOID = ("meta", "link", "img", "input", "br")
+ENDED_BY = {"th": ("th", "td", "tr"), "td": ("th", "td", "tr"), "tr": ("tr",), "li": ("li",), "option": ("option",)}
+
+
+class Reader(HTMLParser):
+    """A tree of the page; elements that HTML lets end by themselves (table parts, li, p) are closed by the next one."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.root = Element("page", {})
+        self.open = [self.root]
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ENDED_BY.get(self.open[-1].tag, ()):
+            self.open.pop()
+        element = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open[-1].tag != tag:
+            assert self.open[-1].tag in ENDED_BY, f"</{tag}> closes {self.open[-1].tag}"
+            self.open.pop()
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def make(paths: report.Paths, **params: Any) -> tuple[Element, Summary]:
+    summary = report.run(report.Params(**params), paths, Context(work=paths.report.parent / "work"))
+    return Reader(paths.report.read_text(encoding="utf-8")).root, summary
+
+
+def card(page: Element, expression: int) -> Element:
+    (found,) = page.tags("figure", data_expression=str(100 + expression))
+    return found
+
+
+def without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the chart library, which takes seconds to bundle."""
+    monkeypatch.setattr(page, "_vega", lambda folder: "")

@@ -1,0 +1,121 @@
+"""What DVC reruns after a change, read from DVC's own output, on a copy of the project with a small benchmark."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from demo.refshapes import write_benchmark
+from pipeline.registry import STAGES
+from tests.helpers.profile import ROOT
+
+AFTER_SCORE = ["score", "ablations", "report"]
+AFTER_PAIR = ["pair", "variants", "sweep", *AFTER_SCORE]
+
+
+class Project:
+    """A git and DVC project in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("pipeline", "stages", "store", "demo", "models", ".dvc"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+            shutil.copy(ROOT / name, folder / name)
+        (folder / "demo/dvc.lock").unlink(missing_ok=True)
+        write_benchmark(folder / "data/refshapes", images_per_split=2)
+        self.set(sweep={"alphas": 3, "betas": 3}, report={"cards": 1}, bootstrap={"resamples": 20})
+        for words in (
+            ["init", "-q"],
+            ["add", "-A"],
+            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
+        ):
+            subprocess.run(["git", *words], cwd=folder, check=True)
+
+    def set(self, **sections: dict[str, Any]) -> None:
+        file = self.folder / "demo/params.yaml"
+        values = yaml.safe_load(file.read_text())
+        for section, change in sections.items():
+            values[section] |= change
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def dvc(self, *words: str) -> str:
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        for name in ("PYTHONPATH", "GLIMPSE_BATCH", "GLIMPSE_UNIT"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *words],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def repro(self) -> list[str]:
+        """Names of the stages that ran."""
+        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", self.dvc("repro", "demo/dvc.yaml"))
+
+    def record(self, stage: str) -> dict[str, Any]:
+        return dict(json.loads((self.folder / f".work/demo/records/{stage}.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    assert sorted(project.repro()) == sorted(STAGES)
+    return project
+
+
+def test_nothing_changed_nothing_runs(project: Project) -> None:
+    assert "up to date" in project.dvc("repro", "demo/dvc.yaml")
+
+
+def test_alpha_reruns_score_ablations_and_report_only(project: Project) -> None:
+    project.set(score={"alpha": 0.25})
+    assert sorted(project.repro()) == sorted(AFTER_SCORE)
+    assert "score.alpha" in project.dvc("params", "diff")
+
+
+def test_a_template_reruns_text_and_what_follows(project: Project) -> None:
+    project.set(embed_text={"template": "a photo of {}"})
+    assert sorted(project.repro()) == sorted(["embed_text", *AFTER_PAIR])
+
+
+def test_a_new_k_reruns_embed_masks_and_what_follows_but_keeps_local_features(project: Project) -> None:
+    local = project.folder / ".work/demo/embed_masks/local"
+    before = {path: path.stat().st_mtime_ns for path in local.rglob("*.npz")}
+    project.set(embed_masks={"masked_blocks": [2, 3]})
+    assert sorted(project.repro()) == sorted(["embed_masks", *AFTER_PAIR])
+    assert {path: path.stat().st_mtime_ns for path in local.rglob("*.npz")} == before
+    assert project.record("embed_masks")["wrote"].keys() == {"local", "global.k2", "global.k3"}
+
+
+def test_metrics_and_experiments_work_offline(project: Project) -> None:
+    subprocess.run(["git", "add", "-A"], cwd=project.folder, check=True)
+    subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "run"], cwd=project.folder, check=True
+    )
+    assert "global_local" in project.dvc("metrics", "show")
+    said = project.dvc("exp", "run", "-S", "demo/params.yaml:score.alpha=0.75", "-n", "a75", "demo/dvc.yaml")
+    assert sorted(re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", said)) == sorted(AFTER_SCORE)
+    table = project.dvc("exp", "show", "--only-changed", "--csv")
+    assert "a75" in table
+    assert "0.75" in table
+
+
+def test_a_misspelt_parameter_stops_the_run_and_names_the_nearest(project: Project) -> None:
+    project.set(score={"alhpa": 0.5})
+    with pytest.raises(AssertionError, match="unknown parameter 'alhpa'; did you mean 'alpha'"):
+        project.repro()

@@ -1,0 +1,148 @@
+"""The true sizes on a CPU (make smoke): R101 FreeSOLO, ViT-B/32 and RN50 of random weights, real pictures, DVC's own stages.
+
+Structure-faithful data of two photographs, the root dvc.yaml and params.yaml, the small spaCy model. What is checked: every
+stage runs, nothing is lost on the way, the numbers are finite, and no process takes more than 8 GB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import yaml
+from PIL import Image, ImageOps
+from safetensors.torch import save_file
+
+from pipeline.golden.folder import Folder
+from pipeline.registry import STAGES
+from store.table import read_table
+from store.vectors import Vectors
+from tests.helpers.profile import ROOT
+from tests.helpers.refer_generator import write_phrasecut, write_refer
+
+pytestmark = pytest.mark.smoke
+SEED = 13
+MEMORY = 8_000_000_000
+
+
+def freesolo_weights(file: Path) -> None:
+    """A checkpoint of the released form and architecture with random values whose category bias lets proposals exist."""
+    shapes = json.loads((ROOT / "tests/golden/freesolo_shapes.json").read_text())
+    rebuilt = Folder(ROOT / "tests/golden").weights
+    state = rebuilt.fill(shapes, SEED)
+    torch.save({"model": state, "__author__": "random", "iteration": 0}, file)
+
+
+def clip_weights(architecture: str, file: Path) -> None:
+    torch.manual_seed(0)
+    model = open_clip.create_model(architecture, pretrained=None)
+    save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, file)
+
+
+class Project:
+    """The full benchmark's profile over two photographs, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("pipeline", "stages", "store", "models", ".dvc"):
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
+            shutil.copy(ROOT / name, folder / name)
+        picture = Image.open(ROOT / "tests/golden/images/astronaut.png").convert("RGB")
+        pictures = [picture, ImageOps.mirror(picture).resize((640, 480))]
+        write_refer(folder / "data", pictures, seed=3)
+        write_phrasecut(folder / "data", pictures, seed=4)
+        weights = folder / "data/weights"
+        weights.mkdir()
+        freesolo_weights(weights / "FreeSOLO_R101_30k_pl.pth")
+        clip_weights("ViT-B-32-quickgelu", weights / "ViT-B-32.pt.safetensors")
+        self.set(parse={"spacy_model": "en_core_web_sm"}, clip={"weights": "data/weights/ViT-B-32.pt.safetensors"})
+        subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+
+    def set(self, **sections: dict[str, Any]) -> None:
+        file = self.folder / "params.yaml"
+        values = yaml.safe_load(file.read_text())
+        for section, change in sections.items():
+            values[section] |= change
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def repro(self) -> list[str]:
+        """Names of the stages that ran."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro"],
+            cwd=self.folder,
+            env={**os.environ, "PATH": path, "PYTHONPATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"Running stage '(\w+)'", done.stdout)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return dict(json.loads((self.folder / "metrics.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return Project(tmp_path_factory.mktemp("true-size"))
+
+
+@pytest.mark.timeout(900)
+def test_the_full_benchmarks_profile_runs(project: Project) -> None:
+    assert sorted(project.repro()) == sorted(STAGES)
+    data = project.folder / "data/full"
+    index, proposals = read_table(data / "index.h5", "index"), read_table(data / "proposals.h5", "proposals")
+    assert (len(index["image_name"]), index["image_status"]) == (4, [""] * 4), "two of COCO, two of PhraseCut"
+    assert (np.diff(proposals["image_offsets"]) >= 5).all(), "every decoding step had work"
+    features = Vectors(data / "mask_features", "mask_features")
+    for kind in ("local", "global.k3"):
+        vectors = features.rows(kind)
+        assert vectors.shape == (len(proposals["score"]), 512)
+        assert np.isfinite(vectors).all()
+        assert (np.linalg.norm(vectors, axis=1) > 0).all()
+    groups = {(dataset, split) for dataset, splits in project.metrics.items() for split in splits}
+    datasets = yaml.safe_load((ROOT / "params.yaml").read_text())["index"]["datasets"]
+    assert groups == {(name, split) for name, choice in datasets.items() for split in choice["splits"]}
+    for splits in project.metrics.values():
+        for rules in splits.values():
+            counts = rules["counts"]
+            assert rules["global_local"]["n"] == counts["expressions"] - counts["not_evaluated"] > 0
+            assert 0 <= rules["global_local"]["miou"] <= rules["upper_bound"]["miou"] <= 1
+    page = (data / "report.html").read_text()
+    assert "Against the reported numbers" in page
+    differences = json.loads((data / "ablations.json").read_text())["differences"]
+    assert {row["name"] for row in differences} == {
+        "as configured", "empty", "polygon_overlap", "box", "fill", "antialias", "preprocess", "release"
+    }  # fmt: skip
+
+
+@pytest.mark.timeout(900)
+def test_rn50_takes_the_place_of_the_vit(project: Project) -> None:
+    clip_weights("RN50-quickgelu", project.folder / "data/weights/RN50.pt.safetensors")
+    project.set(clip={"model": "models/RN50-quickgelu.json", "weights": "data/weights/RN50.pt.safetensors"},
+                variants={"switches": ["box"]})  # fmt: skip
+    ran = project.repro()
+    assert {"embed_masks", "embed_text", "pair", "score", "report"} <= set(ran)
+    assert not {"index", "propose", "parse", "overlap"} & set(ran)
+    pairs = read_table(project.folder / "data/full/pairs.h5", "pairs")
+    assert pairs.attrs["score_rule"] == "unnormalised"
+    assert np.isfinite(pairs["a.k3"]).all()
+
+
+def test_no_process_took_more_memory_than_allowed() -> None:
+    used = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert 1e8 < used <= MEMORY, f"{used:,} bytes"

@@ -1,0 +1,126 @@
+"""The score stage: chosen masks and metrics against plain loops."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages import score as score_stage
+from stages.scoring.score_rule import ScoreRule
+from stages.scoring.table import Filters, load_pairs
+from store.table import read_table
+from tests.helpers.oracles import (
+    RULES,
+    context,
+    evaluated,
+    fields,
+    kept_positions,
+    overlap_of,
+    plain_best,
+    plain_metrics,
+    plain_scores,
+    rule_of,
+    store_with_pairs,
+)
+from tests.helpers.stores import CUT, GROUPS, Synthetic
+
+made = pytest.fixture(scope="module", params=RULES)(store_with_pairs)
+rule = pytest.fixture(scope="module")(rule_of)
+
+
+@pytest.mark.parametrize("filters", [Filters(), Filters(min_score=0.3, min_area=8, top_n=4)], ids=["all", "filtered"])
+@pytest.mark.parametrize("empty", ["count", "skip"])
+def test_score_stage_against_loops(
+    made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: Filters, empty: str
+) -> None:
+    params = score_stage.Params(
+        **filters.config(), alpha=0.6, alpha_by_dataset={"other": 0.2}, beta=0.3, k=1, empty=empty, resamples=50
+    )  # type: ignore[arg-type]
+    paths = fields(made, score_stage, metrics=tmp_path / "metrics.json").model_copy(
+        update={"scores": tmp_path / "scores.h5"}
+    )
+    score_stage.run(params, paths, context(tmp_path))
+    table = read_table(tmp_path / "scores.h5", "scores")
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+
+    expressions = range(len(made.ref))
+    chosen: dict[str, dict[int, int]] = {name: {} for name in ("global_local", "global", "cropping", "upper_bound")}
+    scores: list[float] = []
+    for e in expressions:
+        alpha = 0.2 if GROUPS[made.ref_group[made.ref[e]]][0] == "other" else 0.6
+        kept = kept_positions(made, e, filters)
+        scores += plain_scores(made, e, alpha, 0.3, rule, 1)
+        for name, v in (("global_local", alpha), ("global", 1.0), ("cropping", 0.0)):
+            values = plain_scores(made, e, v, 0.3, rule, 1)
+            best = plain_best([values[p] for p in kept])
+            chosen[name][e] = kept[best] if best >= 0 else -1
+        if made.truth[made.ref[e]] is not None:
+            overlaps = [overlap_of(made, e, p) for p in kept]
+            best = plain_best([i / u if u else 0 for i, u in overlaps])
+            chosen["upper_bound"][e] = kept[best] if best >= 0 else -1
+    np.testing.assert_allclose(table["score"], scores, rtol=1e-4, atol=1e-3)
+    assert table["chosen"].tolist() == list(chosen["global_local"].values())
+    for name in ("global", "cropping"):
+        assert table[f"chosen_{name}"].tolist() == list(chosen[name].values())
+    for e, position in chosen["upper_bound"].items():
+        assert table["chosen_upper_bound"][e] == position
+    assert table.attrs["config"]["k"] == 1
+    assert table.attrs["made_from"] == {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest}
+
+    assert {(dataset, split) for dataset, splits in metrics.items() for split in splits} == set(GROUPS)
+    for group, (dataset, split) in enumerate(GROUPS):
+        found, rows = metrics[dataset][split], evaluated(made, group)
+        assert set(found) == {"global_local", "global", "cropping", "upper_bound", "random", "counts"}
+        for name, by_expression in chosen.items():
+            mine = {e: by_expression[e] for e in rows}
+            for expected, got in (
+                (plain_metrics(made, mine, empty), found[name]),
+                (plain_metrics(made, mine, "skip"), found[name]["skip"]),
+            ):
+                for key, value in expected.items():
+                    assert got[key] == pytest.approx(value, rel=1e-12), (name, key)
+            assert found[name]["oiou_ci"][0] <= found[name]["oiou"] <= found[name]["oiou_ci"][1]
+        options = {e: kept_positions(made, e, filters) for e in rows}
+        ious = [
+            sum(i / u if u else 0 for i, u in (overlap_of(made, e, p) for p in positions)) / len(positions)
+            if positions
+            else 0.0
+            for e, positions in options.items()
+            if positions or empty == "count"
+        ]
+        assert found["random"]["miou"] == pytest.approx(sum(ious) / len(ious), rel=1e-12)
+        every = [e for e, ref in enumerate(made.ref) if made.ref_group[ref] == group]
+        images = {made.image_of(e) for e in every}
+        assert found["counts"] == {
+            "expressions": len(every),
+            "refs": len({made.ref[e] for e in every}),
+            "images": len(images),
+            "images_without_proposals": len(
+                {i for i in images if not any(kept_positions(made, e, filters) for e in every if made.image_of(e) == i)}
+            ),
+            "truncated_texts": sum(CUT in made.strings[e] for e in every),
+            "not_evaluated": len(every) - len(rows),
+            "no_choice": sum(chosen["global_local"][e] < 0 for e in every),
+        }
+
+
+def test_score_stage_is_deterministic(made: Synthetic, tmp_path: Path) -> None:
+    written = []
+    for name in ("a", "b"):
+        paths = fields(made, score_stage, metrics=tmp_path / f"{name}.json").model_copy(
+            update={"scores": tmp_path / f"{name}.h5"}
+        )
+        score_stage.run(score_stage.Params(), paths, context(tmp_path))
+        written.append((paths.scores.read_bytes(), paths.metrics.read_bytes()))
+    assert written[0] == written[1]
+
+
+def test_intervals_can_be_left_out(made: Synthetic) -> None:
+    pairs, _ = load_pairs(made.paths["pairs"], 3)
+    params = score_stage.Params(resamples=0)
+    chosen = score_stage.choose(pairs, pairs.dots.scores(params.alpha, params.beta), params)
+    metrics = score_stage.metrics_of(pairs, params, chosen)
+    assert "oiou_ci" not in metrics["toy"]["val"]["global_local"]

@@ -1,0 +1,204 @@
+"""Fingerprints of values, files and arrays, and of the code that a result depends on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from store import fingerprint
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# --- values, files and arrays
+
+
+JSONS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def shuffled(value: Any) -> Any:
+    """The same value with the keys of every object in another order."""
+    if isinstance(value, dict):
+        return {key: shuffled(value[key]) for key in reversed(value)}
+    return [shuffled(v) for v in value] if isinstance(value, list) else value
+
+
+@given(JSONS)
+def test_key_order_does_not_matter(value: Any) -> None:
+    assert fingerprint.canonical(value) == fingerprint.canonical(shuffled(value))
+    assert fingerprint.fingerprint(value) == fingerprint.fingerprint(shuffled(value))
+    assert len(fingerprint.fingerprint(value)) == 64
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 3), min_size=1), st.integers(4, 9))
+def test_every_value_matters(value: dict[str, int], other: int) -> None:
+    for key in value:
+        assert fingerprint.fingerprint({**value, key: other}) != fingerprint.fingerprint(value)
+    assert fingerprint.fingerprint([value]) != fingerprint.fingerprint(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("inf")], {"a": {"b": -float("inf")}}])
+def test_not_a_number_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        fingerprint.fingerprint(value)
+
+
+def test_digests_of_files_and_arrays(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")  # the digest is the standard's own example
+    assert fingerprint.file_digest(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    base = {"a": np.arange(6), "b": np.zeros(0, np.float32)}
+    others: list[dict[str, NDArray[Any]]] = [
+        {"b": base["b"], "c": base["a"]},
+        {**base, "a": base["a"].reshape(2, 3)},
+        {**base, "a": base["a"].astype(np.uint64)},
+        {**base, "a": base["a"][::-1]},
+        {**base, "b": np.zeros((0, 2), np.float32)},
+        {"a": base["a"]},
+    ]
+    digests = {fingerprint.arrays_digest(arrays) for arrays in (base, *others)}
+    assert len(digests) == 1 + len(others)
+    strided = np.repeat(base["a"], 2)[::2]
+    assert fingerprint.arrays_digest({"b": base["b"], "a": strided}) == fingerprint.arrays_digest(base)
+
+
+# --- the code that a result depends on
+
+
+MODULE = '''"""Docs."""
+import os
+from lib import tool  # a comment
+
+
+class Thing:
+    """Docs."""
+
+    size: int = 1
+    """Docs of the field."""
+
+    def area(self, x):
+        """Docs."""
+        return tool.double(x) + self.size
+'''
+
+
+class Tree:
+    """A throw-away project of modules ``app`` and ``lib``, whose digests follow its files."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        monkeypatch.setattr(fingerprint, "ROOT", root)
+        monkeypatch.setattr(fingerprint, "PACKAGES", ("app", "lib"))
+        for name, text in {
+            "app/__init__.py": "",
+            "app/main.py": MODULE,
+            "app/other.py": "import app.main\n",
+            "lib/__init__.py": "",
+            "lib/tool.py": "def double(x):\n    from lib.deep import factor\n    return factor.TWO * x\n",
+            "lib/deep/__init__.py": "",
+            "lib/deep/factor.py": "import app.main\nTWO = 2\n",
+            "lib/unused.py": "x = 1\n",
+        }.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.root / name).write_text(text)
+        fingerprint.import_closure.cache_clear()
+        fingerprint.code_digest.cache_clear()
+
+    def closure(self, module: str = "app.main") -> list[str]:
+        return [path.relative_to(self.root).as_posix() for path in fingerprint.import_closure(module)]
+
+    def digest(self) -> str:
+        return fingerprint.code_digest("app.main")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tree]:
+    yield Tree(tmp_path, monkeypatch)
+    fingerprint.import_closure.cache_clear()
+    fingerprint.code_digest.cache_clear()
+
+
+def test_closure_of_a_small_tree(tree: Tree) -> None:
+    """Through `from package import module`, an import inside a function, and a circle."""
+    assert tree.closure() == ["app/main.py", "lib/deep/factor.py", "lib/tool.py"]
+    assert tree.closure("lib.unused") == ["lib/unused.py"]
+    assert tree.closure("app.nothing") == []
+    assert tree.closure("os") == []
+
+
+def test_a_package_that_holds_code_counts(tree: Tree) -> None:
+    """Importing a.b.c runs a/__init__ and a/b/__init__ first."""
+    for name in ("lib/__init__.py", "lib/deep/__init__.py"):
+        tree.write(name, "y = 1\n")
+        assert name in tree.closure()
+    tree.write("app/__init__.py", "import lib.unused\n")
+    assert {"app/__init__.py", "lib/unused.py"} <= set(tree.closure())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MODULE.replace("Docs", "Other words"),
+        MODULE.replace("  # a comment", "").replace("\n\n", "\n"),
+        "# new\n"
+        + MODULE.replace("tool.double(x) + self.size", "(\n            tool.double(x) + self.size\n        )  # why"),
+        MODULE.replace('    """Docs of the field."""\n', ""),
+        MODULE.replace('        """Docs."""\n', ""),
+    ],
+)
+def test_comments_docstrings_and_layout_do_not_count(tree: Tree, text: str) -> None:
+    before = tree.digest()
+    assert text != MODULE
+    tree.write("app/main.py", text)
+    assert tree.digest() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("app/main.py", MODULE.replace("size: int = 1", "size: int = 2")),
+        ("app/main.py", MODULE.replace("+ self.size", "- self.size")),
+        ("app/main.py", MODULE.replace("def area", "def areas")),
+        ("app/main.py", MODULE + "\nNOTE = 'a string that is a value'\n"),
+        ("lib/tool.py", "def double(x):\n    from lib.deep import factor\n    return x * factor.TWO\n"),
+        ("lib/deep/factor.py", "import app.main\nTWO = 3\n"),
+        ("lib/deep/__init__.py", "TWO = 2\n"),
+    ],
+)
+def test_code_counts(tree: Tree, name: str, text: str) -> None:
+    before = tree.digest()
+    tree.write(name, text)
+    assert tree.digest() != before
+
+
+def test_code_elsewhere_does_not_count(tree: Tree) -> None:
+    before = tree.digest()
+    tree.write("lib/unused.py", "x = 2\n")
+    tree.write("app/other.py", "x = 2\n")
+    assert tree.digest() == before
+
+
+@pytest.mark.parametrize("module", ["stages.score", "stages.pair", "stages.embed_masks", "pipeline.cli"])
+def test_closure_holds_all_that_python_imports(module: str) -> None:
+    """The closure also knows imports inside functions, so it may be larger than what importing loads."""
+    listing = f"import sys, {module}\nfor m in list(sys.modules.values()):\n    print(getattr(m, '__file__', None))"
+    done = subprocess.run([sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True)
+    own = [ROOT / package for package in fingerprint.PACKAGES]
+    loaded = {Path(line) for line in done.stdout.split("\n") if any(p in Path(line).parents for p in own)}
+    with_code = {path for path in loaded if path.read_text().strip()}
+    assert ROOT.joinpath(*module.split(".")).with_suffix(".py") in with_code
+    assert with_code <= set(fingerprint.import_closure(module))

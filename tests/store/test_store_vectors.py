@@ -1,0 +1,151 @@
+"""Vectors: what is streamed in comes back, or an error says so; every file damaged in every byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from store import schema, vectors
+from store.errors import StoreError
+from store.vectors import Vectors, write_vectors
+from tests.helpers.store_files import all_of, features, files_of, survivors, write_features
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(vectors, "SHARD_ROWS", 6)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("rows", [0, 1, 5, 6, 7, 12, 15])
+@pytest.mark.parametrize("sizes", [(), (1,) * 15, (0, 4, 0, 7, 1), (13,)])
+def test_streamed_blocks_equal_the_whole(tmp_path: Path, rows: int, sizes: tuple[int, ...]) -> None:
+    stored = write_features(tmp_path / "v", rows, sizes, score_rule="cosine")
+    opened = Vectors(tmp_path / "v", "mask_features")
+    for name, values in stored.items():
+        got = opened.rows(name)
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, values)
+        for start, stop in ((0, 2), (1, 8), (rows, rows), (rows // 2, None)):
+            np.testing.assert_array_equal(opened.rows(name, start, stop), values[start:stop])
+    assert opened.ks() == [1, 12]
+    assert opened.column("status") == (["", "leer é"] * rows)[:rows]
+    assert opened.attrs["score_rule"] == "cosine"
+    assert (opened.attrs["config"], opened.attrs["made_from"]) == ({"k": 1}, {"proposals": "ab"})
+    write_features(tmp_path / "whole", rows, score_rule="cosine")
+    assert files_of(tmp_path / "v") == files_of(tmp_path / "whole")  # also the digest of the values
+    assert not rows or len(list((tmp_path / "v" / "local").rglob("c/*/0"))) == -(-rows // 6)
+
+
+def test_small_columns_keep_their_dtypes(tmp_path: Path) -> None:
+    columns = {
+        "string": ["", "né", "\ud800"],
+        "truncated": np.array([True, False, True]),
+        "sentence_string": np.array([2, 0]),
+        "phrase_string": np.array([1, 1]),
+    }
+    write_vectors(tmp_path / "t", "text_features", 3, 3, {"feature": [features(3)]}, columns, {}, {})
+    opened = Vectors(tmp_path / "t", "text_features")
+    assert opened.column("string") == columns["string"]
+    for name in ("truncated", "sentence_string", "phrase_string"):
+        assert opened.column(name).dtype == columns[name].dtype  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(opened.column(name), columns[name])
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ([features(7)], "expected 8 rows, got 7"),
+        ([], "expected 8 rows, got 0"),
+        ([features(9)], "8 rows"),
+        ([features(8), features(1)], "8 rows"),
+        ([features(12)], "8 rows"),
+        ([features(8), features(30)], "8 rows"),
+        ([features(8).astype(np.float64)], "float64"),
+        ([features(8).astype(np.float16)], "float16"),
+        ([features(8, 1)], r"\(8, 1\)"),
+        ([features(8, 4)], r"\(8, 4\)"),
+    ],
+)
+def test_wrong_blocks(tmp_path: Path, blocks: list[NDArray[Any]], said: str) -> None:
+    with pytest.raises(StoreError, match=f"column local.*{said}"):
+        write_vectors(tmp_path / "v", "mask_features", 8, 3, {"local": blocks}, {"status": [""] * 8}, {}, {})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("names", "status", "said"),
+    [
+        (["local", "global.k0", "lokal"], 5, "lokal"),
+        (["global.k0"], 5, "local"),
+        (["local"], 4, "4 in column|5 in column"),
+    ],
+)
+def test_vectors_are_checked_by_the_schema(tmp_path: Path, names: list[str], status: int, said: str) -> None:
+    blocks = {name: [features(5)] for name in names}
+    with pytest.raises(StoreError, match=said):
+        write_vectors(tmp_path / "v", "mask_features", 5, 3, blocks, {"status": [""] * status}, {}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_and_other_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match=r"v.*dvc repro .*embed_masks"):
+        Vectors(tmp_path / "v", "mask_features")
+    write_features(tmp_path / "v")
+    with pytest.raises(StoreError, match=r"v: .*'text_features'.*'mask_features'.*dvc repro .*embed_text"):
+        Vectors(tmp_path / "v", "text_features")
+    with pytest.raises(StoreError, match=r"global\.k3.*dvc repro .*embed_masks"):
+        Vectors(tmp_path / "v", "mask_features").rows("global.k3")
+    written = schema.VERSION
+    monkeypatch.setattr(schema, "VERSION", 7001)
+    with pytest.raises(StoreError, match=rf"v: .*version 7001.*version {written}"):
+        Vectors(tmp_path / "v", "mask_features")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_every_missing_or_short_file_is_an_error_on_opening(tmp_path: Path) -> None:
+    """Zarr itself would read a missing shard as zeros."""
+    folder = tmp_path / "v"
+    write_features(folder)
+    names = [name for name in files_of(folder) if name != vectors.MANIFEST]
+    assert "local/c/2/0" in names
+    for name in names:
+        whole = (folder / name).read_bytes()
+        for rest in (None, whole[:-1], b""):
+            (folder / name).unlink()
+            if rest is not None:
+                (folder / name).write_bytes(rest)
+            with pytest.raises(StoreError, match=rf"v/{name}.*dvc repro .*embed_masks"):
+                Vectors(folder, "mask_features")
+            (folder / name).write_bytes(whole)
+    Vectors(folder, "mask_features")
+    (folder / vectors.MANIFEST).unlink()
+    with pytest.raises(StoreError, match=r"dvc repro .*embed_masks"):
+        Vectors(folder, "mask_features")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_flipped_bytes_of_vectors(tmp_path: Path) -> None:
+    """Every file: shards, Zarr's own metadata, the manifest."""
+    folder = tmp_path / "v"
+    write_features(folder, 7)
+    for name in files_of(folder):
+        assert not survivors(folder / name, 5 if "/c/" in name else 43, folder, lambda: all_of(folder)), name
+
+
+def test_a_flipped_vector_is_found_on_reading_it_only(tmp_path: Path) -> None:
+    stored = write_features(tmp_path / "v")
+    shard = tmp_path / "v" / "local/c/0/0"
+    data = bytearray(shard.read_bytes())
+    data[data.index(stored["local"].tobytes()) + 1] ^= 64
+    shard.write_bytes(data)
+    opened = Vectors(tmp_path / "v", "mask_features")
+    np.testing.assert_array_equal(opened.rows("global.k1"), stored["global.k1"])
+    with pytest.raises(StoreError, match=r"v/local: .*damaged.*dvc repro .*embed_masks"):
+        opened.rows("local", 3, 4)

@@ -1,0 +1,199 @@
+"""The work folder after a kill or damage, and with a second process: at most one unit is lost, nothing wrong is read."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from store.errors import BusyError, StoreError
+from store.work import Parts, locked
+from tests.helpers.profile import ROOT
+from tests.helpers.work_runs import KEYS, item, manifest, part_files, run, same
+
+
+@pytest.mark.parametrize("cut", [1, 2, 20, -1])
+def test_a_torn_last_line_is_repaired(tmp_path: Path, cut: int) -> None:
+    """The last line lacks its end, or all but its first characters; the next one must not be glued to it."""
+    _, parts, _ = run(tmp_path, KEYS[:6])
+    path = manifest(parts["kind"])
+    first, last = path.read_text().splitlines(keepends=True)
+    path.write_text(first + last[: -cut if cut > 0 else 1])
+    assert run(tmp_path, KEYS[:9])[0].computed == KEYS[3:9]
+    assert run(tmp_path, KEYS[:9])[0].loads == 0
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_part_without_a_line_is_ignored(tmp_path: Path) -> None:
+    _, parts, _ = run(tmp_path, KEYS[:6])
+    path = manifest(parts["kind"])
+    path.write_text(path.read_text().splitlines(keepends=True)[0])
+    (parts["kind"].folder / ("f" * 20 + ".npz")).write_bytes(b"never finished")
+    assert run(tmp_path, KEYS[:6])[0].computed == KEYS[3:6]
+
+
+def test_a_line_without_its_part_is_computed_again(tmp_path: Path) -> None:
+    """The remedy for a damaged part is to remove it."""
+    _, parts, _ = run(tmp_path, KEYS)
+    lines = [json.loads(line) for line in manifest(parts["kind"]).read_text().splitlines()]
+    (parts["kind"].folder / lines[1]["part"]).unlink()
+    assert run(tmp_path, KEYS)[0].computed == lines[1]["inputs"]
+    assert run(tmp_path, KEYS)[0].loads == 0
+    (parts["kind"].folder / lines[1]["part"]).unlink()
+    assert run(tmp_path, KEYS[2:5], unit=2)[0].computed == KEYS[3:5]  # other units: a line of each now names the input
+    assert run(tmp_path, KEYS)[0].computed == KEYS[5:6]
+
+
+def test_temporaries_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+    _, parts, _ = run(tmp_path, KEYS[:3])
+    left = parts["kind"].folder / ".0123.npz.89abcdef.tmp"
+    left.write_bytes(b"half a part")
+    assert run(tmp_path, KEYS[:3])[0].loads == 0
+    assert not left.exists()
+
+
+def test_a_damaged_manifest_line_is_named(tmp_path: Path) -> None:
+    _, parts, _ = run(tmp_path, KEYS)
+    path = manifest(parts["kind"])
+    lines = path.read_text().splitlines(keepends=True)
+    for damaged in (lines[1].replace('"part"', '"qart"'), lines[1].replace("{", "", 1), "\n"):
+        path.write_text("".join([lines[0], damaged, *lines[2:]]))
+        with pytest.raises(StoreError, match=r"manifest\.jsonl.*remove that line"):
+            Parts(tmp_path, "kind", {})
+    path.write_text("".join([lines[0], *lines[2:]]))
+    assert run(tmp_path, KEYS)[0].computed == KEYS[3:6]
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    _, parts, _ = run(tmp_path, KEYS)
+    for path in part_files(parts["kind"])[:2]:
+        whole = path.read_bytes()
+        lines = map(json.loads, manifest(parts["kind"]).read_text().splitlines())
+        keys = next(line["inputs"] for line in lines if line["part"] == path.name)
+        expected = [item(key) for key in keys]
+        damages = [b"", whole[: len(whole) // 2], b"text"]
+        damages += [bytes([*whole[:at], whole[at] ^ 4, *whole[at + 1 :]]) for at in range(0, len(whole), 13)]
+        detected = 0
+        for damaged in damages:
+            path.write_bytes(damaged)
+            try:  # a byte that no reader looks at (a date in the archive) may change
+                assert all(
+                    same(Parts(tmp_path, "kind", {}).get(key), want) for key, want in zip(keys, expected, strict=True)
+                )
+            except StoreError as error:
+                detected += 1
+                found = str(error)
+                assert str(path) in found
+                assert "remove it" in found
+        assert detected > len(damages) / 2
+        path.write_bytes(whole)
+
+
+# --- other processes
+
+CHILD = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+import store.publish, store.work
+from stages.contract import Context, Summary, compute_missing
+from store.work import Parts, locked
+from tests.helpers.work_runs import Computer
+
+work, target, keys, spoken = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), []
+
+
+def say(*words):
+    spoken.append(words)
+    print(*words, flush=True)
+    if len(spoken) == target:
+        time.sleep(600)
+
+
+def compute(positions, kinds):
+    say("compute", *positions)
+    return computer.compute(positions, kinds)
+
+
+os.fsync = lambda file: say("write")
+with locked(work):
+    say("locked")
+    computer = Computer(keys)
+    parts = {{kind: Parts(work, kind, {{}}) for kind in ("local", "global.k3")}}
+    inputs = range(len(keys))
+    load = lambda device: compute
+    compute_missing(parts, dict.fromkeys(parts, keys), inputs, load, Context(work=work, unit=2), Summary(), "images")
+"""
+
+
+@contextmanager
+def stopped(work: Path, target: int) -> Iterator[list[str]]:
+    """A process that works on ``KEYS`` in units of two, stopped in the middle of its ``target``-th step: it takes the
+    lock, then for each unit computes, writes a part for one kind and for the other, then a line for either. Killed
+    by SIGKILL at the end. Yields the steps."""
+    command = [sys.executable, "-c", CHILD.format(root=str(ROOT)), str(work), str(target), ",".join(KEYS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield [process.stdout.readline().strip() for _ in range(target)]
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_second_process_is_told_that_it_is_busy(tmp_path: Path) -> None:
+    with stopped(tmp_path, 1) as steps:
+        assert steps == ["locked"]
+        with pytest.raises(BusyError, match=rf"{tmp_path}.*another process"), locked(tmp_path):
+            pass
+        with locked(tmp_path / "other"):  # another folder is free
+            pass
+    with locked(tmp_path):  # the system freed it with the process
+        pass
+
+
+def test_the_lock_is_freed_by_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside"), locked(tmp_path):
+        raise ValueError("inside")
+    with locked(tmp_path):
+        pass
+
+
+def outputs(work: Path) -> dict[str, bytes]:
+    """All parts: their names and bytes tell which inputs they hold and what came out."""
+    return {p.relative_to(work).as_posix(): p.read_bytes() for p in work.rglob("*.npz")}
+
+
+@pytest.mark.parametrize("target", [2, 3, 4, 5, 6, 12, 14, 26])
+def test_kill_9_loses_at_most_one_unit(tmp_path: Path, target: int) -> None:
+    work, kinds = tmp_path / "killed", ("local", "global.k3")
+    with stopped(work, target) as steps:
+        assert (
+            steps
+            == ["locked", *(step for n in range(5) for step in (f"compute {2 * n} {2 * n + 1}", *["write"] * 4))][
+                :target
+            ]
+        )
+    units, rest = divmod(
+        target - 2, 5
+    )  # whole units, then: 0 computing, 1 and 2 writing a part, 3 and 4 flushing its line
+    held = {"local": 2 * (units + (rest >= 3)), "global.k3": 2 * (units + (rest >= 4))}
+    assert bool(list(work.rglob("*.tmp"))) == (rest in (1, 2))
+    for kind in kinds:
+        parts = Parts(work, kind, {})
+        assert [key for key in KEYS if key in parts] == KEYS[: held[kind]]
+    resumed, opened, summary = run(work, KEYS, kinds, unit=2)
+    assert [(key, missing) for keys, missing in resumed.units for key in keys] == [
+        (key, tuple(kind for kind in kinds if i >= held[kind])) for i, key in enumerate(KEYS) if i >= held["global.k3"]
+    ]
+    assert summary.reused == {"images": held["global.k3"]}
+    run(tmp_path / "whole", KEYS, kinds, unit=2)
+    assert outputs(work) == outputs(tmp_path / "whole")
+    assert all(len(part_files(parts)) == 5 for parts in opened.values())
+    assert not list(work.rglob("*.tmp"))
