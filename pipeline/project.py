@@ -16,7 +16,9 @@ from stages.score import Bootstrap
 from stages.scoring.table import Scoring
 from stages.sweep import Grid
 from store.errors import ParameterError
+from store.registry import load_extensions
 
+EXTENSIONS = Path("extensions")
 PARAMS_FILES = ("params.yaml", "demo/params.yaml")
 
 
@@ -54,7 +56,7 @@ class EmbedText(embed_text.Params):
 
 class Project(Section):
     """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
-    ``profile``, the params file's own."""
+    ``profile``, the params file's own. ``extensions`` is the folder of your own additions (``store.registry``)."""
 
     root: str
     profile: Path
@@ -62,6 +64,7 @@ class Project(Section):
     work: Path
     images: Path
     metrics: Path
+    extensions: Path = EXTENSIONS
     index: Index
     propose: Propose
     clip: Clip
@@ -95,10 +98,11 @@ class LoadedProject(Section):
 
 
 def load_project(file: Path) -> LoadedProject:
-    """Read and check a params file.
+    """Read and check a params file; first load its extensions, whose names it may use.
 
     Raises:
-        ParameterError: no such file, no YAML, an unknown key (with the nearest known one) or a value out of range.
+        ParameterError: no such file, no YAML, an unknown key (with the nearest known one) or a value out of range; or a
+            file of the extensions cannot be loaded.
     """
     try:
         values: Any = yaml.safe_load(file.read_text())
@@ -110,4 +114,7 @@ def load_project(file: Path) -> LoadedProject:
         raise ParameterError(f"{file}: not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ParameterError(f"{file}: expected sections, got {type(values).__name__}")
+    root, extensions = values.get("root"), values.get("extensions", str(EXTENSIONS))
+    if isinstance(root, str) and isinstance(extensions, str):  # else `checked` says what is wrong with them
+        load_extensions(file.parent / root / extensions)
     return LoadedProject(file=file, values=checked(Project, values, str(file)))

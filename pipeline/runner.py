@@ -23,6 +23,7 @@ from pipeline.reruns import Reruns
 from stages.contract import Context, Profile, Summary
 from store.errors import ParameterError
 from store.publish import replacing
+from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
 
 SHOWN_SKIPS = 5
@@ -86,10 +87,12 @@ class Execution(BaseModel):
 
 
 class Place(BaseModel):
-    """Where a profile keeps its parts and the records of its runs, and its params file: checked whole when it is given."""
+    """Where a profile keeps its parts and the records of its runs, its params file (checked whole when it is given), and
+    the folder of additions whose names the stage's values may use."""
 
     work: Path
     profile: Path | None = None
+    extensions: Path | None = None
 
 
 def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -99,6 +102,8 @@ def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
     values, paths, place, options = split_values(words_to_values(words), models, name)
     where = checked(Place, place, name)
     profile = None if where.profile is None else Reruns(load_project(where.profile))
+    if where.extensions is not None:
+        load_extensions(where.extensions)
     execution = Execution.from_environment(options)
     return run_stage(
         name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work, execution, profile

@@ -58,8 +58,9 @@ def module_path(module: str) -> Path | None:
     return None
 
 
-def _imports(tree: ast.AST) -> Iterable[str]:
-    for node in ast.walk(tree):
+def imported_names(file: Path) -> Iterable[str]:
+    """What a Python file imports, in functions too: modules, and for ``from a import b`` also ``a.b``."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -82,7 +83,7 @@ def import_closure(module: str) -> tuple[Path, ...]:
             continue
         found.add(path)
         waiting.extend(name.rpartition(".")[:1])
-        waiting.extend(_imports(ast.parse(path.read_bytes())))
+        waiting.extend(imported_names(path))
     return tuple(sorted(path for path in found if path.read_bytes().strip()))
 
 

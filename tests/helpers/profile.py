@@ -24,6 +24,7 @@ def demo_values(folder: Path) -> dict[str, Any]:
         "data": f"{folder}/data",
         "work": f"{folder}/work",
         "metrics": f"{folder}/metrics.json",
+        "extensions": f"{folder}/extensions",
     }
     values["variants"] = {"switches": [], "templates": []}
     values["images"] = f"{folder}/refer/images"

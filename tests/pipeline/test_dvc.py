@@ -46,7 +46,7 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     stage = stage_module(name)
     words = unfolded(DVC_STAGES[name]["cmd"], values)
     given = words_to_values(words[words.index(name) + 1 :])
-    place = {"work": given.pop("work"), "profile": given.pop("profile")}
+    place = {name: given.pop(name) for name in ("work", "profile", "extensions")}
     given |= {name: value for name, value in place.items() if name in stage.Paths.model_fields}
     paths = {field: str(given.pop(field)) for field in stage.Paths.model_fields}
     stage.Params.model_validate(given)
