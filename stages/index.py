@@ -12,10 +12,10 @@ from pydantic import Field
 from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
-from stages.datasets.choice import Choice, read
-from stages.datasets.counts import differences
+from stages.datasets.choice import differing_counts, origin, read
 from stages.datasets.fields import NO_ID
 from stages.datasets.ground_truth import Overlap, annotation_mask_rle, union
+from stages.datasets.registry import KINDS, Choice
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow
 from store.errors import DataError
 from store.images import open_image
@@ -30,7 +30,8 @@ class Params(BaseParams):
     datasets: dict[str, Choice] = Field(min_length=1, description="name in the metrics -> which refs")
     polygon_overlap: Overlap = Field(
         "union",
-        description="kind refer: pixels under two polygons of one object are inside, or dropped as in the released code",
+        description="kinds with the rule (refer): pixels under two polygons of one object are inside, or dropped as in the "
+        "released code",
     )
 
 
@@ -100,7 +101,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             _open(image, paths.images)
     columns = _columns(images, whole.refs)
     summary.skipped += [f"{image.name}: {image.status}" for image in images if image.status]
-    origins = {name: _origin(name, choice) for name, choice in params.datasets.items()}
+    origins = {name: origin(name, choice) for name, choice in params.datasets.items()}
     write_table(paths.index, "index", columns, params.config(), {}, groups=groups, origins=origins)
     summary.read = {"data sets": len(params.datasets)}
     summary.wrote = {
@@ -111,15 +112,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def _origin(name: str, choice: Choice) -> dict[str, str]:
-    """What a data set's refs are, for those who set their metrics beside published ones."""
-    return {"folder": choice.folder or name, **choice.model_dump(include={"kind", "split_by", "categories"})}
-
-
 def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
     """Where the refs are fewer or more than published; the published counts are those of all categories."""
     if choice.categories == "all":
-        return differences(name, choice.folder or name, choice.split_by, choice.splits, data.refs)
+        return differing_counts(name, choice, data.refs)
     if not data.refs:
         return [f"data set {name}: no ref is of a category outside COCO's 80, so it is empty; check categories"]
     return []
@@ -130,7 +126,7 @@ def _add(whole: _Union, data: ReferData, choice: Choice, group_of: dict[str, int
     rows = {row.image_id: row for row in data.images}
     images = [_image(whole, rows.get(ref.image_id), ref, data, choice.images) for ref in data.refs]
     masks, notes = _Masks(), []
-    overlap = params.polygon_overlap if choice.kind == "refer" else "union"
+    overlap = params.polygon_overlap if KINDS[choice.kind].polygon_rule else "union"
     referred = {annotation_id for ref in data.refs for annotation_id in ref.annotation_ids}
     for annotation in data.annotations:
         row = rows.get(annotation.image_id)

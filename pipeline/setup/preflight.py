@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.project import LoadedProject
-from pipeline.setup.sources import SOURCES, Kind, command, find, published
+from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
 from stages.datasets.choice import annotation_files, read
+from stages.datasets.registry import KINDS
 from stages.index import name_below_root
 from store.errors import GlimpseError
 
@@ -66,7 +67,8 @@ def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
     for name, choice in values.index.datasets.items():
         root = project.path(values.index.annotations)
         files = annotation_files(root, name, choice)
-        remedy = _fetching(project, "data", choice.folder or name)
+        own = f"put yours there: {KINDS[choice.kind].layout} ({DOCS}; RefShapes: make demo)"
+        remedy = _fetching(project, "data", choice.folder or name, own)
         what = f"annotations of {choice.folder or name}"
         found += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
         if not all(file.is_file() for file in files):
@@ -85,7 +87,7 @@ def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
     folder = project.path(project.values.images)
     groups: dict[str, list[str]] = {}
     for name in sorted(named):
-        groups.setdefault(_image_source(name), []).append(name)
+        groups.setdefault(image_source(SOURCES, name), []).append(name)
     if not groups and not folder.is_dir():
         chosen = {choice.folder or name for name, choice in project.values.index.datasets.items()}
         wanted = {source.images for source in SOURCES if source.kind == "data" and source.name in chosen}
@@ -99,13 +101,6 @@ def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
             yield Need(str(folder), what, _fetching(project, "data", source))
         else:
             yield Need(str(folder), f"all {len(names):,} images that the annotations name")
-
-
-def _image_source(name: str) -> str:
-    """The name under which an image is fetched; "" for one that we do not know."""
-    if name.rpartition("/")[2].startswith("COCO_train2014_"):
-        return "coco-train2014"
-    return "phrasecut" if name.startswith("phrasecut/") else ""
 
 
 def _models(project: LoadedProject) -> Iterator[Need]:
@@ -157,7 +152,7 @@ def _room(project: LoadedProject, images: int) -> Iterator[Need]:
     yield Need(str(folder), what, "make room" if free < need else "")
 
 
-def _fetching(project: LoadedProject, kind: Kind, name: str) -> str:
+def _fetching(project: LoadedProject, kind: Kind, name: str, own: str = _OWN) -> str:
     """The command that gets a source; for a name that is none of ours, what else to do."""
     known = any((source.kind, source.name) == (kind, name) for source in SOURCES)
-    return command(project, find(kind, name)) if known else _OWN
+    return command(project, find(kind, name)) if known else own

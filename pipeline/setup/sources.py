@@ -7,13 +7,14 @@ several public projects record, as ``digest_from`` says; "" means that none is k
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pipeline.project import LoadedProject
+from stages.datasets.registry import KINDS
 from store.errors import DataError, ParameterError, nearest
 
 Kind = Literal["weights", "data"]
@@ -69,8 +70,9 @@ class Item:
 class Source:
     """One name of the command line. ``accept``: its licence restricts use, so the user must accept it.
 
-    ``package`` is (name, version) of a Python package that is installed from the fetched wheel; ``images`` the source of
-    the images that these annotations name.
+    ``package`` is (name, version) of a Python package that is installed from the fetched wheel. ``images`` is the source
+    of the images that these annotations name, ``dataset`` their kind; ``image_names`` what its own images are called below
+    the image root, as a pattern.
     """
 
     kind: Kind
@@ -81,6 +83,8 @@ class Source:
     accept: bool = False
     package: tuple[str, str] | None = None
     images: str = ""
+    dataset: str = ""
+    image_names: str = ""
     note: str = ""
 
 
@@ -119,7 +123,7 @@ def _refer(name: str, stamp: str, size: int, digest: str, split_by: Sequence[str
     )
     licence = "none is stated with the file that we know of; COCO's own annotations are under CC BY 4.0"
     what = f"annotations of {name} in the REFER layout"
-    return Source("data", name, what, licence=licence, items=(item,), images="coco-train2014")
+    return Source("data", name, what, licence=licence, items=(item,), images="coco-train2014", dataset="refer")
 
 
 def _phrasecut_file(name: str, drive_id: str, size: int, *other_names: str) -> Item:
@@ -216,6 +220,8 @@ SOURCES: tuple[Source, ...] = (
         what="PhraseCut's annotations of val and test, and their Visual Genome images",
         licence="none is stated with the annotations that we know of; Visual Genome: CC BY 4.0",
         images="phrasecut",
+        dataset="phrasecut",
+        image_names="phrasecut/*",
         items=(
             _phrasecut_file(
                 "image_data_split3000.json", "1xB9eExJo35K3DQu8PnBWZ1q_OMoMl8-i", 15_900_000, "image_data_split.json"
@@ -233,6 +239,7 @@ SOURCES: tuple[Source, ...] = (
         "coco-train2014",
         what="COCO's train2014 images (RefCOCO, RefCOCO+, RefCOCOg)",
         licence="COCO does not own the images: their use follows Flickr's terms",
+        image_names="*COCO_train2014_*",
         items=(
             Item(
                 name="train2014.zip",
@@ -299,18 +306,21 @@ def published(project: LoadedProject, path: Path) -> tuple[Source, Item] | None:
 
 
 def listed_images(project: LoadedProject, source: Source, name: str) -> frozenset[str]:
-    """File names of the images that an annotation file of ``source`` lists for the splits val and test.
+    """File names of the images that an annotation file of ``source`` lists for the splits that are scored.
 
     Raises:
         DataError: the file is missing, is no JSON or has another form.
     """
-    item = next(item for item in source.items if item.name == name)
-    path = destination(project, item)
+    listed = KINDS[source.dataset].listed_images
+    if listed is None:
+        raise ParameterError(f"{source.name}: kind {source.dataset} lists no images; correct the table of sources")
+    path = destination(project, next(item for item in source.items if item.name == name))
     try:
-        rows: Any = json.loads(path.read_text())
-        return frozenset(f"{int(row['image_id'])}.jpg" for row in rows if row["split"] in ("val", "test"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: expected PhraseCut's list of images (image_id, split), got {type(error).__name__}: {error}; "
-            f"put the right one there, or: {command(project, source)}"
-        ) from error
+        return listed(path)
+    except DataError as error:
+        raise DataError(f"{error}; put the right one there, or: {command(project, source)}") from error
+
+
+def image_source(sources: Iterable[Source], name: str) -> str:
+    """The source that has an image of this name below the image root; "" for one that none has."""
+    return next((s.name for s in sources if s.image_names and fnmatchcase(name, s.image_names)), "")

@@ -1,19 +1,20 @@
-"""A data set as params.yaml chooses it, whatever its kind, and reading it."""
+"""What a chosen data set needs, holds and is called, whatever its kind: the questions to the registry of kinds.
+
+Importing this module adds the kinds of Glimpse to the registry.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from stages.contract import Listed
-from stages.contract import Params as BaseParams
-from stages.datasets.phrasecut import IMAGES_FILE, phrases_file, read_phrasecut
-from stages.datasets.refer import read_refer
-from stages.datasets.rows import ReferData
+from stages.datasets import phrasecut, refer  # noqa: F401  each adds its kind
+from stages.datasets.counts import differences
+from stages.datasets.registry import KINDS, Choice, Split
+from stages.datasets.rows import ReferData, RefRow
 
 COCO_CATEGORIES = frozenset(
     re.split(
@@ -30,37 +31,9 @@ COCO_CATEGORIES = frozenset(
 """The 80 categories of COCO's detection task."""
 
 
-class Choice(BaseParams):
-    """Which refs of which files."""
-
-    kind: Literal["refer", "phrasecut"] = Field("refer", description="the form of the files: REFER's or PhraseCut's")
-    folder: str = Field("", description="folder below that of all annotations; the data set's name by default")
-    images: str = Field("", description="folder below the image root that holds its images; the root by default")
-    split_by: str = Field("", description="kind refer: who split it (unc, umd, google): <folder>/refs(<split_by>).p")
-    splits: Listed[str] = Field(
-        min_length=1,
-        description="kind refer: as the release matches them, testA takes every split with an A; kind phrasecut: "
-        "<folder>/refer_<split>.json",
-    )
-    categories: Literal["all", "unseen"] = Field(
-        "all", description="unseen: only refs whose category is none of COCO's 80, by its name"
-    )
-
-    @model_validator(mode="after")
-    def _splits_have_an_author(self) -> Choice:
-        if self.kind == "refer" and not self.split_by:
-            raise ValueError("kind refer needs split_by: who split it (unc, umd, google)")
-        if self.kind == "phrasecut" and self.split_by:
-            raise ValueError(f"kind phrasecut is split in one way only: leave out split_by {self.split_by!r}")
-        return self
-
-
 def annotation_files(root: Path, name: str, choice: Choice) -> list[Path]:
     """The files that data set ``name`` needs below ``root``, whether they are there or not."""
-    folder = root / (choice.folder or name)
-    if choice.kind == "phrasecut":
-        return [*(phrases_file(folder, split) for split in dict.fromkeys(choice.splits)), folder / IMAGES_FILE]
-    return [folder / f"refs({choice.split_by}).p", folder / "instances.json"]
+    return list(KINDS[choice.kind].files(root / (choice.folder or name), choice))
 
 
 def read(root: Path, name: str, choice: Choice) -> ReferData:
@@ -70,12 +43,31 @@ def read(root: Path, name: str, choice: Choice) -> ReferData:
         ParameterError: the data set, the split_by or a split does not exist; with those that do.
         DataError: a file is missing or cannot be read as a whole.
     """
-    folder = choice.folder or name
-    if choice.kind == "phrasecut":
-        data = read_phrasecut(root, folder, choice.splits)
-    else:
-        data = read_refer(root, folder, choice.split_by, choice.splits)
+    data = KINDS[choice.kind].read(root, choice.folder or name, choice)
     return data if choice.categories == "all" else _unseen(data)
+
+
+def origin(name: str, choice: Choice) -> dict[str, str]:
+    """What the refs of data set ``name`` are, for those who set their metrics beside published ones."""
+    return {"folder": choice.folder or name, **choice.model_dump(include={"kind", "split_by", "categories"})}
+
+
+def published_split(found: Mapping[str, Any], split: str) -> Split | None:
+    """What publications call a split, from the ``origin`` of its data set; None where none has it.
+
+    The name in the metrics plays no part: the same files may stand there under any name.
+    """
+    kind = found.get("kind", Choice.model_fields["kind"].default)
+    return KINDS[kind].published_split(found, split) if kind in KINDS else None
+
+
+def differing_counts(name: str, choice: Choice, refs: Sequence[RefRow]) -> list[str]:
+    """A line for each chosen split that has fewer or more refs, images or sentences than published."""
+    keys = {split: published_split(origin(name, choice), split) for split in choice.splits}
+    counts = KINDS[choice.kind].counts
+    return differences(
+        name, {split: counts[key] for split, key in keys.items() if key is not None and key in counts}, refs
+    )
 
 
 def is_unseen(category: str) -> bool:

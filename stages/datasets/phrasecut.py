@@ -15,16 +15,24 @@ numbered in the order of reading.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stages.datasets.counts import Counts
 from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown
 from stages.datasets.files import REMEDY, data_folder, read_json
+from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
 from store.errors import DataError, ParameterError, nearest
 
 IMAGES_FILE = "image_data_split3000.json"
+SCORED_SPLITS = ("val", "test")
+COUNTS: dict[Split, Counts] = {
+    ("phrasecut", "all", "val"): Counts(20316, 2971, 20316),
+    ("phrasecut", "all", "test"): Counts(14354, 2545, 14354),
+}
+"""(phrasecut, categories, split) -> published counts; one sentence, the phrase, for each ref."""
 _INPUT_ONLY = "input_"
 """``refer_input_<split>.json`` holds the phrases without their regions."""
 
@@ -195,3 +203,40 @@ def _box(instance: Fields, box: object) -> tuple[float, float, float, float] | N
     if box is not None:
         instance.note(f"instance_boxes: expected 4 numbers, got {shown(box)}")
     return None
+
+
+def listed_images(file: Path) -> frozenset[str]:
+    """File names of the images that ``image_data_split3000.json`` lists for the splits that are scored.
+
+    Raises:
+        DataError: the file is missing, is no JSON or has another form.
+    """
+    rows = read_json(file, "PhraseCut's list of images (image_id, split)")
+    try:
+        return frozenset(f"{int(row['image_id'])}.jpg" for row in rows if row["split"] in SCORED_SPLITS)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{file}: expected PhraseCut's list of images (image_id, split), got {type(error).__name__}: {error}"
+        ) from error
+
+
+def _needed(folder: Path, choice: Choice) -> list[Path]:
+    return [*(phrases_file(folder, split) for split in dict.fromkeys(choice.splits)), folder / IMAGES_FILE]
+
+
+def _published(origin: Mapping[str, Any], split: str) -> Split:
+    return ("phrasecut", str(origin.get("categories", "all")), split)
+
+
+KINDS.add(
+    DatasetKind(
+        name="phrasecut",
+        module=__name__,
+        layout=f"refer_<split>.json for each split, and {IMAGES_FILE}",
+        files=_needed,
+        read=lambda root, folder, choice: read_phrasecut(root, folder, choice.splits),
+        published_split=_published,
+        counts=COUNTS,
+        listed_images=listed_images,
+    )
+)

@@ -8,14 +8,30 @@ error.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stages.datasets.counts import Counts
 from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown, unsafe_name
 from stages.datasets.files import REMEDY, data_folder, read_json
+from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
 from store.errors import DataError, ParameterError, nearest
 from store.untrusted import load_refs
+
+_SENTENCES = ("sentences",)
+COUNTS: dict[Split, Counts] = {
+    ("refcoco", "unc", "val"): Counts(3811, 1500, 10834),
+    ("refcoco", "unc", "testA"): Counts(1975, 750, 5657),
+    ("refcoco", "unc", "testB"): Counts(1810, 750, 5095),
+    ("refcoco+", "unc", "val"): Counts(3805, 1500, 10758, _SENTENCES),
+    ("refcoco+", "unc", "testA"): Counts(1975, 750, 5726, _SENTENCES),
+    ("refcoco+", "unc", "testB"): Counts(1798, 750, 4889, _SENTENCES),
+    ("refcocog", "umd", "val"): Counts(2573, 1300, 4896, _SENTENCES),
+    ("refcocog", "umd", "test"): Counts(5023, 2600, 9602, _SENTENCES),
+    ("refcocog", "google", "val"): Counts(5000, 4650, 9536, _SENTENCES),
+}
+"""(folder, split_by, split) -> published counts."""
 
 
 def in_split(value: str, split: str) -> bool:
@@ -183,3 +199,29 @@ def _sentences(rows: list[Any], ref: Fields) -> Iterator[SentenceRow]:
         fields = Fields(row, f"{ref.where} sentences[{number}]", ref.problems)
         sentence_id, raw = fields.integer("sent_id"), fields.text("raw")
         yield SentenceRow(sentence_id, raw, fields.status)
+
+
+def _published(origin: Mapping[str, Any], split: str) -> Split | None:
+    """(folder, split_by, split); publications have all categories."""
+    if origin.get("categories", "all") != "all":
+        return None
+    return (PurePosixPath(str(origin.get("folder", ""))).name, str(origin.get("split_by", "")), split)
+
+
+def _needed(folder: Path, choice: Choice) -> list[Path]:
+    return [folder / f"refs({choice.split_by}).p", folder / "instances.json"]
+
+
+KINDS.add(
+    DatasetKind(
+        name="refer",
+        module=__name__,
+        layout="refs(<split_by>).p and instances.json, as REFER has them; a split testA takes every one with an A",
+        files=_needed,
+        read=lambda root, folder, choice: read_refer(root, folder, choice.split_by, choice.splits),
+        split_by="who split it (unc, umd, google)",
+        polygon_rule=True,
+        published_split=_published,
+        counts=COUNTS,
+    )
+)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
+from stages.datasets.choice import published_split
+from stages.datasets.registry import Split
 from stages.page.data import Data
-from stages.page.reported import ENCODERS, METRICS, PHRASECUT, ROWS, SPLITS, Number, Split, split_of
+from stages.page.reported import ENCODERS, METRICS, PHRASECUT, ROWS, SPLITS, Number
 
 Json = dict[str, Any]
 AS_CONFIGURED = "as configured"
@@ -102,13 +104,13 @@ def compare(data: Data) -> Comparison:
     return Comparison(encoder, found, without, departures(data, encoder) if found else [])
 
 
-def paper_splits(data: Data) -> list[Split]:
-    """The paper's split that each group is, whether or not numbers of it are reported."""
+def paper_splits(data: Data) -> list[Split | None]:
+    """The published split that each group is, whether or not numbers of it are reported; None for one of our own."""
     origins = data.index.attrs.get("origins", {})
-    return [split_of(origins.get(dataset, {}), split) for dataset, split in data.groups]
+    return [published_split(origins.get(dataset, {}), split) for dataset, split in data.groups]
 
 
-def _is_reported(split: Split) -> bool:
+def _is_reported(split: Split | None) -> TypeGuard[Split]:
     return split in SPLITS or split == PHRASECUT
 
 
@@ -144,7 +146,8 @@ def departures(data: Data, encoder: str) -> list[tuple[str, str, str]]:
 def _alphas(data: Data) -> Iterable[tuple[str, str, str]]:
     config = data.scores.attrs["config"]
     own = config.get("alpha_by_dataset", {})
-    folders = {dataset: split[0] for (dataset, _), split in zip(data.groups, paper_splits(data), strict=True)}
+    splits = zip(data.groups, paper_splits(data), strict=True)
+    folders = {dataset: split[0] for (dataset, _), split in splits if split is not None}
     for dataset, folder in folders.items():
         here, paper = own.get(dataset, config.get("alpha")), PAPER_ALPHA.get(folder)
         if paper is not None and here != paper:

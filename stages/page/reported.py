@@ -1,16 +1,16 @@
 """Numbers that papers report, as data: printed beside ours with how sure we are of each, and never asserted on.
 
-A paper's split is (folder, split_by, split) of the REFER layout, or ("phrasecut", categories, split).
+Splits are told apart as ``stages.datasets.choice.published_split`` tells them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
-Split = tuple[str, str, str]
+from stages.datasets.registry import Split
+
 Mark = Literal["verified", "partly", "recalled"]
 METRICS = ("oiou", "miou")
 MARKS: dict[Mark, str] = {
@@ -61,16 +61,6 @@ class Row:
     def at(self, split: Split) -> dict[str, Number]:
         """The numbers of one split by metric; {} for none."""
         return {metric: self.numbers[metric][split] for metric in METRICS if split in self.numbers[metric]}
-
-
-def split_of(origin: Mapping[str, Any], split: str) -> Split:
-    """The paper's split that a group of ours is, from where its data set comes (``origins`` of the index table).
-
-    The name in the metrics plays no part: the same files may stand there under any name.
-    """
-    if origin.get("kind") == "phrasecut":
-        return ("phrasecut", str(origin.get("categories", "all")), split)
-    return (PurePosixPath(str(origin.get("folder", ""))).name, str(origin.get("split_by", "")), split)
 
 
 def _numbers(text: str, mark: Mark) -> dict[Split, Number]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from pipeline.arguments import checked
 from stages import index
 from stages.contract import Context
-from stages.datasets import counts
-from stages.datasets.counts import EXPECTED, Counts, count, differences
+from stages.datasets.choice import differing_counts
+from stages.datasets.counts import Counts, count, differences
+from stages.datasets.registry import KINDS, Choice
 from stages.datasets.rows import RefRow, SentenceRow
 from tests.helpers.refer_files import data_root
 
@@ -34,34 +33,39 @@ def test_counts_are_those_of_one_split() -> None:
     assert count(REFS, "train") == Counts(0, 0, 0)
 
 
-def test_equal_counts_and_unknown_splits_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts, "EXPECTED", {("small", "unc", "val"): Counts(3, 1, 7)})
-    assert differences("x", "small", "unc", ["val", "test"], REFS) == []
-    assert differences("x", "small", "umd", ["val"], []) == []
-    assert differences("x", "other", "unc", ["val"], []) == []
+def test_equal_counts_are_silent() -> None:
+    assert differences("x", {"val": Counts(3, 1, 7), "test": Counts(2, 2, 3)}, REFS) == []
+    assert differences("x", {}, REFS) == []
 
 
-def test_only_the_numbers_that_differ_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts, "EXPECTED", {("small", "unc", "val"): Counts(3, 1500, 7000)})
-    monkeypatch.setattr(counts, "UNVERIFIED", {("small", "unc", "sentences")})
-    assert differences("mine", "small", "unc", ["val", "val"], REFS) == [
+def test_only_the_numbers_that_differ_are_named() -> None:
+    published = {"val": Counts(3, 1500, 7000, unverified=("sentences",))}
+    assert differences("mine", published, REFS) == [
         "data set mine, split val: expected 1,500 images, found 1; "
         "expected 7,000 sentences (as reported, not verified by us), found 7"
     ]
 
 
 def test_the_published_counts() -> None:
-    assert len(EXPECTED) == 11
-    for (folder, split_by, split), expected in EXPECTED.items():
-        (line,) = differences("x", folder, split_by, [split], [])
-        doubted = folder in ("refcoco+", "refcocog")
-        doubt = " (as reported, not verified by us)" if doubted else ""
+    """Each of them is compared, by what publications call the split, whatever its folder or name in the metrics."""
+    refer, phrasecut = KINDS["refer"].counts, KINDS["phrasecut"].counts
+    assert len(refer) == 9
+    assert len(phrasecut) == 2
+    for (folder, split_by, split), expected in {**refer, **phrasecut}.items():
+        if folder == "phrasecut":
+            choice = Choice(kind="phrasecut", folder="VGPhraseCut", splits=[split, "miniv"])
+            assert expected.refs == expected.sentences
+        else:
+            choice = Choice(folder=f"sets/{folder}", split_by=split_by, splits=[split, split, "train"])
+        (line,) = differing_counts("x", choice, [])
+        doubt = " (as reported, not verified by us)" if folder in ("refcoco+", "refcocog") else ""
         assert line == (
             f"data set x, split {split}: expected {expected.refs:,} refs, found 0; expected {expected.images:,} images, "
             f"found 0; expected {expected.sentences:,} sentences{doubt}, found 0"
         )
-        if folder == "phrasecut":
-            assert expected.refs == expected.sentences
+    for changed in ({"folder": "other"}, {"split_by": "berkeley"}, {"splits": ["train"]}, {"categories": "unseen"}):
+        choice = Choice(**{"folder": "refcoco", "split_by": "unc", "splits": ["val"], **changed})
+        assert differing_counts("x", choice, []) == []
 
 
 def test_a_read_data_set_of_another_size_is_a_warning_and_no_error(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from pipeline.arguments import checked
 from pipeline.project import load_project
 from stages import index
 from stages.contract import Context, Summary
-from stages.datasets.choice import COCO_CATEGORIES, Choice, annotation_files, is_unseen
+from stages.datasets.choice import COCO_CATEGORIES, annotation_files, is_unseen
 from stages.datasets.phrasecut import task_number
+from stages.datasets.registry import Choice
 from store.errors import ParameterError
 from store.table import Table, read_table
 from tests.helpers.profile import ROOT
@@ -304,7 +305,10 @@ def test_the_generator_is_a_function_of_its_seed(tmp_path: Path) -> None:
     [
         ({"splits": ["val"]}, r"index\.datasets\.x: .*kind refer needs split_by.*unc, umd, google"),
         ({"kind": "phrasecut", "split_by": "unc", "splits": ["val"]}, "kind phrasecut is split in one way only.*'unc'"),
-        ({"kind": "phrasecuts", "splits": ["val"]}, r"index\.datasets\.x\.kind.*'refer' or 'phrasecut'"),
+        (
+            {"kind": "phrasecuts", "splits": ["val"]},
+            r"index\.datasets\.x\.kind: .*no data set kind 'phrasecuts'; did you mean 'phrasecut'\? known: phrasecut, refer",
+        ),
         ({"split_by": "unc", "splits": ["val"], "categories": "seen"}, r"x\.categories.*'all' or 'unseen'"),
     ],
 )

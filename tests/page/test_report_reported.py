@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from stages import report
+from stages.datasets.choice import published_split
 from stages.page.comparison import AS_CONFIGURED, SWITCHES, differences, signed, switches
-from stages.page.reported import MARKS, METRICS, PHRASECUT, ROWS, SPLITS, split_of
+from stages.page.reported import MARKS, METRICS, PHRASECUT, ROWS, SPLITS
 from tests.helpers.report_page import HOSTILE, Element, build, make, without_vega
 
 no_vega = pytest.fixture(without_vega)
@@ -87,13 +88,15 @@ def test_no_choice_among_the_same_masks_is_reported_above_their_upper_bound() ->
         ({"kind": "phrasecut", "categories": "unseen"}, "test", False),
         ({"kind": "phrasecut", "categories": "all"}, "val", False),
         ({"folder": "phrasecut", "split_by": "all"}, "train", False),
+        ({"folder": "refcoco", "split_by": "unc", "categories": "unseen"}, "val", False),
+        ({"kind": "of a file that is gone", "folder": "refcoco", "split_by": "unc"}, "val", False),
         ({}, "val", False),
     ],
 )
 def test_a_split_is_known_by_where_it_comes_from(origin: dict[str, str], split: str, known: bool) -> None:
-    paper = split_of(origin, split)
-    assert any(row.at(paper) for row in ROWS) == known
+    paper = published_split(origin, split)
     assert (paper in (*SPLITS, PHRASECUT)) == known
+    assert any(row.at(paper) for row in ROWS if paper) == known
 
 
 # The section of the page.
