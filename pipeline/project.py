@@ -31,9 +31,7 @@ class Index(index.Params):
 
 
 class Propose(propose.Params):
-    input: Path = Field(
-        description="freesolo: its weights; coco: the COCO result JSON; instances: not read, but DVC wants it to exist"
-    )
+    input: Path = Field(description="what the source reads; one that reads nothing does not open it, but DVC wants it")
 
 
 class Clip(Section):

@@ -1,64 +1,57 @@
 """Stage propose: candidate masks of every image, as generously as its thresholds allow (filter later, in `score`).
 
-Where they come from is a parameter; each source is one function that gives an item for each image of the index.
+Where they come from is a parameter: a name of the registry of sources.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from stages.contract import Context, Summary, compute_missing
+from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
+from stages.proposals import from_coco, from_freesolo, from_instances  # noqa: F401  each adds its source
 from stages.proposals.boxes import BoxRule
-from stages.proposals.from_coco import read_items
-from stages.proposals.from_freesolo import KIND, proposer
-from stages.proposals.items import boxes_of, item_of, no_proposals
-from store.errors import DataError
-from store.fingerprint import code_digest, file_digest
+from stages.proposals.items import boxes_of, no_proposals
+from stages.proposals.registry import SOURCES, Request
+from stages.proposals.settings import PRECISION, RELEASED, SHORT_SIDE
+from store.errors import ParameterError, nearest
 from store.ragged import Bytes, offsets_of
-from store.table import Table, read_table, write_table
-from store.work import Item, Parts, locked
+from store.table import read_table, write_table
+from store.work import Item
 
 _INDEX = ("image_name", "image_id", "image_size", "image_digest", "image_status", "instance_offsets", "instance_mask")
-Found = tuple[list[Item], dict[str, Any]]
-"""An item for each image of the index (whatever it is for one that cannot be used), and what the items depend on."""
 
 
 class Params(BaseParams):
-    """The source, and FreeSOLO's input size and thresholds (arXiv 2202.12181; decoding of SOLOv2, arXiv 2003.10152 sec. 3),
-    which other sources do not use."""
+    """The source, and what sources may be told: each uses those that its record names."""
 
-    source: Literal["freesolo", "coco", "instances"] = Field(
-        "freesolo",
-        description="who proposes: FreeSOLO; any generator through COCO result JSON; the annotated objects themselves",
+    source: Annotated[str, AfterValidator(SOURCES.checked)] = Field("freesolo", description="who proposes")
+    short_side: int = Field(SHORT_SIDE, ge=32, description="short side of the network's input, pixels")
+    box: BoxRule = Field(RELEASED.box, description="half-size from the COUNT of occupied columns, or tight; any source")
+    score_threshold: float = Field(
+        RELEASED.score_threshold, ge=0, lt=1, description="least category score of a cell of FreeSOLO's grids"
     )
-    short_side: int = Field(800, ge=32, description="freesolo: short side of the network's input, pixels")
-    box: BoxRule = Field("reference", description="half-size from the COUNT of occupied columns, or tight; any source")
-    score_threshold: float = Field(0.1, ge=0, lt=1, description="freesolo: least category score of a cell")
-    update_threshold: float = Field(0.05, ge=0, lt=1, description="freesolo: least score after matrix NMS")
-    max_candidates: int = Field(500, ge=1, description="freesolo: masks that enter matrix NMS")
-    max_proposals: int = Field(100, ge=1, description="freesolo, coco: proposals kept for an image")
+    update_threshold: float = Field(RELEASED.update_threshold, ge=0, lt=1, description="least score after matrix NMS")
+    max_candidates: int = Field(RELEASED.max_candidates, ge=1, description="masks that enter matrix NMS")
+    max_proposals: int = Field(RELEASED.max_proposals, ge=1, description="proposals kept for an image")
+    precision: Precision = Field(PRECISION, description="of the network; bf16 and fp16 change masks a little")
 
-    precision: Precision = Field("float32", description="freesolo: of the network; bf16 and fp16 change masks a little")
-
-    def freesolo(self) -> dict[str, Any]:
-        """What FreeSOLO's masks depend on: not on the rule of the boxes."""
-        return {
-            "short_side": self.short_side,
-            "score_threshold": self.score_threshold,
-            "update_threshold": self.update_threshold,
-            "max_candidates": self.max_candidates,
-            "max_proposals": self.max_proposals,
-            "precision": self.precision,
-        }
+    def used(self) -> dict[str, Any]:
+        """The values that the source's record names: what its masks depend on, beside its input."""
+        known = type(self).model_fields
+        if unknown := [name for name in SOURCES[self.source].parameters if name not in known]:
+            raise ParameterError(
+                f"proposal source {self.source!r}: it uses a parameter {unknown[0]!r} that section propose does not have; "
+                f"{nearest(unknown[0], known)}"
+            )
+        return {name: getattr(self, name) for name in SOURCES[self.source].parameters}
 
 
 class Paths(BasePaths):
@@ -74,8 +67,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     index = read_table(paths.index, "index", _INDEX)
     summary.read = {"images": len(index["image_name"])}
-    source = {"freesolo": _freesolo, "coco": _coco, "instances": _instances}[params.source]
-    items, config = source(params, paths, context, index, summary)
+    request = Request(params.used(), paths.input, paths.images, index, context, summary)
+    items, config = SOURCES[params.source].propose(request)
     with summary.timed("assemble"):
         columns = _assemble(items, index["image_status"], params.box)
         config = {"source": params.source, "box": params.box, **config}
@@ -84,54 +77,6 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     reasons = zip(index["image_name"], columns["status"], strict=True)
     summary.skipped += [f"{name}: {status}" for name, status in reasons if status]
     return summary
-
-
-def _freesolo(params: Params, paths: Paths, context: Context, index: Table, summary: Summary) -> Found:
-    """Masks of the network, kept as parts of the work folder: only images that no part holds are computed."""
-    names, digests = index["image_name"], index["image_digest"]
-    usable = [row for row, status in enumerate(index["image_status"]) if not status]
-    config = {
-        **params.freesolo(),
-        "input": _digest(paths.input),
-        "code": code_digest("stages.proposals.from_freesolo"),
-    }
-    with locked(context.work):
-        parts = Parts(context.work, KIND, config)
-        load = partial(proposer, paths.input, paths.images, params.freesolo())
-        keys, inputs = [digests[row] for row in usable], [(names[row], digests[row]) for row in usable]
-        results = compute_missing({KIND: parts}, {KIND: keys}, inputs, load, context, summary, "images")
-        known = {row: results.get(KIND, digests[row]) for row in usable}
-    nothing = no_proposals("")
-    return [known.get(row, nothing) for row in range(len(names))], config
-
-
-def _coco(params: Params, paths: Paths, context: Context, index: Table, summary: Summary) -> Found:
-    """The masks that a COCO result JSON has for the images of the index."""
-    config = {"max_proposals": params.max_proposals, "input": _digest(paths.input)}
-    return read_items(paths.input, index, params.max_proposals, summary, context.track), config
-
-
-def _instances(params: Params, paths: Paths, context: Context, index: Table, summary: Summary) -> Found:
-    """All annotated objects of each image, score 1.0, in the annotations' order (the paper's ablation of mask quality)."""
-    offsets, masks = index["instance_offsets"], index["instance_mask"]
-    items = []
-    with summary.timed("boxes"):
-        for row in context.track(range(len(index["image_name"])), "images"):
-            counts = masks[offsets[row] : offsets[row + 1]]
-            height, width = index["image_size"][row].tolist()
-            status = "" if counts else "no annotated object"
-            items.append(item_of(counts, np.ones(len(counts)), height, width, status))
-    return items, {}
-
-
-def _digest(file: Path) -> str:
-    try:
-        return file_digest(file)
-    except OSError as error:
-        raise DataError(
-            f"{file}: expected the file that propose.input names, it cannot be read ({error.strerror}); put it there, or "
-            f"correct propose.input or propose.source"
-        ) from error
 
 
 def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from pipeline.project import LoadedProject
 from pipeline.runner import Execution
 from stages.device.memory import rows_for
 from stages.page.overlay import overlay
+from stages.proposals.registry import SOURCES
 from stages.scoring.table import Scoring
 from store.errors import ParameterError
 from store.images import load_image
@@ -27,29 +28,26 @@ def segment_file(
 
     Raises:
         DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
-            not propose with FreeSOLO.
+            not propose with a source that knows any image.
     """
     from stages.clip.weights import load_clip
-    from stages.proposals.freesolo import FreeSolo
     from stages.text.spacy_model import load_spacy
     from stages.visual.encoder import MaskedClip
 
     values, execution = project.values, Execution.from_environment()
     execution.check_device()
-    if values.propose.source != "freesolo":
+    proposer = SOURCES[values.propose.source].image_proposer
+    if proposer is None:
+        able = ", ".join(name for name, source in SOURCES.items() if source.image_proposer)
         raise ParameterError(
-            f"{project.file}: expected propose.source freesolo, which can propose masks for any image, got "
-            f"{values.propose.source}; set it, with FreeSOLO's weights in propose.input, or name another --params"
+            f"{project.file}: expected a propose.source that can propose masks for any image ({able}), got "
+            f"{values.propose.source}; set it, with what it reads in propose.input, or name another --params"
         )
     given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
     image = load_image(file)
-    net = FreeSolo.from_file(
-        project.path(values.propose.input),
-        box=values.propose.box,
-        **values.propose.freesolo(),
-        device=execution.device,
-    )
+    propose = values.propose
+    net = proposer(project.path(propose.input), propose.used(), propose.box, execution.device)
     model, tokenizer = load_clip(
         str(project.path(values.clip.model)),
         project.path(values.clip.weights),

@@ -15,7 +15,8 @@ from stages.scoring.table import Scoring
 if TYPE_CHECKING:
     from spacy.language import Language
 
-    from stages.proposals.freesolo import FreeSolo, Proposals
+    from stages.proposals.items import Proposals
+    from stages.proposals.registry import ImageProposer
     from stages.visual.encoder import MaskedClip
 
 
@@ -33,7 +34,7 @@ class Segmentation:
 def segment(
     image: Image.Image,
     text: str,
-    net: FreeSolo,
+    net: ImageProposer,
     clip: MaskedClip,
     nlp: Language,
     *,

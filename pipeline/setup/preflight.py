@@ -13,17 +13,13 @@ from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, p
 from stages.datasets.choice import annotation_files, read
 from stages.datasets.registry import KINDS
 from stages.index import name_below_root
+from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from store.errors import GlimpseError
 
 DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
 """Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
 _SHOWN = 3
-_GENERATORS = {
-    "freesolo": "mask proposal weights",
-    "coco": f"mask proposals, COCO result JSON ({DOCS}, 'Proposals of another source')",
-    "instances": "not read by this source, but DVC wants it: name any path",
-}
 _OWN = f"put yours there ({DOCS}; RefShapes: make demo)"
 
 
@@ -105,7 +101,9 @@ def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
 
 def _models(project: LoadedProject) -> Iterator[Need]:
     values = project.values
-    generator = _GENERATORS[values.propose.source]
+    generator = (
+        PROPOSAL_SOURCES[values.propose.source].input or "not read by this source, but DVC wants it: name any path"
+    )
     for what, file in ((generator, values.propose.input), ("CLIP weights", values.clip.weights)):
         path = project.path(file)
         known = published(project, path)
@@ -128,8 +126,9 @@ def _models(project: LoadedProject) -> Iterator[Need]:
 
 
 def _there(project: LoadedProject, path: Path) -> bool:
-    """Whether a stage can read the file; what `instances` is given it does not read, but DVC wants the path."""
-    unread = project.values.propose.source == "instances" and path == project.path(project.values.propose.input)
+    """Whether a stage can read the file; what is given to a source without input only has to be there, for DVC."""
+    propose = project.values.propose
+    unread = not PROPOSAL_SOURCES[propose.source].input and path == project.path(propose.input)
     return path.exists() if unread else path.is_file()
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 from pipeline.project import LoadedProject
 from stages.datasets.registry import KINDS
+from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from store.errors import DataError, ParameterError, nearest
 
 Kind = Literal["weights", "data"]
@@ -272,7 +273,8 @@ def _folder(project: LoadedProject, place: Place) -> Path:
     """The one place that knows which parameters say where things go."""
     values = project.values
     if place == "proposal weights":
-        own = values.propose.input if values.propose.source == "freesolo" else values.clip.weights
+        weights = PROPOSAL_SOURCES[values.propose.source].input_is_weights
+        own = values.propose.input if weights else values.clip.weights
         return project.path(own).parent
     if place == "CLIP weights":
         return project.path(values.clip.weights).parent

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeGuard
 
 from stages.datasets.choice import published_split
 from stages.datasets.registry import Split
 from stages.page.data import Data
 from stages.page.reported import ENCODERS, METRICS, PHRASECUT, ROWS, SPLITS, Number
+from stages.proposals.settings import RELEASED, SHORT_SIDE
 
 Json = dict[str, Any]
 AS_CONFIGURED = "as configured"
@@ -17,12 +18,8 @@ PAPER: dict[str, Json] = {
     "index": {"polygon_overlap": "reference"},
     "propose": {
         "source": "freesolo",
-        "short_side": 800,
-        "box": "reference",
-        "score_threshold": 0.1,
-        "update_threshold": 0.05,
-        "max_candidates": 500,
-        "max_proposals": 100,
+        "short_side": SHORT_SIDE,
+        **{name: value for name, value in asdict(RELEASED).items() if name != "strides"},
     },
     "parse": {"spacy_model": "en_core_web_lg"},
     "score": {"beta": 0.5, "k": 3, "min_score": 0, "min_area": 0, "top_n": 0},

@@ -8,44 +8,19 @@ However many cells fire, at most twice `max_candidates` soft masks and their bin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from store.errors import ParameterError
+from stages.proposals.boxes import BoxRule
+from stages.proposals.settings import DecodeSettings
 
-STRIDES = (8, 8, 16, 32, 32)
 SIGMA = 2.0  # of the gaussian decay, SOLOv2 sec. 3.4
 MASK_THRESHOLD = 0.5
 CHUNK = 64  # soft masks computed together when only their area and mean are wanted
 UPSAMPLE_CHUNK = 8  # masks upsampled together: the padded input is 16 times as large as the mask features
-
-BoxRule = Literal["reference", "tight"]
-
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """How proposals are chosen. The defaults are the released ones; lower thresholds keep more."""
-
-    score_threshold: float = 0.1  # of a cell's class probability, before the masks, exclusive
-    update_threshold: float = 0.05  # of the score after matrix NMS, inclusive
-    max_candidates: int = 500  # the best so many enter matrix NMS
-    max_proposals: int = 100  # the best so many leave it
-    box: BoxRule = "reference"
-    strides: tuple[int, ...] = STRIDES  # a mask of a level must cover more pixels (of the mask features) than this
-
-    def __post_init__(self) -> None:
-        for name in ("score_threshold", "update_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ParameterError(f"{name}: expected a number from 0 to 1, got {getattr(self, name)}")
-        for name in ("max_candidates", "max_proposals"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        if self.box not in ("reference", "tight"):
-            raise ParameterError(f"box: expected 'reference' or 'tight', got {self.box!r}")
 
 
 class Sizes(NamedTuple):

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ from torch.nn import functional
 from stages.clip.state_dict import read_state_dict
 from stages.device.precision import Precision, torch_dtype
 from stages.device.transfer import to_device
-from stages.proposals.decode import STRIDES, BoxRule, DecodeSettings, Sizes, decode, mask_boxes
+from stages.proposals.boxes import BoxRule
+from stages.proposals.decode import Sizes, decode, mask_boxes
 from stages.proposals.inference import optimised
+from stages.proposals.items import Proposals
 from stages.proposals.network import GRIDS, RawOutput, SoloNetwork, expected_keys, read_architecture
+from stages.proposals.settings import PRECISION, RELEASED, SHORT_SIDE, DecodeSettings
 from store.errors import ParameterError, WeightsError
 
-SHORT_SIDE = 800
 SIZE_MULTIPLE = 32  # the coarsest feature's stride
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,22 +35,13 @@ _EXTRA_SUFFIXES = (".num_batches_tracked",)
 _EXTRA_KEYS = ("_iter", "iteration")
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """N proposals of one image (H, W), best first; N may be 0. No mask is empty."""
-
-    masks: npt.NDArray[np.bool_]  # (N, H, W)
-    boxes: npt.NDArray[np.float32]  # (N, 4) XYXY pixels, by the rule of `FreeSolo.settings.box`
-    scores: npt.NDArray[np.float32]  # (N,) 0..1
-
-
 class FreeSolo:
     """A network and how its outputs are decoded. Device and dtype are the network's."""
 
     def __init__(
         self, network: SoloNetwork, *, short_side: int = SHORT_SIDE, settings: DecodeSettings | None = None
     ) -> None:
-        settings = settings or DecodeSettings()
+        settings = settings or RELEASED
         if short_side < 1:
             raise ParameterError(f"short_side: expected at least 1 pixel, got {short_side}")
         if len(settings.strides) != len(network.ins_head.grids):
@@ -64,14 +56,14 @@ class FreeSolo:
         state_dict: Mapping[str, object],
         *,
         short_side: int = SHORT_SIDE,
-        box: BoxRule = "reference",
-        score_threshold: float = 0.1,
-        update_threshold: float = 0.05,
-        max_candidates: int = 500,
-        max_proposals: int = 100,
+        box: BoxRule = RELEASED.box,
+        score_threshold: float = RELEASED.score_threshold,
+        update_threshold: float = RELEASED.update_threshold,
+        max_candidates: int = RELEASED.max_candidates,
+        max_proposals: int = RELEASED.max_proposals,
         grids: Sequence[int] = GRIDS,
-        strides: Sequence[int] = STRIDES,
-        precision: Precision = "float32",
+        strides: Sequence[int] = RELEASED.strides,
+        precision: Precision = PRECISION,
         device: torch.device | str = "cpu",
     ) -> "FreeSolo":
         """An `optimised` network from detectron2's key names; its architecture is read off the shapes.

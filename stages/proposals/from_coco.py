@@ -15,6 +15,7 @@ from stages.contract import Summary
 from stages.datasets.fields import NO_ID, is_number, shown
 from stages.datasets.ground_truth import annotation_mask_rle
 from stages.proposals.items import item_of, no_proposals
+from stages.proposals.registry import SOURCES, Found, ProposalSource, Request
 from store.errors import DataError
 from store.segmentation import areas
 from store.table import Table
@@ -209,3 +210,20 @@ def _listed(names: Iterable[str]) -> str:
     listed = list(names)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return ", ".join(listed[:_SHOWN]) + more
+
+
+def _propose(request: Request) -> Found:
+    """The masks that the file has for the images of the index."""
+    limit, config = request.values["max_proposals"], {**request.values, "input": request.input_digest()}
+    return read_items(request.input, request.index, limit, request.summary, request.context.track), config
+
+
+SOURCES.add(
+    ProposalSource(
+        name="coco",
+        module=__name__,
+        propose=_propose,
+        parameters=("max_proposals",),
+        input="mask proposals, COCO result JSON (docs/data.md, 'Proposals of another source')",
+    )
+)

@@ -1,52 +1,42 @@
-"""Proposals by FreeSOLO: what ``propose`` keeps as parts. Its code digest covers this module and what it imports."""
+"""Proposal source freesolo: masks of FreeSOLO's network, kept as parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stages.device.prefetch import ahead
-from stages.proposals.items import item_of, no_proposals
-from store.errors import DataError, PassingError
-from store.images import read_image
-from store.segmentation import encode
-from store.units import Compute, Result
-
-KIND = "proposals"
-"""The kind of the parts."""
-_MAX_ASPECT = 20
-"""The short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
+from stages.proposals.boxes import BoxRule
+from stages.proposals.freesolo_units import proposer
+from stages.proposals.parts import kept_items
+from stages.proposals.registry import SOURCES, Found, ImageProposer, ProposalSource, Request
+from store.fingerprint import code_digest
 
 
-def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: str) -> Compute:
-    """What computes units of (image name, image digest) with FreeSOLO's ``settings`` (see ``FreeSolo.from_state_dict``).
+def _propose(request: Request) -> Found:
+    values = dict(request.values)
+    config = {**values, "input": request.input_digest(), "code": code_digest("stages.proposals.freesolo_units")}
+    return kept_items(request, config, partial(proposer, request.input, request.images, values)), config
 
-    An image that cannot be read has no proposals and a status that says why. Images are read while others are computed.
-    """
+
+def _image_proposer(weights: Path, values: Mapping[str, Any], box: BoxRule, device: str) -> ImageProposer:
     from stages.proposals.freesolo import FreeSolo
 
-    net = FreeSolo.from_file(weights, **settings, device=device)
+    return FreeSolo.from_file(weights, box=box, **values, device=device)
 
-    def read(source: tuple[str, str]) -> tuple[NDArray[np.uint8], tuple[int, int]] | DataError:
-        name, digest = source
-        try:
-            image = read_image(images, name, digest)
-        except DataError as error:
-            return error
-        if max(image.size) > _MAX_ASPECT * min(image.size):
-            size = f"{image.width} x {image.height}"
-            return DataError(f"{name}: {size} is longer than {_MAX_ASPECT} times its short side; cut it")
-        return net.shrink(image), (image.height, image.width)
 
-    def propose(found: tuple[NDArray[np.uint8], tuple[int, int]] | DataError) -> Result:
-        if isinstance(found, DataError):
-            return Result({KIND: no_proposals(str(found))}, passing=isinstance(found, PassingError))
-        made, (height, width) = net.propose_shrunk(*found), found[1]
-        status = "" if len(made.masks) else "no proposal above the thresholds"
-        return Result({KIND: item_of(encode(made.masks), made.scores, height, width, status)})
-
-    return lambda inputs, kinds: [propose(found) for found in ahead(read, inputs)]
+SOURCES.add(
+    ProposalSource(
+        name="freesolo",
+        module=__name__,
+        propose=_propose,
+        parameters=(
+            *("short_side", "score_threshold", "update_threshold"),
+            *("max_candidates", "max_proposals", "precision"),
+        ),
+        input="mask proposal weights",
+        input_is_weights=True,
+        image_proposer=_image_proposer,
+    )
+)

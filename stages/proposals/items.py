@@ -7,6 +7,7 @@ together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,18 @@ from stages.proposals.boxes import BoxRule, boxes_by_rule
 from store.ragged import Bytes
 from store.segmentation import areas
 from store.work import Item
+
+KIND = "proposals"
+"""The kind of the parts that keep items, and the name of the item in each ``Result``."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """N proposals of one image (H, W), best first; N may be 0. No mask is empty."""
+
+    masks: NDArray[np.bool_]  # (N, H, W)
+    boxes: NDArray[np.float32]  # (N, 4) XYXY pixels, by the rule that was asked for
+    scores: NDArray[np.float32]  # (N,) 0..1
 
 
 def no_proposals(status: str) -> Item:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.proposals import decode as decoding
-from stages.proposals.decode import DecodeSettings, Sizes, decode, mask_boxes, matrix_nms, point_nms
+from stages.proposals.decode import Sizes, decode, mask_boxes, matrix_nms, point_nms
+from stages.proposals.settings import DecodeSettings
 from store.errors import ParameterError
 
 # ---- the oracle

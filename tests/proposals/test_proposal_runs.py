@@ -17,7 +17,7 @@ from pipeline.project import load_project
 from pipeline.registry import STAGES
 from pipeline.setup.preflight import check
 from pipeline.status import remove_unused_parts
-from stages.proposals import from_freesolo
+from stages.proposals import freesolo_units
 from stages.proposals.freesolo import FreeSolo
 from store.errors import ParameterError
 from store.segmentation import decode
@@ -71,7 +71,7 @@ def test_another_box_rule_runs_no_network(
     assert reference.attrs["config"]["box"] == "reference"
     profile["propose"]["box"] = "tight"
     with monkeypatch.context() as patched:
-        patched.setattr(from_freesolo, "item_of", None)  # both boxes were kept
+        patched.setattr(freesolo_units, "item_of", None)  # both boxes were kept
         record = run_stages(profile, "propose")["propose"]
     tight = table(profile, "proposals")
     assert len(forwards) == images
