@@ -11,9 +11,11 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store.errors import ParameterError
+from store.registry import extensions_folder, load_extensions
 from store.units import Compute, Done, Load, Unit, finish, recovered
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class Workers:
         client = self._connected()
         local = self._workers and "OMP_NUM_THREADS" not in os.environ
         threads = max(1, (os.cpu_count() or 1) // self._workers) if local else 0
-        futures = [client.submit(_work, load, unit, device, threads, pure=False, retries=_RETRIES) for unit in units]
+        sent = (pickle.dumps(load), device, threads, extensions_folder())
+        futures = [client.submit(_work, unit, *sent, pure=False, retries=_RETRIES) for unit in units]
         for future in as_completed(futures):
             yield future.result()
             future.release()
@@ -81,10 +84,18 @@ class Workers:
         return self._client
 
 
-def _work(load: Load, unit: Unit, device: str, threads: int) -> Done:
-    """In a worker: compute a unit and write its parts. ``threads`` for torch, 0 to leave its own choice."""
+def _work(unit: Unit, load: bytes, device: str, threads: int, extensions: Path | None) -> Done:
+    """In a worker: compute a unit and write its parts.
+
+    Args:
+        load: a pickled ``Load``, which may be of a module that only ``extensions`` has.
+        threads: for torch, 0 to leave its own choice.
+        extensions: the run's folder of additions.
+    """
     from distributed import get_worker
 
+    if extensions is not None and load_extensions(extensions):
+        _loaded.clear()
     key = pickle.dumps((load, device))
     if key not in _loaded:
         import torch
@@ -92,7 +103,7 @@ def _work(load: Load, unit: Unit, device: str, threads: int) -> Done:
         if threads:
             torch.set_num_threads(threads)
         _loaded.clear()
-        _loaded[key] = load(_own_device(device, get_worker().name, torch.cuda.device_count()))
+        _loaded[key] = pickle.loads(load)(_own_device(device, get_worker().name, torch.cuda.device_count()))
     return recovered(unit) or finish(unit, _loaded[key])
 
 

@@ -138,10 +138,13 @@ def extensions_folder() -> Path | None:
     return _state.folder
 
 
-def load_extensions(folder: Path) -> None:
+def load_extensions(folder: Path) -> bool:
     """Run every Python file in the rooms of ``folder``, so that each adds its records; nothing if none changed since.
 
     This process then knows the additions of this folder and of no other one. A folder that is not there has no additions.
+
+    Returns:
+        Whether anything changed since the last call.
 
     Raises:
         ParameterError: a file cannot be run or adds nothing; with the file and line.
@@ -150,7 +153,7 @@ def load_extensions(folder: Path) -> None:
     files = {f"{PACKAGE}.{room}.{file.stem}": file for room in ROOMS for file in sorted((folder / room).glob("*.py"))}
     digests = {name: file_digest(file) for name, file in files.items()}
     if (folder, digests) == (_state.folder, _state.digests):
-        return
+        return False
     _forget_extensions()
     _state.folder = folder
     try:
@@ -160,6 +163,7 @@ def load_extensions(folder: Path) -> None:
         _forget_extensions()
         raise
     _state.digests = digests
+    return True
 
 
 def _forget_extensions() -> None:

@@ -27,7 +27,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("pipeline", "stages", "store", "demo", "models", ".dvc"):
+        for name in ("pipeline", "stages", "store", "demo", "models", "extensions", ".dvc"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
         for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, folder / name)
@@ -76,6 +76,22 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
     assert sorted(project.repro()) == sorted(STAGES)
     return project
+
+
+def test_an_addition_makes_stale_what_asks_its_room(project: Project) -> None:
+    for room, stages in {
+        "datasets": {"index", "variants", "report"},
+        "proposals": {"propose", "variants"},
+        "views": {"embed_masks", "pair", "variants"},
+        "clip": {"embed_masks", "embed_text", "variants"},
+        "rules": {"score", "ablations", "report"},
+    }.items():
+        file = project.folder / "extensions" / room / "new.py"
+        file.write_text("")
+        changed = json.loads(project.dvc("status", "--json", "demo/dvc.yaml"))
+        file.unlink()
+        assert {name.rpartition(":")[2] for name in changed} == stages
+    assert json.loads(project.dvc("status", "--json", "demo/dvc.yaml")) == {}
 
 
 def test_nothing_changed_nothing_runs(project: Project) -> None:

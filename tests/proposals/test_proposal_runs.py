@@ -211,5 +211,7 @@ def test_preflight_asks_for_what_the_source_reads(profile: Values, params_file: 
 
 def test_segment_needs_a_source_that_knows_any_image(profile: Values, params_file: Path, tmp_path: Path) -> None:
     faults(profile, params_file, source="instances")
-    with pytest.raises(ParameterError, match=r"expected a propose\.source that can .* any image \(freesolo\), got instances; set it"):
+    with pytest.raises(
+        ParameterError, match=r"expected a propose\.source that can .* any image \(freesolo\), got instances; set it"
+    ):
         segment_file(load_project(params_file), tmp_path / "x.png", "the star", None, None, tmp_path / "o.png")

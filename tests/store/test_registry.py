@@ -79,10 +79,10 @@ def test_a_name_belongs_to_one_module_which_may_add_it_again(folder: Path) -> No
 def test_an_extension_is_known_by_content(folder: Path) -> None:
     """Loaded once for each content; the file of another folder, or one that is gone, leaves nothing behind."""
     file = write(folder, TOY.format(area=7))
-    load_extensions(folder)
+    assert load_extensions(folder)
     first = SHAPES["toy"]
     assert (first.corners, first.module, extensions_folder()) == (7, "glimpse_extensions.rules.toy", folder.resolve())
-    load_extensions(folder)
+    assert not load_extensions(folder)
     assert SHAPES["toy"] is first
     write(folder, TOY.format(area=8))  # of the same size and, within a second, the same time
     load_extensions(folder)
