@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Literal
 
 from pipeline.registry import STAGES, UP_TO_PAIR, module_name
+from stages.clip.backbone import BACKBONES
 from store.fingerprint import ROOT, import_closure
 from store.publish import replacing
 
@@ -19,11 +21,16 @@ _CODE = re.compile(r"^      - (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILIN
 
 def code_deps(stage: str) -> list[str]:
     """The files of this project that ``stage`` imports, directly or not; for `variants` also what its reruns do."""
-    modules = [module_name(stage)]
-    if stage == "variants":
-        modules += [*map(module_name, UP_TO_PAIR)]
+    stages = [stage, *(UP_TO_PAIR if stage == "variants" else ())]
+    modules = [*map(module_name, stages), *(tower for each in stages for tower in _towers(each))]
     files = {path.relative_to(ROOT).as_posix() for module in modules for path in import_closure(module)}
     return sorted(files | ({"pipeline/registry.py", "pipeline/reruns.py"} if stage == "variants" else set()))
+
+
+def _towers(stage: str) -> list[str]:
+    """The modules that a stage reaches through the registry of backbones, which names them as text."""
+    sides: dict[str, Literal["visual", "text"]] = {"embed_masks": "visual", "embed_text": "text"}
+    return [name for kind in BACKBONES.values() for name in kind.modules(sides[stage])] if stage in sides else []
 
 
 def with_deps(text: str) -> str:

@@ -13,6 +13,7 @@ from pipeline.arguments import checked
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
 from stages.score import Bootstrap
+from stages.scoring.rules.registry import Rules
 from stages.scoring.table import Scoring
 from stages.sweep import Grid
 from store.errors import ParameterError
@@ -72,6 +73,7 @@ class Project(Section):
     variants: variants.Params
     score: Scoring
     bootstrap: Bootstrap
+    rules: Rules
     ablations: TriedFilters
     sweep: Grid
     report: report.Params

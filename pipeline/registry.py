@@ -18,7 +18,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "overlap": (),
     "pair": (),
     "variants": ("variants",),
-    "score": ("score", "bootstrap"),
+    "score": ("score", "bootstrap", "rules"),
     "ablations": ("score", "ablations"),
     "sweep": ("score", "sweep"),
     "report": ("report",),

@@ -55,7 +55,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
-        tried = ablations(pairs, scores, paths.pairs, attrs["ks"], params)
+        tried = ablations(pairs, scores, attrs["ks"], params)
         for template in beside["templates"]:
             file, setting = paths.variants / template["file"], f'template = "{template["template"]}"'
             tried += _rows_of_file(file, params, "template", setting)
@@ -66,17 +66,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def ablations(pairs: PairTable, scores: Floats, file: Path, ks: list[int], params: Params) -> list[dict[str, Any]]:
+def ablations(pairs: PairTable, scores: Floats, ks: list[int], params: Params) -> list[dict[str, Any]]:
     """Every stored k, sentence or phrase only, and each filter tried.
 
     Args:
-        pairs: unfiltered, from ``file``, which holds global features of ``ks``. scores: at the profile's point (P,).
+        pairs: unfiltered, from a file that holds global features of ``ks``. scores: at the profile's point (P,).
     """
     rows = _rows(pairs, scores, params, "chosen", f"k = {params.k}, beta = {params.beta:g}")
     alphas = pairs.alphas(params)
     for k in ks:
         if k != params.k:
-            dots = with_k(pairs, file, k).dots
+            dots = with_k(pairs, k).dots
             rows += _rows(pairs, dots.scores(alphas, params.beta), params, "masked blocks", f"k = {k}")
     for beta, label in ((1.0, "sentence only (beta = 1)"), (0.0, "noun phrase only (beta = 0)")):
         rows += _rows(pairs, pairs.dots.scores(alphas, beta), params, "text", label)

@@ -1,33 +1,32 @@
-"""Stage embed_masks: the global feature of every mask for each k, and its local feature, raw, once per mask."""
+"""Stage embed_masks: the vector of every mask by every view, raw, once per mask."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from stages.clip.config import backbone_named, encoder_identity, vectors_of
 from stages.contract import Context, Listed, Results, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
-from stages.device.memory import rows_for, shrinking
 from stages.device.precision import Precision
-from stages.device.prefetch import ahead
-from store.errors import DataError, PassingError
-from store.fingerprint import code_digest, file_digest
-from store.images import read_image
-from store.segmentation import decode
+from stages.views.known import VIEWS
+from stages.views.registry import labels_of
+from store.errors import nearest
+from store.fingerprint import code_digest, fingerprint
+from store.registry import record_digest
 from store.table import Table, read_table, require_same
-from store.units import Compute, Result
+from store.units import Compute
 from store.vectors import write_vectors
-from store.work import Item, Parts, locked
+from store.work import Parts, locked
 
-LOCAL = "local"
 Antialias = Literal["auto", "always", "never"]
 
 
@@ -41,18 +40,30 @@ class Params(BaseParams):
     antialias: Antialias = Field("auto", description="of tensor resizes; auto: as preprocess says")
     short_side: int = Field(800, ge=32, description="short side of the image from which all views are cut, pixels")
     fill: Literal["reference", "mean"] = Field("reference", description="colour outside the mask in the local view")
-    masked_blocks: Listed[int] = Field(
-        [3], min_length=1, description="k: how many last blocks are masked, all to be stored"
+    views: Listed[str] = Field(
+        ["global", "local"], min_length=1, description="the views of a mask, by name (stages/views, docs/methods.md)"
     )
+    masked_blocks: Listed[int] = Field(
+        [3], min_length=1, description="view global: k, how many last blocks are masked, all to be stored"
+    )
+    settings: dict[str, dict[str, Any]] = Field({}, description="view -> its own settings, of views that have any")
     precision: Precision = Field("float32", description="in which CLIP computes; only float32 is exact")
+
+    @field_validator("views")
+    @classmethod
+    def _are_known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in VIEWS:
+                raise ValueError(f"no view {name!r}; {nearest(name, VIEWS)}")
+        return list(dict.fromkeys(names))
 
     @property
     def antialiased(self) -> bool:
         """Whether tensor resizes are antialiased."""
         return self.antialias == "always" or (self.antialias == "auto" and self.preprocess == "clip")
 
-    def views(self) -> dict[str, Any]:
-        """How images are to be seen: arguments of `MaskEncoder` and `MaskedClip`."""
+    def seen(self) -> dict[str, Any]:
+        """How images enter the encoder: arguments of `MaskEncoder` and `MaskedClip`."""
         return {
             "preprocess": self.preprocess,
             "short_side": self.short_side,
@@ -71,7 +82,7 @@ class Paths(BasePaths):
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the mask features. Local features and the global ones of each k are kinds of their own: a new k costs that k."""
+    """Write the mask features. Each label of a view is a kind of part of its own: a new view or k costs only itself."""
     summary = Summary()
     index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
@@ -79,8 +90,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.read = {"images": len(images), "proposals": len(proposals["mask"])}
     with locked(context.work):
         kinds = open_parts(params, paths, context.work)
-        keys = {kind: [_input_key(kind, index, proposals, image) for image in images] for kind in kinds}
-        load = partial(embedder, params, paths, context.batch)
+        boxes = {label: view.reads_boxes for label, (view, _) in labels_of(params.views, params).items()}
+        keys = {label: [_input_key(index, proposals, image, boxes[label]) for image in images] for label in kinds}
+        load = partial(_load, params, paths, context.batch)
         results = compute_missing(kinds, keys, images, load, context, summary, "images")
         with summary.timed("assemble"):
             _assemble(params, paths, results, keys, proposals, summary)
@@ -96,106 +108,48 @@ def _tables(paths: Paths) -> tuple[Table, Table]:
 
 
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
-    """The parts of each kind: ``local`` and one ``global.k<k>`` per k."""
-    model = Path(params.model)
+    """The parts of each label."""
     shared = {
-        **params.model_dump(mode="json", exclude={"masked_blocks", "fill"}),
+        **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
+        "preprocess": params.preprocess,
         "antialias": params.antialiased,
-        "model": file_digest(model) if params.model.endswith(".json") else params.model,
-        "weights": file_digest(paths.weights),
-        "code": code_digest("stages.embed_masks"),
+        "short_side": params.short_side,
     }
-    ks = sorted(set(params.masked_blocks))
-    local = Parts(work, LOCAL, {**shared, "fill": params.fill})
-    return {LOCAL: local, **{f"global.k{k}": Parts(work, f"global.k{k}", shared) for k in ks}}
+    backbone = backbone_named(params.model)
+    modules = ("stages.visual.compute", *backbone.modules("visual"))
+    compute = [record_digest(backbone), *map(code_digest, modules)]
+    kinds = {}
+    for label, (view, arguments) in labels_of(params.views, params).items():
+        code = fingerprint([*compute, record_digest(view)])
+        kinds[label] = Parts(work, label, {**shared, **arguments, "view": view.name, "code": code})
+    return kinds
 
 
-def _input_key(kind: str, index: Table, proposals: Table, image: int) -> str:
-    """What stands for an image with its proposals: its pixels, its masks and, for local features, their boxes."""
+def _input_key(index: Table, proposals: Table, image: int, with_boxes: bool) -> str:
+    """What stands for an image with its proposals: its pixels, its masks and, where a view reads them, their boxes."""
     rows = slice(*proposals["image_offsets"][image : image + 2])
     digest = hashlib.sha256(index["image_digest"][image].encode())
     for counts in proposals["mask"][rows]:
         digest.update(len(counts).to_bytes(8, "little") + counts)
-    if kind == LOCAL:
+    if with_boxes:
         digest.update(np.ascontiguousarray(proposals["box"][rows]).data)
     return digest.hexdigest()
 
 
-def embedder(params: Params, paths: Paths, batch: int | None, device: str) -> Compute:
-    """What computes units of images, given as rows of the index.
+def _load(params: Params, paths: Paths, batch: int | None, device: str) -> Compute:
+    from stages.visual.compute import embedder, open_encoder
 
-    Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on, and image by image
-    the bytes of a feature do not depend on which other images were missing.
-    """
-    from stages.clip.weights import load_clip
-    from stages.visual.mask_encoder import Encoded, MaskEncoder, Scene
-    from stages.visual.preprocess import degenerate_boxes
-
-    model, _ = load_clip(params.model, paths.weights, device=device, precision=params.precision)
-    encoder = MaskEncoder(model, **params.views(), batch=rows_for(device, batch))
-    index, proposals = _tables(paths)
-    offsets = proposals["image_offsets"]
-
-    def read(image: int) -> Scene | DataError:
-        name, (height, width) = index["image_name"][image], index["image_size"][image]
-        rows = slice(*offsets[image : image + 2])
-        try:
-            pixels = encoder.shrink(read_image(paths.images, name, index["image_digest"][image]))
-        except DataError as error:
-            return error
-        return pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows]
-
-    def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
-        count = int(offsets[image + 1] - offsets[image])
-        nothing = _item(np.zeros((count, encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
-        return Result(dict.fromkeys(missing, nothing), [str(error)], isinstance(error, PassingError))
-
-    def items(image: int, found: Encoded) -> dict[str, Item]:
-        own = {
-            f"global.k{k}": _item(f, ~found.reaches_grid, "mask empty on the patch grid") for k, f in found.by_k.items()
-        }
-        if found.local is not None:
-            boxes = proposals["box"][slice(*offsets[image : image + 2])]
-            degenerate = degenerate_boxes(boxes, *index["image_size"][image])
-            own[LOCAL] = _item(found.local, degenerate, "zero-size box, widened to a pixel")
-        return own
-
-    def embed(images: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
-        results: dict[int, Result] = {}
-        good: list[int] = []
-
-        def scenes() -> Iterator[Scene]:
-            for image, scene in zip(images, ahead(read, images), strict=True):
-                if isinstance(scene, DataError):
-                    results[image] = lost(image, missing, scene)
-                else:
-                    good.append(image)
-                    yield scene
-
-        ks = [int(kind.removeprefix("global.k")) for kind in missing if kind != LOCAL]
-        together = 1 if device == "cpu" else None
-        encoded = encoder.encode_images(scenes(), ks, local=LOCAL in missing, together=together)
-        results |= {image: Result(items(image, found)) for image, found in zip(good, encoded, strict=True)}
-        return [results[image] for image in images]
-
-    return shrinking(embed, encoder, device)
-
-
-def _item(features: NDArray[np.float32], degenerate: NDArray[np.bool_], reason: str) -> Item:
-    return {
-        "feature": features,
-        "degenerate": degenerate,
-        "reason": np.frombuffer((reason if degenerate.any() else "").encode(), np.uint8),
-    }
+    encoder = open_encoder(params.model, paths.weights, device, params.precision, batch, **params.seen())
+    labels = {label: (view.name, given) for label, (view, given) in labels_of(params.views, params).items()}
+    return embedder(encoder, labels, *_tables(paths), paths.images, device)
 
 
 def _assemble(
     params: Params, paths: Paths, results: Results, keys: dict[str, list[str]], proposals: Table, summary: Summary
 ) -> None:
-    from stages.clip.weights import score_rule_of
-
-    rows, images = len(proposals["mask"]), range(len(keys[LOCAL]))
-    width = results.get(LOCAL, keys[LOCAL][0])["feature"].shape[1] if images else 1
+    rows, first = len(proposals["mask"]), results.kinds[0]
+    images = range(len(keys[first]))
+    width = results.get(first, keys[first][0])["feature"].shape[1] if images else 1
     reasons: list[list[str]] = []
     for image in images:
         items = [results.get(kind, keys[kind][image]) for kind in results.kinds]
@@ -206,16 +160,19 @@ def _assemble(
     def blocks(kind: str) -> Iterator[NDArray[np.float32]]:
         return (results.get(kind, key)["feature"] for key in keys[kind])
 
+    backbone = backbone_named(params.model)
     write_vectors(
         paths.mask_features,
         "mask_features",
         rows,
         width,
-        {kind: blocks(kind) for kind in results.kinds},
+        {f"view.{kind}": blocks(kind) for kind in results.kinds},
         {"status": ["; ".join(found) for found in reasons]},
         params.config(),
         {"proposals": proposals.digest},
-        score_rule=score_rule_of(params.model),
+        score_rule=backbone.score_rule,
+        encoder=encoder_identity(params.model, paths.weights, params.precision),
+        images=params.seen(),
     )
     summary.wrote = dict.fromkeys(results.kinds, rows)
     summary.skipped += [f"proposal {row}: {'; '.join(found)}" for row, found in enumerate(reasons) if found]

@@ -10,13 +10,15 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from stages.clip.config import backbone_named, encoder_identity, vectors_of
 from stages.contract import Context, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.memory import rows_for, shrinking
 from stages.device.precision import Precision
 from stages.text.template import Template
-from store.fingerprint import code_digest, file_digest, fingerprint
+from store.fingerprint import code_digest, fingerprint
+from store.registry import record_digest
 from store.table import read_table
 from store.units import Compute, Result
 from store.vectors import write_vectors
@@ -48,12 +50,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1]}))}
     strings, keys = list(rows), [fingerprint(string) for string in rows]
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
-    config = {
-        "model": file_digest(Path(params.model)) if params.model.endswith(".json") else params.model,
-        "weights": file_digest(paths.weights),
-        "precision": params.precision,
-        "code": code_digest("stages.embed_text"),
-    }
+    encoder = encoder_identity(params.model, paths.weights, params.precision)
+    config = {**vectors_of(encoder), "code": _code(params.model)}
     with locked(context.work):
         parts = Parts(context.work, "text", config)
         load = partial(embedder, params, paths.weights, context.batch)
@@ -78,6 +76,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             columns,
             {**params.config(), **config},
             {"parse": parse.digest},
+            encoder=encoder,
         )
     summary.wrote = {"strings": len(strings)}
     summary.skipped = [
@@ -86,13 +85,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
+def _code(model: str) -> str:
+    """The digest of the code that computes the vectors."""
+    backbone = backbone_named(model)
+    modules = ("stages.embed_text", *backbone.modules("text"))
+    return fingerprint([record_digest(backbone), *map(code_digest, modules)])
+
+
 def embedder(params: Params, weights: Path, batch: int | None, device: str) -> Compute:
     """What computes units of strings."""
-    from stages.clip.weights import load_clip
-    from stages.text.encoder import TextEncoder
-
-    model, tokenizer = load_clip(params.model, weights, device=device, precision=params.precision)
-    encoder = TextEncoder(model, tokenizer, batch=rows_for(device, batch))
+    backbone = backbone_named(params.model)
+    model, tokenizer = backbone.loaded(params.model, weights, device=device, precision=params.precision)
+    encoder = backbone.text_tower(model, tokenizer, rows_for(device, batch))
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
         pairs = zip(*encoder.encode(strings), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,11 +16,14 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
+from stages.scoring.rules.known import RULES
+from stages.scoring.rules.registry import Rule, Rules
 from stages.scoring.table import PairTable, Scoring, load_pairs
+from store.errors import ParameterError
 from store.publish import replacing
 from store.table import write_table
 
-__all__ = ["Params", "Paths", "choose", "fused_scores", "metrics_of", "run"]
+__all__ = ["RULES", "Params", "Paths", "choose", "fused_scores", "metrics_of", "rule_scores", "run"]
 
 
 class Bootstrap(BaseParams):
@@ -29,8 +33,8 @@ class Bootstrap(BaseParams):
     seed: int = Field(0, ge=0, description="of the resampling")
 
 
-class Params(Scoring, Bootstrap):
-    """Scoring and its confidence intervals."""
+class Params(Scoring, Bootstrap, Rules):
+    """The point at which is scored, the rules, and confidence intervals."""
 
 
 class Paths(BasePaths):
@@ -47,33 +51,45 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         pairs, attrs = load_pairs(paths.pairs, params.k)
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
-        scores = pairs.dots.scores(pairs.alphas(params), params.beta)
+        scores = rule_scores(pairs, params)
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
-    columns = {
-        "chosen": chosen["global_local"],
-        **{f"chosen_{rule}": chosen[rule] for rule in ("global", "cropping", "upper_bound")},
-        "score": scores,
-    }
-    config = {**params.config(), "k": attrs["k"]}
-    write_table(paths.scores, "scores", columns, config, {"pairs": attrs["digest"]})
+    columns = {"score": scores[params.enabled[0]], **{f"chosen.{rule}": rows for rule, rows in chosen.items()}}
+    write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, rules=params.enabled)
     with replacing(paths.metrics) as temporary:
         temporary.write_text(json.dumps(metrics, indent=1) + "\n")
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary
 
 
-def choose(pairs: PairTable, scores: Floats, params: Scoring) -> dict[str, NDArray[np.int64]]:
+def rule_scores(pairs: PairTable, params: Params) -> dict[str, Floats]:
+    """The scores of all pairs (P,) by each enabled rule; ``pairs`` unfiltered."""
+    return {rule.name: _finite(rule, rule.scores(pairs, params, settings), pairs) for rule, settings in params.chosen()}
+
+
+def _finite(rule: Rule, scores: Floats, pairs: PairTable) -> Floats:
+    """``scores``, checked to be one number for every pair: a NaN would win or lose by accident."""
+    if scores.shape != pairs.union.shape:
+        raise ParameterError(
+            f"rule {rule.name}: expected {len(pairs.union)} scores, one for each pair, got {scores.shape}"
+        )
+    bad = np.flatnonzero(np.isnan(scores))
+    if len(bad):
+        raise ParameterError(
+            f"rule {rule.name}: expected a number for every pair, got none for {len(bad)}, the first is pair {bad[0]}; "
+            f"-inf stands for a proposal that must not be chosen"
+        )
+    return scores.astype(np.float32, copy=False)
+
+
+def choose(pairs: PairTable, scores: Mapping[str, Floats], params: Scoring) -> dict[str, NDArray[np.int64]]:
     """For each rule the chosen proposal of every expression (E,), a position among the image's proposals; -1 for none.
 
     Args:
-        pairs: unfiltered. scores: of its pairs at the point of ``params`` (P,).
+        pairs: unfiltered. scores: of its pairs by rule (P,). ``upper_bound`` is added: the proposal of the highest IoU.
     """
-    chosen = {"global_local": pairs.choice(scores, params)}
-    for rule, alpha in (("global", 1.0), ("cropping", 0.0)):
-        chosen[rule] = pairs.choice(pairs.dots.scores(alpha, params.beta), params)
-    chosen["upper_bound"] = pairs.choice(iou_of(pairs.intersection, pairs.union), params)
-    return chosen
+    ranked = {**scores, "upper_bound": iou_of(pairs.intersection, pairs.union)}
+    return {rule: pairs.choice(own, params) for rule, own in ranked.items()}
 
 
 def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
@@ -94,7 +110,7 @@ def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.in
         }
         metrics.setdefault(dataset, {})[split] = {
             **by_rule,
-            "counts": _counts(pairs, kept, chosen["global_local"], group),
+            "counts": _counts(pairs, kept, chosen[params.enabled[0]], group),
         }
     return metrics
 

@@ -7,13 +7,17 @@ objects (flat, image by image), D feature width, G grid points. ``utf8`` and ``b
 Boxes are XYXY in pixels of the image, floats, x2 and y2 exclusive. Masks are COCO run-length counts (compressed), whose
 size is that of their image. Features are raw: never normalised, because norms take part in the fusion (paper sec. 3.3).
 A ``status`` column holds "" for a good row, otherwise the reason why it is bad or degenerate.
+
+A family of columns has one for each member that a run has: ``view.<label>`` for each view of a mask (``global.k3``,
+``local``), ``dot.<label>*<text>`` for each view and text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-VERSION = 2
+VERSION = 3
 """Raised by any change of what a stored array means; part of every fingerprint."""
 
 
@@ -28,19 +32,25 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One file or folder of the store. ``per_k`` columns come once for each masked_blocks value, as ``<name>.k<k>``."""
+    """One file or folder of the store; ``families``: prefix -> what each column ``<prefix>.<member>`` is."""
 
     producer: str
     columns: dict[str, Column]
-    per_k: dict[str, Column]
+    families: dict[str, Column]
 
     def column(self, name: str) -> Column | None:
-        base, dot, k = name.rpartition(".k")
-        return self.per_k.get(base) if dot and k.isdigit() else self.columns.get(name)
+        """The description of a column, None where the table has none of that name."""
+        family, dot, member = name.partition(".")
+        return self.families.get(family) if dot and member else self.columns.get(name)
 
 
-def _table(producer: str, columns: dict[str, Column], per_k: dict[str, Column] | None = None) -> Table:
-    return Table(producer, columns, per_k or {})
+def members(names: Iterable[str], family: str) -> list[str]:
+    """The members of ``family`` among column names, in order: "view.local" -> "local"."""
+    return [name.removeprefix(f"{family}.") for name in names if name.startswith(f"{family}.")]
+
+
+def _table(producer: str, columns: dict[str, Column], families: dict[str, Column] | None = None) -> Table:
+    return Table(producer, columns, families or {})
 
 
 def _c(dtype: str, dims: str, meaning: str) -> Column:
@@ -81,11 +91,8 @@ PROPOSALS = _table(
 )
 MASK_FEATURES = _table(
     "embed_masks",
-    {
-        "local": _c("float32", "N D", "f_L, embedding of the masked crop"),
-        "status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box"),
-    },
-    {"global": _c("float32", "N D", "f_G, embedding of the mask inside its scene, k masked blocks")},
+    {"status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box")},
+    {"view": _c("float32", "N D", "the vector of every mask by one view, raw")},
 )
 PARSE = _table(
     "parse",
@@ -127,32 +134,28 @@ PAIRS = _table(
         "expression_area": _c("int64", "E", "ground-truth area in pixels"),
         "expression_status": _c("utf8", "E", "why the expression is not evaluated (its ref has no ground truth)"),
         "expression_truncated": _c("bool", "E", "its sentence or phrase was cut to the context length"),
-        "text_norms": _c("float32", "E 3", "|t_G|^2, |t_L|^2, t_G.t_L"),
-        "proposal": _c("int64", "P", "row of the proposal in the proposals file"),
+        "proposal": _c("int64", "P", "row of the proposal in the proposals file, and in the columns of N rows"),
         "intersection": _c("int64", "P", "pixels"),
         "union": _c("int64", "P", "pixels"),
-        "c": _c("float32", "P", "f_L.t_G"),
-        "d": _c("float32", "P", "f_L.t_L"),
-        "local_norm": _c("float32", "P", "|f_L|^2"),
-        "proposal_score": _c("float32", "P", "the generator's confidence"),
-        "proposal_area": _c("int64", "P", "pixels"),
-        "proposal_box": _c("float32", "P 4", "XYXY, pixels"),
+        "proposal_score": _c("float32", "N", "the generator's confidence"),
+        "proposal_area": _c("int64", "N", "pixels"),
+        "proposal_box": _c("float32", "N 4", "XYXY, pixels"),
     },
     {
-        "a": _c("float32", "P", "f_G.t_G"),
-        "b": _c("float32", "P", "f_G.t_L"),
-        "global_norm": _c("float32", "P", "|f_G|^2"),
-        "cross_norm": _c("float32", "P", "f_G.f_L"),
+        "dot": _c("float32", "P", "<view>*<text>: the view's vector times the text's"),
+        "view_product": _c("float32", "N", "<view>*<view>: products of a proposal's own vectors; v*v is |v|^2"),
+        "text_product": _c("float32", "E", "<text>*<text>: products of an expression's own vectors"),
     },
 )
 SCORES = _table(
     "score",
     {
-        "chosen": _c("int64", "E", "row of the chosen pair among the expression's pairs (global-local), -1 for none"),
-        "chosen_global": _c("int64", "E", "the same for the global rule (alpha 1)"),
-        "chosen_cropping": _c("int64", "E", "the same for the cropping rule (alpha 0)"),
-        "chosen_upper_bound": _c("int64", "E", "the same for the highest IoU"),
-        "score": _c("float32", "P", "global-local score of every pair, 100 x cosine"),
+        "score": _c("float32", "P", "score of every pair by the first rule of the attribute `rules`"),
+    },
+    {
+        "chosen": _c(
+            "int64", "E", "<rule>: row of the chosen pair among the expression's pairs, -1 for none; also upper_bound"
+        ),
     },
 )
 TABLES = {

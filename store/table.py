@@ -44,10 +44,6 @@ class Table:
     def digest(self) -> str:
         return str(self.attrs["digest"])
 
-    def ks(self) -> list[int]:
-        """The masked_blocks values for which the table has columns, ascending."""
-        return sorted({int(n.rpartition(".k")[2]) for n in self.columns if n.rpartition(".k")[2].isdigit()})
-
 
 def flatten(name: str, columns: Mapping[str, Any], described: schema.Table) -> dict[str, NDArray[Any]]:
     """Check ``columns`` against the schema; return the arrays that are stored, ragged ones as two arrays."""
@@ -123,14 +119,14 @@ def write_table(
     return Table(path, dict(columns), described)
 
 
-def stored_ks(path: Path, name: str) -> list[int]:
-    """The masked_blocks values of a table without reading its columns, ascending. Raises as ``read_table``."""
+def stored_columns(path: Path, name: str) -> list[str]:
+    """The names of a table's columns, none of which is read. Raises as ``read_table``."""
     with reading(path, again(schema.TABLES[name].producer)), h5py.File(path, "r") as file:
-        return Table(path, dict.fromkeys(file)).ks()
+        return sorted({key.removesuffix(".bytes").removesuffix(".offsets") for key in file} - {_DESCRIPTION})
 
 
 def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> Table:
-    """Read table ``name`` from ``path``: all columns, or those given (``per_k`` ones by their full name).
+    """Read table ``name`` from ``path``: all columns, or those given (of a family by their full name).
 
     ``utf8`` columns come as lists of str, ``bytes`` columns as ``store.ragged.Bytes``, the rest as arrays.
 

@@ -68,6 +68,8 @@ def write_vectors(
             "digest": hashlib.sha256(canonical(digests).encode()).hexdigest(),
             "made_from": dict(made_from),
             "config": dict(config),
+            "rows": rows,
+            "width": width,
             **attrs,
             "files": {
                 file.relative_to(temporary).as_posix(): _stamp(file)
@@ -149,10 +151,19 @@ class Vectors:
     def digest(self) -> str:
         return str(self.attrs["digest"])
 
-    def ks(self) -> list[int]:
-        """The masked_blocks values stored, ascending."""
-        columns = {file.partition("/")[0].rpartition(".k")[2] for file in self.attrs["files"]}
-        return sorted(int(k) for k in columns if k.isdigit())
+    def members(self, family: str) -> list[str]:
+        """The members of a family of columns: of ``view`` the labels of all views, sorted."""
+        return schema.members(sorted({file.partition("/")[0] for file in self.attrs["files"]}), family)
+
+    @property
+    def width(self) -> int:
+        """D, the numbers of a vector."""
+        return int(self.attrs["width"])
+
+    @property
+    def rows_stored(self) -> int:
+        """Rows of each vector column."""
+        return int(self.attrs["rows"])
 
     def rows(self, column: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of a vector column, float32 (stop - start, D); all by default.

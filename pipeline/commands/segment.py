@@ -55,7 +55,7 @@ def segment_file(
         precision=values.clip.precision,
     )
     rows = rows_for(execution.device, execution.batch)
-    clip = MaskedClip(model, tokenizer, **values.embed_masks.views(), batch=rows)
+    clip = MaskedClip(model, tokenizer, **values.embed_masks.seen(), batch=rows)
     found = segment(
         image,
         text,

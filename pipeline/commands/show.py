@@ -23,7 +23,7 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     """
     index = read_table(project.table("index.h5"), "index")
     pairs = read_table(project.table("pairs.h5"), "pairs", ("expression_offsets", "intersection", "union"))
-    scores = read_table(project.table("scores.h5"), "scores", ("chosen", "score"))
+    scores = read_table(project.table("scores.h5"), "scores", None)
     proposals = read_table(project.table("proposals.h5"), "proposals", ("image_offsets", "mask"))
     parse = read_table(project.table("parse.h5"), "parse", ("sentence", "noun_phrase"))
     require_same("show", (parse, "index", index), (proposals, "index", index), (scores, "pairs", pairs))
@@ -38,7 +38,7 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     masks = decode(proposals["mask"][own], height, width)
     truth = decode([index["ref_mask"][ref]], height, width)[0] if index["ref_mask"][ref] else None
     mine = slice(*pairs["expression_offsets"][row : row + 2])
-    chosen, score = scores["chosen"][row], scores["score"][mine]
+    chosen, score = scores[f"chosen.{scores.attrs['rules'][0]}"][row], scores["score"][mine]
     lines = [index["expression_raw"][row], f"noun phrase: {parse['noun_phrase'][row]}"]
     if chosen >= 0:
         inter, union = pairs["intersection"][mine][chosen], pairs["union"][mine][chosen]

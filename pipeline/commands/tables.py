@@ -14,8 +14,9 @@ from pipeline.progress import track
 from pipeline.project import LoadedProject
 from pipeline.runner import Execution
 from stages.contract import Context
-from stages.page.tables import RULES, percent
-from stages.score import Params, choose, metrics_of
+from stages.page.tables import percent
+from stages.score import Params, choose, metrics_of, rule_scores
+from stages.scoring.rules.registry import label_of
 from stages.scoring.table import load_pairs
 from stages.sweep import best_point, surface
 from store.errors import DataError, ParameterError, nearest
@@ -28,13 +29,12 @@ def scored(project: LoadedProject, given: dict[str, Any]) -> dict[str, Any]:
 
     A given alpha holds for every data set. Without confidence intervals.
     """
-    values = {**project.values.score.model_dump(), **given, "resamples": 0}
+    values = {**project.values.score.model_dump(), **project.values.rules.model_dump(), **given, "resamples": 0}
     if "alpha" in given:
         values["alpha_by_dataset"] = {}
     params = checked(Params, values, "glimpse score")
     pairs, _ = load_pairs(project.table("pairs.h5"), params.k)
-    scores = pairs.dots.scores(pairs.alphas(params), params.beta)
-    return metrics_of(pairs, params, choose(pairs, scores, params))
+    return metrics_of(pairs, params, choose(pairs, rule_scores(pairs, params), params))
 
 
 def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
@@ -50,17 +50,17 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
         table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
     for name in metrics if dataset is None else [dataset]:
         for split, rules in metrics[name].items():
-            for rule, label in RULES.items():
-                row = rules[rule]
-                first = rule == "global_local"
+            shown = [rule for rule in rules if rule != "counts"]
+            for rule in shown:
+                row, first = rules[rule], rule == shown[0]
                 cells = [percent(row[value]) for value in VALUES]
                 table.add_row(
                     name if first else "",
                     split if first else "",
-                    label,
+                    label_of(rule),
                     *cells,
                     str(row["n"]),
-                    end_section=rule == "random",
+                    end_section=rule == shown[-1],
                 )
     Console(width=100).print(table)
 

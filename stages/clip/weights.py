@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from stages.clip.config import read_document
 from stages.clip.state_dict import read_state_dict
 from stages.device.precision import Precision, torch_dtype
-from stages.scoring.score_rule import ScoreRule
-from store.errors import ParameterError, WeightsError, nearest
+from store.errors import ParameterError, WeightsError
 
 # Scalars that only OpenAI's own archives hold; all their models use QuickGELU.
 OPENAI_SCALARS = frozenset({"input_resolution", "context_length", "vocab_size"})
@@ -44,30 +43,10 @@ def load_clip(
     return net.to(device=device, dtype=torch_dtype(precision)).eval().requires_grad_(False), tokenizer
 
 
-def score_rule_of(model: str) -> ScoreRule:
-    """The ``score_rule`` that a `MaskEncoder` will have with this ``model`` (as in `load_clip`), without its weights."""
-    config, _ = _read_config(model)
-    return "unnormalised" if isinstance(config["vision_cfg"].get("layers"), list) else "cosine"
-
-
 def _read_config(model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The model config, and the preprocessing config that may come with it."""
-    if not model.endswith(".json"):
-        # Only names in the package: open_clip would look up hf-hub: names on the network.
-        if model not in open_clip.list_models():
-            raise ParameterError(
-                f"model: expected the path of a .json model config or an open_clip architecture, got {model!r}; "
-                f"{nearest(model, open_clip.list_models())}"
-            )
-        document = open_clip.get_model_config(model)
-    else:
-        try:
-            document = json.loads(Path(model).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise WeightsError(
-                f"{model}: expected a JSON model config, cannot read it ({error}); check the path of the model"
-            ) from error
-    config = document.get("model_cfg", document) if isinstance(document, dict) else None
+    document = read_document(model)
+    config = document.get("model_cfg", document)
     if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in ("vision_cfg", "text_cfg")):
         raise WeightsError(
             f"{model}: expected an open_clip model config with a vision_cfg and a text_cfg; give such a file"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.contract import Context
-from stages.page.data import CHOICES, Data
+from stages.page.data import Data
 from stages.page.overlay import overlay
 from stages.scoring.metrics import iou_of
 from store.errors import DataError
@@ -33,12 +33,12 @@ _OUTLINED = 8
 
 @dataclass(frozen=True)
 class Ranked:
-    """A proposal of a card: its score (100 x cosine) and IoU, and whether it is the choice of each rule."""
+    """A proposal of a card: its score and IoU, and whether it is the choice of the run's rule and of its rival."""
 
     score: float
     iou: float
     chosen: bool
-    cropping: bool
+    rival: bool
 
 
 @dataclass(frozen=True)
@@ -76,21 +76,22 @@ def make_cards(data: Data, images: Path, count: int, width: int, seed: int, cont
 def pick(data: Data, count: int, seed: int) -> dict[int, tuple[str, ...]]:
     """Expressions to show and the kinds they stand for, in order of split, kind and rank.
 
-    best and worst by the IoU of global-local, differ by the gap between global-local and cropping where their choices
-    differ. Equals are put in an order drawn from ``seed``; other images come before further expressions of one image.
+    best and worst by the IoU of the run's rule, differ by the gap between it and its rival where their choices differ.
+    Equals are put in an order drawn from ``seed``; other images come before further expressions of one image.
     """
     picked: dict[int, tuple[str, ...]] = {}
-    ours, cropping = data.iou["global_local"], data.iou["cropping"]
-    chosen, cropped = data.scores["chosen"], data.scores["chosen_cropping"]
+    rival = data.rival or data.main
+    ours, others = data.iou[data.main], data.iou[rival]
+    chosen, rivals = data.chosen(data.main), data.chosen(rival)
     for group in range(len(data.groups)):
         members = np.flatnonzero((data.group == group) & data.evaluated)
         members = np.random.default_rng([seed, group]).permutation(members)
         decided = members[chosen[members] >= 0]
-        different = decided[chosen[decided] != cropped[decided]]
+        different = decided[chosen[decided] != rivals[decided]]
         ranked = {
             "best": decided[np.argsort(-ours[decided], kind="stable")],
             "worst": members[np.argsort(ours[members], kind="stable")],
-            "differ": different[np.argsort(-np.abs(ours - cropping)[different], kind="stable")],
+            "differ": different[np.argsort(-np.abs(ours - others)[different], kind="stable")],
         }
         for kind in KINDS:
             for expression in islice(_spread(ranked[kind], data.pairs["expression_image"]), count):
@@ -133,7 +134,7 @@ def _image_cards(
             noun_phrase=data.parse["noun_phrase"][expression],
             iou={
                 rule: float(data.iou[rule][expression]) if _choice(data, expression, rule) is not None else None
-                for rule in CHOICES
+                for rule in data.iou
             },
             ranked=_ranked(data, expression, ranking[:_RANKED]),
             proposals=len(ranking),
@@ -154,35 +155,36 @@ def _open(data: Data, images: Path, row: int) -> tuple[Image.Image | None, str]:
         return None, str(error)
 
 
-def _choice(data: Data, expression: int, rule: str) -> int | None:
+def _choice(data: Data, expression: int, rule: str | None) -> int | None:
     """Row of the pair that a rule chose, None for none."""
-    chosen = int(data.scores[CHOICES[rule]][expression])
+    if rule is None:
+        return None
+    chosen = int(data.chosen(rule)[expression])
     return int(data.pairs["expression_offsets"][expression]) + chosen if chosen >= 0 else None
 
 
 def _ranking(data: Data, expression: int) -> NDArray[np.int64]:
     """Rows of the expression's pairs that the score stage's filters admit, highest score first."""
     start, stop = data.pairs["expression_offsets"][expression : expression + 2]
-    config = data.scores.attrs["config"]
-    rows = np.arange(start, stop)[: config.get("top_n") or None]
-    admitted = data.pairs["proposal_score"][rows] >= config.get("min_score", 0)
-    admitted &= data.pairs["proposal_area"][rows] >= config.get("min_area", 0)
-    rows = rows[admitted]
+    rows = np.arange(start, stop)
+    proposal = data.pairs["proposal"][rows]
+    score, area = (data.pairs[f"proposal_{name}"][proposal] for name in ("score", "area"))
+    rows = rows[data.scoring.keeps(score, area, np.arange(len(rows)))]
     return rows[np.argsort(-data.scores["score"][rows], kind="stable")]
 
 
 def _ranked(data: Data, expression: int, rows: NDArray[np.int64]) -> list[Ranked]:
     iou = iou_of(data.pairs["intersection"][rows], data.pairs["union"][rows])
-    ours, cropping = (_choice(data, expression, rule) for rule in ("global_local", "cropping"))
+    ours, rival = (_choice(data, expression, rule) for rule in (data.main, data.rival))
     scores = data.scores["score"][rows].tolist()
-    return [Ranked(s, i, row == ours, row == cropping) for s, i, row in zip(scores, iou.tolist(), rows, strict=True)]
+    return [Ranked(s, i, row == ours, row == rival) for s, i, row in zip(scores, iou.tolist(), rows, strict=True)]
 
 
 def _draw(data: Data, image: Image.Image, expression: int, ranking: NDArray[np.int64], width: int) -> Image.Image:
     truth = data.index["ref_mask"][int(data.pairs["expression_ref"][expression])]
-    ours, cropping = (_choice(data, expression, rule) for rule in ("global_local", "cropping"))
+    ours, rival = (_choice(data, expression, rule) for rule in (data.main, data.rival))
     outlined = ranking[:_OUTLINED].tolist()
-    rows = [*outlined, *(row for row in (ours, cropping) if row is not None)]
+    rows = [*outlined, *(row for row in (ours, rival) if row is not None)]
     counts = [data.proposals["mask"][int(data.pairs["proposal"][row])] for row in rows]
     masks = decode([truth, *counts], image.height, image.width)
     by_row = dict(zip(rows, masks[1:], strict=True))
@@ -190,7 +192,7 @@ def _draw(data: Data, image: Image.Image, expression: int, ranking: NDArray[np.i
         image,
         choice=None if ours is None else by_row[ours],
         truth=masks[0],
-        rival=None if cropping is None or cropping == ours else by_row[cropping],
+        rival=None if rival is None or rival == ours else by_row[rival],
         proposals=masks[1 : 1 + len(outlined)],
         tags=[str(rank + 1) for rank in range(_RANKED)],
         legend=False,

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.page.data import Data
+from stages.scoring.rules.registry import label_of
 
 METRICS = ("oiou", "miou")
-RULES = {"global_local": "Global-local %", "cropping": "Cropping %", "upper_bound": "Upper bound %"}
 _CELLS = 41
 """Grid points shown along an axis; a finer grid is thinned, the marked points stay exact."""
 _BINS = 20
@@ -30,11 +30,17 @@ def specs(data: Data) -> dict[str, dict[str, Any]]:
         surface = data.grid["splits"][dataset][split]
         charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, data.point(group))
         members = (data.group == group) & data.evaluated
-        charts[f"iou-{group}"] = histogram({rule: data.iou[rule][members] for rule in RULES})
+        shown = {"main": data.main, "rival": data.rival, "upper_bound": "upper_bound"}
+        charts[f"iou-{group}"] = histogram(
+            {part: data.iou[rule][members] for part, rule in shown.items() if rule is not None},
+            {part: label_of(rule) for part, rule in shown.items() if rule is not None},
+        )
     return charts
 
 
-def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any], used: dict[str, Any]) -> dict[str, Any]:
+def heat_map(
+    alphas: list[float], betas: list[float], surface: dict[str, Any], used: dict[str, Any] | None
+) -> dict[str, Any]:
     """The alpha x beta surface in percent, the point in use (``used``) and the best one marked.
 
     Its parameter ``metric`` (oiou or miou) says which of the two is shown.
@@ -70,11 +76,14 @@ def heat_map(alphas: list[float], betas: list[float], surface: dict[str, Any], u
     return {"width": _SIDE, "height": _SIDE, "params": params, "layer": [rectangles, *marks]}
 
 
-def _points(best: dict[str, Any], used: dict[str, Any]) -> list[dict[str, Any]]:
+def _points(best: dict[str, Any], used: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The point in use and the best point of the grid, for either metric."""
     points = []
     for metric in METRICS:
-        for point, at, value in (("in use", used, used[metric]), ("best", best[metric], best[metric]["value"])):
+        shown = [("best", best[metric], best[metric]["value"])]
+        if used is not None:
+            shown.insert(0, ("in use", used, used[metric]))
+        for point, at, value in shown:
             where = {"alpha": at["alpha"], "beta": at["beta"], "value": percent(value)}
             points.append({"point": point, "metric": metric, **where})
     return points
@@ -89,8 +98,12 @@ def _cells(values: list[float]) -> list[tuple[int, float, float]]:
     return list(zip(shown, borders[:-1], borders[1:], strict=True))
 
 
-def histogram(iou: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """Share of a split's expressions in each IoU bin, by rule (arrays of equal length); the last bin holds IoU 1."""
+def histogram(iou: dict[str, NDArray[np.float64]], labels: dict[str, str]) -> dict[str, Any]:
+    """Share of a split's expressions in each IoU bin; the last bin holds IoU 1.
+
+    Args:
+        iou: ``main``, ``rival`` (where there is one) and ``upper_bound``, of equal length. labels: of the same.
+    """
     edges = np.linspace(0, 1, _BINS + 1).round(6).tolist()
     counts = {rule: np.histogram(values, edges)[0] for rule, values in iou.items()}
     bins = [
@@ -105,11 +118,13 @@ def histogram(iou: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
         y = {"field": rule, "type": "quantitative", "title": "expressions, %", "stack": None}
         return {"mark": {"type": mark, "interpolate": "step-after", "style": rule}, "encoding": {"x": x, "y": y}}
 
+    titles = {part: f"{label} %" for part, label in labels.items()}
     hover = {
         "mark": {"type": "rect", "opacity": 0},
-        "encoding": {"x": x, "x2": {"field": "high"}, "tooltip": _tooltip(low="IoU from", high="to", **RULES)},
+        "encoding": {"x": x, "x2": {"field": "high"}, "tooltip": _tooltip(low="IoU from", high="to", **titles)},
     }
-    layers = [layer("upper_bound", "area"), layer("cropping", "line"), layer("global_local", "line"), hover]
+    lines = [layer(part, "line") for part in ("rival", "main") if part in iou]
+    layers = [layer("upper_bound", "area"), *lines, hover]
     return {"width": _SIDE + 90, "height": 150, "data": {"values": [*bins, end]}, "layer": layers}
 
 

@@ -21,7 +21,15 @@ PAPER: dict[str, Json] = {
         "short_side": SHORT_SIDE,
         **{name: value for name, value in asdict(RELEASED).items() if name != "strides"},
     },
+    "embed_masks": {
+        "preprocess": "reference",
+        "antialias": "auto",
+        "short_side": 800,
+        "fill": "reference",
+        "precision": "float32",
+    },
     "parse": {"spacy_model": "en_core_web_lg"},
+    "embed_text": {"template": "{}", "precision": "float32"},
     "score": {"beta": 0.5, "k": 3, "min_score": 0, "min_area": 0, "top_n": 0},
 }
 """Stage -> the settings behind the reported numbers, as far as the tables of a run tell its own."""
@@ -76,7 +84,7 @@ class SplitLines:
 @dataclass(frozen=True)
 class Comparison:
     """Attributes:
-    encoder: whose reported rows stand beside ours.
+    encoder: the paper's encoder whose rows stand beside ours, "" where this run's is none of the paper's.
     splits: those with reported numbers. without: the others, as text.
     departures: (setting, here, paper) where a setting of this run is not the paper's.
     """
@@ -89,8 +97,8 @@ class Comparison:
 
 def compare(data: Data) -> Comparison:
     """All splits of a run against what is reported of them, by the protocol of the paper (``skip``)."""
-    score_rule = data.pairs.attrs.get("score_rule", "cosine")
-    encoder = ENCODERS.get(score_rule, ENCODERS["cosine"])
+    standard = data.encoder.get("standard", "")
+    encoder = standard if standard in ENCODERS else ""
     paper = paper_splits(data)
     found = [
         _split_lines(group, split, encoder, data.metrics[group[0]][group[1]])
@@ -112,41 +120,47 @@ def _is_reported(split: Split | None) -> TypeGuard[Split]:
 
 
 def _split_lines(group: tuple[str, str], split: Split, encoder: str, content: Json) -> SplitLines:
-    """Lines of our rules first, for the encoder in use, then of the other systems, whatever theirs is."""
+    """Lines of our rules first, for the encoder in use, then of what is only reported.
+
+    ``encoder`` "": that of this run is none of the paper's; then only what no encoder takes part in is compared.
+    """
     lines = []
     for row in ROWS:
         numbers = row.at(split)
-        if numbers and (row.rule is None or row.encoder in ("", encoder)):
-            ours = content.get(row.rule, {}).get("skip", {}) if row.rule else {}
-            cells = {metric: Cell(ours.get(metric), numbers.get(metric)) for metric in METRICS}
-            lines.append(Line(row.label, row.encoder, row.rule or "", cells))
+        if not numbers or (row.rule and encoder and row.encoder not in ("", encoder)):
+            continue
+        rule = row.rule if row.encoder in ("", encoder) else None
+        ours = content.get(rule, {}).get("skip", {}) if rule else {}
+        cells = {metric: Cell(ours.get(metric), numbers.get(metric)) for metric in METRICS}
+        lines.append(Line(row.label, row.encoder, rule or "", cells))
+    lines.sort(key=lambda line: not line.rule)
     n = content.get("global_local", {}).get("skip", {}).get("n", 0)
     return SplitLines(*group, n, lines)
 
 
 def departures(data: Data, encoder: str) -> list[tuple[str, str, str]]:
-    """(setting, here, paper) for every setting that the run's tables hold and that is not the paper's.
-
-    The weights, and how images enter CLIP, are not in these tables.
-    """
-    tables = {"index": data.index, "propose": data.proposals, "parse": data.parse, "score": data.scores}
+    """(setting, here, paper) for every setting that the run's tables hold and that is not the paper's."""
+    configs = {**data.pairs.attrs["configs"], "score": data.scores.attrs["config"]}
     found = []
     for stage, settings in PAPER.items():
-        config = tables[stage].attrs["config"]
+        config = configs[stage]
         for name, value in settings.items():
             # k counts the masked blocks of a ViT.
             if name in config and config[name] != value and not (name == "k" and encoder == "RN50"):
                 found.append((f"{stage}.{name}", _text(config[name]), _text(value)))
+    weights = data.encoder.get("weights", "")
+    if encoder and weights != ENCODERS[encoder]:
+        found.append(
+            ("weights of the encoder", f"sha256 {weights[:12]}…", f"OpenAI's, sha256 {ENCODERS[encoder][:12]}…")
+        )
     return found + list(_alphas(data))
 
 
 def _alphas(data: Data) -> Iterable[tuple[str, str, str]]:
-    config = data.scores.attrs["config"]
-    own = config.get("alpha_by_dataset", {})
-    splits = zip(data.groups, paper_splits(data), strict=True)
-    folders = {dataset: split[0] for (dataset, _), split in splits if split is not None}
-    for dataset, folder in folders.items():
-        here, paper = own.get(dataset, config.get("alpha")), PAPER_ALPHA.get(folder)
+    alphas = zip(data.groups, paper_splits(data), data.scoring.alpha_of(data.groups), strict=True)
+    known = {dataset: (split[0], alpha) for (dataset, _), split, alpha in alphas if split is not None}
+    for dataset, (folder, here) in known.items():
+        paper = PAPER_ALPHA.get(folder)
         if paper is not None and here != paper:
             yield f"score.alpha of {dataset}", _text(here), _text(paper)
 

@@ -12,20 +12,17 @@ from numpy.typing import NDArray
 
 from stages.contract import Paths
 from stages.scoring.metrics import outcome_of_choice
+from stages.scoring.table import Scoring
 from store.errors import StoreError, again, reading
+from store.schema import members
 from store.table import Table, read_table, require_same
 
-CHOICES = {
-    "global_local": "chosen",
-    "global": "chosen_global",
-    "cropping": "chosen_cropping",
-    "upper_bound": "chosen_upper_bound",
-}
-"""Rule -> column of the scores table."""
 _STAGES = (
     *("index", "propose", "embed_masks", "parse", "embed_text", "overlap"),
     *("pair", "variants", "score", "ablations", "sweep"),
 )
+RIVAL = "cropping"
+"""The rule that pictures compare the run's own with, where it is enabled."""
 _INDEX = (
     "image_name",
     "image_digest",
@@ -75,6 +72,7 @@ class Data:
     iou: rule -> IoU of its choice (E,), 0 without a choice.
     metrics, ablations, differences, grid: as their stages wrote them.
     records: of the other stages, in order of the pipeline.
+    main, rival: the rule of the run, and the one that pictures compare it with (None where it is the only one).
     """
 
     index: Table
@@ -91,13 +89,33 @@ class Data:
     differences: list[dict[str, Any]]
     grid: dict[str, Any]
     records: list[dict[str, Any]]
+    main: str
+    rival: str | None
 
-    def point(self, group: int) -> dict[str, Any]:
-        """The alpha and beta in use in a group, and the oiou and miou there."""
-        (dataset, split), config = self.groups[group], self.scores.attrs["config"]
-        found = self.metrics[dataset][split]["global_local"]
-        alpha = config["alpha_by_dataset"].get(dataset, config["alpha"])
-        return {"alpha": alpha, "beta": config["beta"], "oiou": found["oiou"], "miou": found["miou"]}
+    @property
+    def encoder(self) -> dict[str, str]:
+        """Which encoder made the vectors (`stages.clip.config.encoder_identity`)."""
+        return dict(self.pairs.attrs["encoder"])
+
+    @property
+    def scoring(self) -> Scoring:
+        """The values of section score that the run was scored with."""
+        config = self.scores.attrs["config"]
+        return Scoring(**{name: config[name] for name in Scoring.model_fields if name in config})
+
+    def point(self, group: int) -> dict[str, Any] | None:
+        """The alpha and beta in use in a group, and the oiou and miou there; None where global_local is not scored."""
+        dataset, split = self.groups[group]
+        found, scoring = self.metrics[dataset][split].get("global_local"), self.scoring
+        if found is None:
+            return None
+        alpha = scoring.alpha_of(self.groups)[group]
+        return {"alpha": alpha, "beta": scoring.beta, "oiou": found["oiou"], "miou": found["miou"]}
+
+    def chosen(self, rule: str) -> NDArray[np.int64]:
+        """The choices of a rule (E,), positions among each expression's pairs, -1 for none."""
+        rows: NDArray[np.int64] = self.scores[f"chosen.{rule}"]
+        return rows
 
     @property
     def datasets(self) -> list[str]:
@@ -116,6 +134,7 @@ def load_data(paths: Inputs) -> Data:
     scores = read_table(paths.scores, "scores")
     require_same("report", (parse, "index", index), (pairs, "index", index), (pairs, "proposals", proposals))
     require_same("report", (scores, "pairs", pairs))
+    rules = [str(rule) for rule in scores.attrs["rules"]]
     groups = [(str(dataset), str(split)) for dataset, split in pairs.attrs["groups"]]
     counts = [pairs[name] for name in ("expression_offsets", "intersection", "union", "expression_area")]
     return Data(
@@ -127,7 +146,11 @@ def load_data(paths: Inputs) -> Data:
         groups=groups,
         group=pairs["expression_group"],
         evaluated=np.array([not status for status in pairs["expression_status"]], np.bool_),
-        iou={rule: outcome_of_choice(scores[column], *counts).iou for rule, column in CHOICES.items()},
+        iou={
+            rule: outcome_of_choice(scores[f"chosen.{rule}"], *counts).iou for rule in members(scores.columns, "chosen")
+        },
+        main=rules[0],
+        rival=RIVAL if RIVAL in rules[1:] else next(iter(rules[1:]), None),
         metrics=_by_split(paths.metrics, "score", groups),
         **_lists(paths.ablations),
         grid=_by_split(paths.grid, "sweep", groups, "splits"),

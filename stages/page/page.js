@@ -18,8 +18,8 @@
       axis: { ...text, gridColor: colour("--line"), domainColor: colour("--line"), tickColor: colour("--line"), tickCount: 5 },
       legend: text,
       style: {
-        global_local: { color: colour("--ours"), strokeWidth: 2.5 },
-        cropping: { color: colour("--cropping"), strokeWidth: 1.8, strokeDash: [5, 3] },
+        main: { color: colour("--ours"), strokeWidth: 2.5 },
+        rival: { color: colour("--cropping"), strokeWidth: 1.8, strokeDash: [5, 3] },
         upper_bound: { color: colour("--bound"), line: false },
       },
     };

@@ -15,6 +15,7 @@ from stages.page import charts, comparison, tables
 from stages.page.cards import Card, make_cards
 from stages.page.data import Inputs, load_data
 from stages.page.reported import MARKS
+from stages.scoring.rules.registry import label_of
 from store.publish import replacing
 
 _FOLDER = Path(__file__).parent
@@ -40,7 +41,10 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
                 title=", ".join(data.datasets),
                 synthetic=[name for name in data.datasets if name.startswith("refshapes")],
                 splits=data.groups,
-                overview=tables.overview(data.metrics),
+                overview=tables.overview(data.metrics, data.main),
+                main=data.main,
+                rival=data.rival,
+                encoder=data.encoder,
                 metrics=tables.metrics(data.metrics),
                 empty=data.scores.attrs["config"].get("empty", "count"),
                 points=tables.points(data),
@@ -113,6 +117,7 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = tables.percent
+    environment.filters["label"] = label_of
     environment.filters["signed"] = comparison.signed
     environment.filters["script_json"] = lambda value: Markup(_script_json(value))
     files = {name: Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}

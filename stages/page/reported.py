@@ -27,8 +27,11 @@ SPLITS: tuple[Split, ...] = (
 )
 """In the order of the papers' tables, and of the strings below."""
 PHRASECUT: Split = ("phrasecut", "all", "test")
-ENCODERS = {"cosine": "ViT-B/32", "unnormalised": "RN50"}
-"""Score rule of a run -> the encoder whose rows it is compared with."""
+ENCODERS = {
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+}
+"""The encoders that the paper reports, by their standard names -> sha256 of OpenAI's weights file."""
 
 
 @dataclass(frozen=True)

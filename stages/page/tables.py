@@ -8,15 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.page.data import Data
+from stages.scoring.rules.registry import label_of
 
 Json = dict[str, Any]
-RULES = {
-    "global_local": "Global-local",
-    "global": "Global only",
-    "cropping": "Cropping",
-    "upper_bound": "Upper bound",
-    "random": "Random proposal",
-}
 _COUNTS = {
     "expressions": "expressions",
     "refs": "refs",
@@ -55,7 +49,7 @@ class SplitTable:
 
 
 def metrics(metrics: Json) -> list[SplitTable]:
-    """One table per split, rules in the order of ``RULES``, then those it does not know."""
+    """One table per split, rules in the order of the metrics."""
     result = []
     for dataset, splits in metrics.items():
         for split, content in splits.items():
@@ -81,23 +75,22 @@ def metrics(metrics: Json) -> list[SplitTable]:
 
 
 def _rules(content: Json) -> dict[str, str]:
-    known = {rule: label for rule, label in RULES.items() if rule in content}
-    return known | {rule: rule.replace("_", " ") for rule in content if rule not in known and rule != "counts"}
+    return {rule: label_of(rule) for rule in content if rule != "counts"}
 
 
-def overview(metrics: Json) -> list[Json]:
-    """For each split the mIoU of every known rule, and its share of the upper bound and multiple of random."""
+def overview(metrics: Json, main: str) -> list[Json]:
+    """For each split the mIoU of every rule, and the share of the upper bound and multiple of random of rule ``main``."""
     lines = []
     for dataset, splits in metrics.items():
         for split, content in splits.items():
-            miou = {rule: content[rule]["miou"] or 0.0 for rule in RULES if rule in content}
-            ours, bound, random = (miou.get(rule, 0.0) for rule in ("global_local", "upper_bound", "random"))
+            miou = {rule: content[rule]["miou"] or 0.0 for rule in _rules(content)}
+            ours, bound, random = (miou.get(rule, 0.0) for rule in (main, "upper_bound", "random"))
             lines.append(
                 {
                     "dataset": dataset,
                     "split": split,
                     "miou": miou,
-                    "ci": content.get("global_local", {}).get("miou_ci"),
+                    "ci": content.get(main, {}).get("miou_ci"),
                     "of_bound": ours / bound if bound else None,
                     "of_random": ours / random if random else None,
                 }
@@ -126,9 +119,9 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
 
 
 def parameters(data: Data) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Stage -> (parameter, value) of every table that the report reads."""
-    tables = {"index": data.index, "propose": data.proposals, "parse": data.parse, "score": data.scores}
-    return [(stage, list(_flat(table.attrs["config"]))) for stage, table in tables.items() if table.attrs["config"]]
+    """Stage -> (parameter, value) of every stage that led to the scores."""
+    configs = {**data.pairs.attrs["configs"], "score": data.scores.attrs["config"]}
+    return [(stage, list(_flat(config))) for stage, config in configs.items() if config]
 
 
 def _flat(config: Json, prefix: str = "") -> Iterable[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The products behind ``stages.pair``, image after image, compiled by numba: a call for each in numpy costs more than they.
+"""The loops behind ``stages.scoring.products``, compiled by numba: a numpy call for each image costs more than its products.
 
 All functions stand in one file, for numba keeps compiled code by the file.
 """
@@ -27,17 +27,14 @@ def multiply_images(
     vectors: Floats,
     base: int,
     features: Floats,
-    others: Floats,
     sentence: Floats,
     phrase: Floats,
-    norm: Floats,
-    cross: Floats,
 ) -> None:
-    """Fill in the columns of images ``first`` to ``last``; arguments as of ``pairs.Products``.
+    """Multiply one view by two texts, for images ``first`` to ``last``; arguments as of ``products.Products``.
 
     Args:
-        features, others: of proposals ``base`` on (M, D). sentence, phrase: ``features`` times the two texts, by pair (P,).
-        norm, cross: ``features`` times themselves, and times ``others``, by proposal (N,).
+        features: of proposals ``base`` on (M, D). strings: the two texts of each expression, rows of ``vectors`` (E, 2).
+        sentence, phrase: ``features`` times the first and the second text, by pair (P,), to fill.
     """
     most = 0
     for image in range(first, last):
@@ -51,9 +48,6 @@ def multiply_images(
         for e in range(stop - begin):
             texts[2 * e] = vectors[strings[begin + e, 0]]
             texts[2 * e + 1] = vectors[strings[begin + e, 1]]
-        for row in range(count):
-            x = features[start - base + row]
-            norm[start + row], cross[start + row] = _two(x, x, others[start - base + row])
         for i in range(0, count, 3):
             j, k = min(i + 1, count - 1), min(i + 2, count - 1)  # at the end the last proposal is multiplied again
             x, y, z = features[start - base + i], features[start - base + j], features[start - base + k]
@@ -72,12 +66,13 @@ def multiply_images(
 
 
 @compiled
-def _two(x: Floats, y: Floats, z: Floats) -> tuple[np.float32, np.float32]:
-    a = b = np.float32(0)
-    for i in range(len(x)):
-        a += x[i] * y[i]
-        b += x[i] * z[i]
-    return a, b
+def multiply_rows(x: Floats, y: Floats, products: Floats) -> None:
+    """Row by row: x (M, D) times y (M, D) into ``products`` (M,)."""
+    for row in range(len(x)):
+        total = np.float32(0)
+        for i in range(x.shape[1]):
+            total += x[row, i] * y[row, i]
+        products[row] = total
 
 
 @compiled

@@ -13,16 +13,17 @@ from pydantic import Field
 from stages.contract import Params
 from stages.scoring.fusion import Dots, Floats, first_best
 from stages.scoring.metrics import Empty, Outcome, outcome_of_choice
-from store.errors import ParameterError, StoreError, nearest
+from stages.scoring.products import TEXTS, dot_name, text_product_name, view_product_name
+from stages.scoring.score_rule import ScoreRule
+from store.errors import ParameterError, nearest
 from store.ragged import Offsets, offsets_of, owners_of
-from store.table import read_table, stored_ks
+from store.schema import members
+from store.table import read_table, stored_columns
 
-ROWS = (
-    *(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "status", "truncated")),
-    "text_norms",
-)
-COLUMNS = ("c", "d", "local_norm", "intersection", "union", "proposal_score", "proposal_area")
-PER_K = ("a", "b", "global_norm", "cross_norm")
+ROWS = tuple(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "status", "truncated"))
+COLUMNS = ("proposal", "intersection", "union", "proposal_score", "proposal_area")
+SENTENCE, PHRASE = TEXTS
+LOCAL = "local"
 
 
 class Filters(Params):
@@ -75,6 +76,7 @@ class PairTable:
         groups: (data set, split) of each group. group, image, area: of each expression (E,).
         evaluated: whether the expression has a ground truth (E,).
         intersection, union: pixels (P,). kept: position of each pair among its expression's unfiltered pairs (P,).
+        columns: every other column of the file, None for a table that is filtered.
     """
 
     dots: Dots
@@ -90,6 +92,7 @@ class PairTable:
     proposal_score: NDArray[np.float32]
     proposal_area: NDArray[np.int64]
     kept: NDArray[np.int64]
+    columns: Columns | None = None
 
     @property
     def offsets(self) -> Offsets:
@@ -135,7 +138,81 @@ class PairTable:
         per_pair = ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm")
         dots = replace(self.dots, offsets=offsets_of(counts), **{n: getattr(self.dots, n)[keep] for n in per_pair})
         columns = ("intersection", "union", "proposal_score", "proposal_area", "kept")
-        return replace(self, dots=dots, **{n: getattr(self, n)[keep] for n in columns})
+        return replace(self, dots=dots, columns=None, **{n: getattr(self, n)[keep] for n in columns})
+
+
+class Columns:
+    """The columns of a pair table that rules ask for, each read when it is first asked for.
+
+    Attributes:
+        views, texts: the labels of views and the names of texts that the table holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.names = stored_columns(path, "pairs")
+        cells = [cell.rpartition("*") for cell in members(self.names, "dot")]
+        self.views = list(dict.fromkeys(view for view, _, _ in cells))
+        self.texts = list(dict.fromkeys(text for _, _, text in cells))
+        self._read: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """A column as it is stored.
+
+        Raises:
+            StoreError: the table has none of that name, or it is damaged.
+        """
+        if name not in self._read:
+            self._read[name] = read_table(self.path, "pairs", [name])[name]
+        return self._read[name]
+
+    def dot(self, view: str, text: str) -> Floats:
+        """A view's vector times a text's, float32 (P,)."""
+        column: Floats = self[dot_name(self._known(view), text)]
+        return column
+
+    def view_product(self, view: str, other: str) -> Floats:
+        """Two views of a proposal multiplied, for each pair, float32 (P,); a view with itself is its squared length."""
+        by_proposal: Floats = self[view_product_name(self._known(view), self._known(other))]
+        return by_proposal[self["proposal"]]
+
+    def text_product(self, text: str, other: str) -> Floats:
+        """Two texts of an expression multiplied, float32 (E,)."""
+        column: Floats = self[text_product_name(text, other)]
+        return column
+
+    def ks(self) -> list[int]:
+        """The masked_blocks values of the global view, ascending."""
+        return sorted(int(view.removeprefix("global.k")) for view in self.views if view.startswith("global.k"))
+
+    def dots(self, view: str, other: str, score_rule: ScoreRule) -> Dots:
+        """What mixing two views and the two texts takes, at any weights."""
+        texts = [self.text_product(*two) for two in ((SENTENCE, SENTENCE), (PHRASE, PHRASE), (SENTENCE, PHRASE))]
+        return Dots(
+            offsets=self["expression_offsets"],
+            a=self.dot(view, SENTENCE),
+            b=self.dot(view, PHRASE),
+            c=self.dot(other, SENTENCE),
+            d=self.dot(other, PHRASE),
+            global_norm=self.view_product(view, view),
+            cross_norm=self.view_product(view, other),
+            local_norm=self.view_product(other, other),
+            text_norms=np.stack(texts, 1),
+            score_rule=score_rule,
+        )
+
+    def _known(self, view: str) -> str:
+        if view in self.views:
+            return view
+        ks = self.ks()
+        if view.startswith("global.k") and ks:
+            raise ParameterError(
+                f"k = {view.removeprefix('global.k')}: {self.path} holds k = {', '.join(map(str, ks))}; add it to "
+                f"embed_masks.masked_blocks"
+            )
+        raise ParameterError(
+            f"{self.path}: holds no view {view!r}; {nearest(view, self.views)}; add it to embed_masks.views"
+        )
 
 
 def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
@@ -144,24 +221,10 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
     Raises:
         ParameterError: k was not computed. StoreError: see ``store.table.read_table``.
     """
-    ks = stored_ks(path, "pairs")
-    if not ks:
-        raise StoreError(f"{path}: has no global features; add a k to embed_masks.masked_blocks")
-    if k not in ks:
-        raise ParameterError(
-            f"k = {k}: {path} holds k = {', '.join(map(str, ks))}; add it to embed_masks.masked_blocks"
-        )
-    table = read_table(path, "pairs", (*ROWS, *COLUMNS, *(f"{name}.k{k}" for name in PER_K)))
-    offsets = table["expression_offsets"]
-    dots = Dots(
-        offsets=offsets,
-        text_norms=table["text_norms"],
-        local_norm=table["local_norm"],
-        c=table["c"],
-        d=table["d"],
-        score_rule=table.attrs["score_rule"],
-        **{name: table[f"{name}.k{k}"] for name in PER_K},
-    )
+    columns = Columns(path)
+    table = read_table(path, "pairs", (*ROWS, *COLUMNS))
+    dots = columns.dots(f"global.k{k}", LOCAL, table.attrs["score_rule"])
+    offsets, proposal = dots.offsets, table["proposal"]
     pairs = PairTable(
         dots=dots,
         groups=[(dataset, split) for dataset, split in table.attrs["groups"]],
@@ -173,14 +236,16 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
         truncated=table["expression_truncated"],
         intersection=table["intersection"],
         union=table["union"],
-        proposal_score=table["proposal_score"],
-        proposal_area=table["proposal_area"],
-        kept=np.arange(len(dots.a)) - np.repeat(offsets[:-1], np.diff(offsets)),
+        proposal_score=table["proposal_score"][proposal],
+        proposal_area=table["proposal_area"][proposal],
+        kept=np.arange(len(proposal)) - np.repeat(offsets[:-1], np.diff(offsets)),
+        columns=columns,
     )
-    return pairs, {**table.attrs, "k": k, "ks": ks}
+    return pairs, {**table.attrs, "k": k, "ks": columns.ks()}
 
 
-def with_k(pairs: PairTable, path: Path, k: int) -> PairTable:
-    """``pairs``, unfiltered from file ``path``, with the global features of another stored k."""
-    table = read_table(path, "pairs", [f"{name}.k{k}" for name in PER_K])
-    return replace(pairs, dots=replace(pairs.dots, **{name: table[f"{name}.k{k}"] for name in PER_K}))
+def with_k(pairs: PairTable, k: int) -> PairTable:
+    """``pairs``, unfiltered, with the global features of another stored k."""
+    if pairs.columns is None:
+        raise ValueError("expected an unfiltered table, got one that a filter has cut")
+    return replace(pairs, dots=pairs.columns.dots(f"global.k{k}", LOCAL, pairs.dots.score_rule))

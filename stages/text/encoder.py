@@ -37,6 +37,11 @@ inside a vector of the CPU, numbers are computed by other means: a sigmoid's las
 up to 6."""
 
 
+def open_tower(model: Any, tokenizer: Callable[..., Tensor], batch: int) -> TextEncoder:
+    """The text tower of a loaded open_clip model."""
+    return TextEncoder(model, tokenizer, batch)
+
+
 class TextEncoder:
     """Text vectors of an open_clip model; ``batch`` strings' worth of positions at most are held at a time.
 

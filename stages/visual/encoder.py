@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stages.text.encoder import TextEncoder
+from stages.clip.backbone import Masking, backbone_of
 from stages.visual.mask_encoder import Features, MaskEncoder, PreprocessKind
-from stages.visual.masked_vit import Masking
 from stages.visual.preprocess import Fill
 from store.errors import ParameterError
 
@@ -42,7 +41,7 @@ class MaskedClip(MaskEncoder):
             masking=masking,
             batch=batch,
         )
-        self._text = TextEncoder(open_clip_model, tokenizer, batch)
+        self._text = backbone_of(open_clip_model).text_tower(open_clip_model, tokenizer, batch)
 
     def text_features(self, strings: Sequence[str]) -> Features:
         """Text vectors, raw: float32 (S, D). The tokenizer cuts strings over the context length (see `truncated`)."""

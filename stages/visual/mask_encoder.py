@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -11,21 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from PIL import Image
 from torch import Tensor, nn
 
+from stages.clip.backbone import Masking, VisualTower, backbone_of
 from stages.scoring.score_rule import ScoreRule
-from stages.visual.masked_resnet import MaskedResNet
-from stages.visual.masked_vit import MaskedViT, Masking
-from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fill, Prepared, Preprocess, Resized, crop_windows
+from stages.visual.passes import Boxes, Features, GlobalPass, LocalPass, Masks, reached
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fill, Prepared, Preprocess, Resized
 from store.errors import ParameterError
 
 PreprocessKind = Literal["reference", "clip"]
-Features = NDArray[np.float32]
-Masks = NDArray[np.bool_]
-Boxes = NDArray[np.floating]
 Scene = tuple[Image.Image | Resized | Prepared, Masks, Boxes]
 
 
@@ -74,29 +69,30 @@ class MaskEncoder:
         if batch < 1:
             raise ParameterError(f"batch: expected at least 1, got {batch}")
         visual: Any = getattr(open_clip_model, "visual", None)
-        self._model: Any = open_clip_model.eval()
+        backbone = backbone_of(open_clip_model)
+        self.model: Any = open_clip_model.eval()
         self.batch = batch
-        self._backbone = _backbone(visual, masking)
+        self.tower: VisualTower = backbone.visual_tower(open_clip_model, masking)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if preprocess == "clip":
             mean = tuple(getattr(visual, "image_mean", OPENAI_DATASET_MEAN))
             std = tuple(getattr(visual, "image_std", OPENAI_DATASET_STD))
         smooth = preprocess == "clip" if antialias is None else antialias
-        self._preprocess = Preprocess(mean, std, smooth, short_side, fill)
-        self.dim: int = self._backbone.dim
-        self.score_rule: ScoreRule = self._backbone.score_rule
+        self.pixels = Preprocess(mean, std, smooth, short_side, fill)
+        self.dim: int = self.tower.dim
+        self.score_rule: ScoreRule = backbone.score_rule
 
     def shrink(self, image: Image.Image) -> Resized:
         """The part of `prepare` that other threads may do ahead of it: decode and resize, no torch."""
-        return self._preprocess.shrink(image)
+        return self.pixels.shrink(image)
 
     def prepare(self, image: Image.Image | Resized | Prepared) -> Prepared:
         """Decode, resize and normalise once; the result stands for the image in every other method."""
-        if not isinstance(image, Image.Image) and image.preprocess != self._preprocess:
+        if not isinstance(image, Image.Image) and image.preprocess != self.pixels:
             raise ParameterError(
-                f"image: prepared by {image.preprocess}, expected {self._preprocess}; prepare it with this encoder"
+                f"image: prepared by {image.preprocess}, expected {self.pixels}; prepare it with this encoder"
             )
-        return image if isinstance(image, Prepared) else self._preprocess.prepare(image, self._device)
+        return image if isinstance(image, Prepared) else self.pixels.prepare(image, self.device)
 
     def global_features(self, image: Image.Image | Prepared, masks: Masks, masked_blocks: int = 3) -> Features:
         """f_G of each mask, raw: float32 (N, D). ``masked_blocks`` is k, 1 to all blocks; a ResNet ignores it.
@@ -114,7 +110,7 @@ class MaskEncoder:
 
     def reaches_grid(self, masks: Masks) -> NDArray[np.bool_]:
         """Which masks (N, H, W) keep a patch: bool (N,). Empty ones do not, nor do some that are small or thin."""
-        return _reached(self._grid_masks(masks))
+        return reached(self.grid_masks(masks))
 
     def local_features(self, image: Image.Image | Prepared, masks: Masks, boxes: Boxes) -> Features:
         """f_L of each mask: float32 (N, D); raw, but L2-normalised for a ResNet, by its definition.
@@ -126,7 +122,6 @@ class MaskEncoder:
         assert local is not None
         return local
 
-    @torch.inference_mode()
     def encode_images(
         self, scenes: Iterable[Scene], ks: Sequence[int], *, local: bool = True, together: int | None = None
     ) -> list[Encoded]:
@@ -143,126 +138,40 @@ class MaskEncoder:
 
     def _encode_some(self, scenes: Iterable[Scene], ks: Sequence[int], local: bool) -> list[Encoded]:
         """`encode_images` of at most ``batch`` images."""
-        views, softs, counts = [], [], []
-        size = self._backbone.input_size
-        rows_at_once = self.batch if local else 0
-        crops = _Crops(lambda views: self._backbone.encode(views.to(self._dtype)), rows_at_once, size, self._device)
+        by_k, crops, counts, kept = GlobalPass(self, ks), LocalPass(self) if local else None, 0, []
         for image, masks, boxes in scenes:
-            prepared = self.prepare(image)
-            _check_masks(masks, prepared)
-            counts.append(len(masks))
-            softs.append(self._grid_masks(masks))
+            prepared = self.prepared(image, masks)
+            counts += 1
             if ks:
-                views.append(self._preprocess.global_view(prepared, size))
-            if local:
-                windows = _windows(boxes, masks, prepared)
-                source = self._preprocess.source_view(prepared)
-                for part, room in crops.rooms(len(masks)):
-                    self._preprocess.cut(source, masks[part], windows[part], room)
-        if not counts:
-            return []
-        f_global = self._global(views, softs, ks) if ks else {}
-        f_local = np.split(self._collect(crops.encoded()), np.cumsum(counts)[:-1])
-        return [
-            Encoded({k: f[row] for k, f in f_global.items()}, f_local[row] if local else None, _reached(soft))
-            for row, soft in enumerate(softs)
-        ]
+                by_k.add(prepared, masks)
+            else:
+                kept.append(self.reaches_grid(masks))
+            if crops is not None:
+                crops.add(prepared, masks, boxes)
+        f_global, reach = by_k.finish()
+        f_local = [None] * counts if crops is None else crops.finish()
+        kept = reach if ks else kept
+        return [Encoded({k: f[i] for k, f in f_global.items()}, f_local[i], kept[i]) for i in range(counts)]
 
-    def _global(self, views: list[Tensor], softs: list[Tensor], ks: Sequence[int]) -> dict[int, list[Features]]:
-        """f_G of the masks ``softs`` (N, *grid) of each image, for each k. Masks that are equal on the grid are one."""
-        distinct = [soft.unique(dim=0, return_inverse=True) for soft in softs]
-        counts = [len(own) for own, _ in distinct]
-        owners, masks = np.repeat(np.arange(len(counts)), counts), torch.cat([own for own, _ in distinct])
-        f_global = {}
-        for k, state in self._backbone.shared(torch.cat(views).to(self._dtype), ks).items():
-            found = _floats(self._backbone.masked(state, owners, masks, k, self.batch))
-            parts = np.split(found, np.cumsum(counts)[:-1])
-            f_global[k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
-        return f_global
+    def prepared(self, image: Image.Image | Resized | Prepared, masks: Masks) -> Prepared:
+        """`prepare`, and a check that ``masks`` bool (N, H, W) are of its size."""
+        found = self.prepare(image)
+        expected = (found.height, found.width)
+        if masks.dtype != np.bool_ or masks.ndim != 3 or masks.shape[1:] != expected:
+            raise ParameterError(
+                f"masks: expected bool (N, {expected[0]}, {expected[1]}), the image's size, got {masks.dtype} {masks.shape}"
+            )
+        return found
+
+    def grid_masks(self, masks: Masks) -> Tensor:
+        """Masks bool (N, H, W) on the tower's grid: float32 (N, *grid) on the CPU, where tokens are packed."""
+        device = self.device if self.pixels.antialias else torch.device("cpu")  # only whole planes are worth a GPU
+        return self.pixels.grid_masks(masks, self.tower.grid, self.batch, device).cpu()
 
     @property
-    def _device(self) -> torch.device:
-        return next(self._model.parameters()).device
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
-    def _dtype(self) -> torch.dtype:
-        return self._model.visual.conv1.weight.dtype
-
-    def _batches(self, count: int) -> Iterator[slice]:
-        return (slice(start, start + self.batch) for start in range(0, count, self.batch))
-
-    def _grid_masks(self, masks: Masks) -> Tensor:
-        """On the CPU, where tokens are packed; only whole planes are worth a GPU."""
-        device = self._device if self._preprocess.antialias else torch.device("cpu")
-        return self._preprocess.grid_masks(masks, self._backbone.grid, self.batch, device).cpu()
-
-    def _collect(self, parts: Iterable[Tensor]) -> Features:
-        rows = [_floats(part) for part in parts]
-        return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
-
-
-class _Crops:
-    """Crops of many images, encoded whenever ``batch`` of them are there."""
-
-    def __init__(self, encode: Callable[[Tensor], Tensor], batch: int, size: tuple[int, int], device: torch.device):
-        self._encode = encode
-        self._room = torch.empty(batch, 3, *size, device=device)
-        self._filled = 0
-        self._done: list[Tensor] = []
-
-    def rooms(self, count: int) -> Iterator[tuple[slice, Tensor]]:
-        """Where the next ``count`` crops go: some rows of them at a time, with the place to write those, (n, 3, *size)."""
-        start = 0
-        while start < count:
-            taken = min(count - start, len(self._room) - self._filled)
-            yield slice(start, start + taken), self._room[self._filled : self._filled + taken]
-            start, self._filled = start + taken, self._filled + taken
-            if self._filled == len(self._room):
-                self._run()
-
-    def encoded(self) -> list[Tensor]:
-        """The features of all crops, in order."""
-        if self._filled:
-            self._run()
-        return self._done
-
-    def _run(self) -> None:
-        self._done.append(self._encode(self._room[: self._filled]))
-        self._filled = 0
-
-
-def _backbone(visual: Any, masking: Masking) -> MaskedViT | MaskedResNet:
-    if isinstance(visual, VisionTransformer):
-        return MaskedViT(visual, masking)
-    if not isinstance(visual, ModifiedResNet):
-        raise ParameterError(
-            f"open_clip_model: expected a CLIP whose image encoder is open_clip's VisionTransformer or ModifiedResNet, "
-            f"got {type(visual).__name__}"
-        )
-    if masking != "token":
-        raise ParameterError(f"masking: expected 'token', the only one that a ResNet has, got {masking!r}")
-    return MaskedResNet(visual)
-
-
-def _floats(tensor: Tensor) -> Features:
-    return tensor.float().cpu().numpy()
-
-
-def _reached(soft: Tensor) -> NDArray[np.bool_]:
-    reached: NDArray[np.bool_] = (soft != 0).flatten(1).any(1).numpy()
-    return reached
-
-
-def _windows(boxes: Boxes, masks: Masks, prepared: Prepared) -> NDArray[np.int64]:
-    windows = crop_windows(boxes, prepared.height, prepared.width)
-    if len(windows) != len(masks):
-        raise ParameterError(f"boxes: expected one for each of the {len(masks)} masks, got {len(windows)}")
-    return windows
-
-
-def _check_masks(masks: Masks, prepared: Prepared) -> None:
-    expected = (prepared.height, prepared.width)
-    if masks.dtype != np.bool_ or masks.ndim != 3 or masks.shape[1:] != expected:
-        raise ParameterError(
-            f"masks: expected bool (N, {expected[0]}, {expected[1]}), the image's size, got {masks.dtype} {masks.shape}"
-        )
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype

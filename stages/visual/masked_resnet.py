@@ -8,6 +8,7 @@ masked one.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +17,23 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stages.scoring.score_rule import ScoreRule
 from stages.visual.attention import attend_once
+from store.errors import ParameterError
+
+
+def open_tower(model: Any, masking: str = "token") -> MaskedResNet:
+    """The image tower of a loaded open_clip model."""
+    if masking != "token":
+        raise ParameterError(f"masking: expected 'token', the only one that a ResNet has, got {masking!r}")
+    return MaskedResNet(model.visual)
 
 
 class MaskedResNet:
     """A view of ``visual`` that can mask its last feature map; holds no weights of its own.
 
-    Global features are not normalised, the image encoder's are: scores with them are not cosines (``score_rule``).
+    Global features are not normalised, the image encoder's are: scores with them are not cosines (score rule
+    ``unnormalised``).
     """
-
-    score_rule: ScoreRule = "unnormalised"
 
     def __init__(self, visual: ModifiedResNet) -> None:
         size = visual.image_size

@@ -8,7 +8,7 @@ open_clip's own modules. After the last attention only the class token is comput
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor
 
-from stages.scoring.score_rule import ScoreRule
+from stages.clip.backbone import Masking
 from stages.visual.blocks import run_block, run_class_token
 from stages.visual.sparse_tail import pack, padded, sparse_tail
 from store.errors import ParameterError
 
-Masking = Literal["token", "attention"]
+
+def open_tower(model: Any, masking: Masking = "token") -> MaskedViT:
+    """The image tower of a loaded open_clip model."""
+    return MaskedViT(model.visual, masking)
 
 
 class MaskedViT:
@@ -31,8 +34,6 @@ class MaskedViT:
     token is not. ``attention``: in those blocks the class token attends only to itself and to patches whose mask value
     is not 0; patches attend freely, tokens keep their values.
     """
-
-    score_rule: ScoreRule = "cosine"
 
     def __init__(self, visual: VisionTransformer, masking: Masking) -> None:
         if masking not in get_args(Masking):

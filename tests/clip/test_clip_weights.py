@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -18,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stages.clip.weights import load_clip, score_rule_of
+from stages.clip.config import backbone_named, encoder_identity, standard_name
+from stages.clip.weights import load_clip
 from stages.visual.encoder import MaskedClip
 from store.errors import ParameterError, WeightsError
 
@@ -319,5 +321,39 @@ def test_architectures_that_would_download_or_are_no_clip(
 
 
 def test_score_rule_of() -> None:
-    rules = {name: score_rule_of(name) for name in ("ViT-B-32-quickgelu", "RN50-quickgelu", "RN50x4", "ViT-L-14")}
+    rules = {
+        name: backbone_named(name).score_rule for name in ("ViT-B-32-quickgelu", "RN50-quickgelu", "RN50x4", "ViT-L-14")
+    }
     assert list(rules.values()) == ["cosine", "unnormalised", "unnormalised", "cosine"]
+
+
+@pytest.mark.parametrize(
+    ("model", "standard"),
+    [
+        ("ViT-B-32-quickgelu", "ViT-B/32"),
+        ("ViT-B-16", "ViT-B/16"),
+        ("ViT-L-14-336-quickgelu", "ViT-L/14@336"),
+        ("ViT-H-14", "ViT-H/14"),
+        ("RN50-quickgelu", "RN50"),
+        ("RN101", "RN101"),
+        ("RN50x4", "RN50x4"),
+        ("RN50x64", "RN50x64"),
+    ],
+)
+def test_the_standard_name_is_read_off_the_sizes(model: str, standard: str, tmp_path: Path) -> None:
+    """Not off a file's name: a ViT-B/16 in a file called ViT-B-32.json is none the less ViT-B/16."""
+    config = open_clip.get_model_config(model)
+    assert config is not None
+    assert standard_name(config) == standard
+    file = tmp_path / "ViT-B-32.json"
+    file.write_text(json.dumps({"model_cfg": config}))
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    identity = encoder_identity(str(file), weights, "float32")
+    assert (identity["standard"], identity["architecture"]) == (standard, "ViT-B-32")
+    assert identity["weights"] == hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_toy_has_no_standard_name() -> None:
+    assert standard_name({"embed_dim": 256, "vision_cfg": {"layers": 6, "width": 192, "patch_size": 16}}) == ""
+    assert standard_name({"backbone": "toy"}) == ""

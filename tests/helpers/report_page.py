@@ -29,8 +29,21 @@ TRUTHS = [(0, (5, 5, 29, 29)), (0, (34, 10, 60, 40)), (1, (8, 8, 50, 40)), (2, (
 """Image and box of the four refs."""
 REF_OF = [0, 0, 1, 2, 2, 3]
 GROUPS = [("refshapes", "val"), ("other", "test")]
+STAGE_CONFIGS = {name: name for name in ("index", "embed_masks", "parse", "embed_text")} | {"propose": "proposals"}
+PAPER_ENCODER = {
+    "architecture": "ViT-B-32-quickgelu",
+    "standard": "ViT-B/32",
+    "backbone": "vit",
+    "model": "ViT-B-32-quickgelu",
+    "weights": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "precision": "float32",
+}
 GROUP_OF_REF = [0, 0, 1, 1]
-CHOSEN = {"chosen": [0, 2, 1, 0, 1, -1], "chosen_global": [1, 1, 1, 0, 0, -1], "chosen_cropping": [0, 0, 1, 1, 1, -1]}
+CHOSEN = {
+    "chosen.global_local": [0, 2, 1, 0, 1, -1],
+    "chosen.global": [1, 1, 1, 0, 0, -1],
+    "chosen.cropping": [0, 0, 1, 1, 1, -1],
+}
 SCORES = [[30.5, 20.25, 10.0], [5.0, 7.0, 9.0], [1.0, 3.0, 2.0], [4.0, 2.0], [2.0, 6.0], []]
 RULES = ("global_local", "global", "cropping", "upper_bound", "random")
 
@@ -57,6 +70,7 @@ def build(
     origins: dict[str, Any] | None = None,
     score_rule: str = "cosine",
     configs: dict[str, dict[str, Any]] | None = None,
+    encoder: dict[str, str] | None = None,
 ) -> report.Paths:
     """A store of 3 images, 4 refs and 6 expressions in ``root``.
 
@@ -66,6 +80,8 @@ def build(
         "index": {"splits": ["val", "test"]},
         "proposals": {"thresholds": {"score": 0.1}},
         "parse": {"spacy_model": "sm", "code": "0123456789abcdef" * 4},
+        "embed_masks": {},
+        "embed_text": {},
     } | (configs or {})
     (root / "images").mkdir(parents=True)
     for number in range(3):
@@ -122,19 +138,28 @@ def build(
         {"index": index.digest, "proposals": proposals.digest},
         groups=groups,
         score_rule=score_rule,
+        encoder=PAPER_ENCODER if encoder is None else encoder,
+        configs={name: own[table] for name, table in STAGE_CONFIGS.items()},
     )
     best = [max(range(len(s)), key=lambda p, e=e: iou(e, p), default=-1) for e, s in enumerate(SCORES)]
-    chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen_upper_bound": best}).items()}
+    chosen = {name: np.array(values) for name, values in (CHOSEN | {"chosen.upper_bound": best}).items()}
     scores = {"score": np.array([score for own in SCORES for score in own], np.float32)}
     settings = {
         "alpha": 0.85,
-        "alpha_by_dataset": {"other": 0.25},
+        "alpha_by_dataset": {"other": 0.25} if any(name == "other" for name, _ in groups) else {},
         "beta": 0.5,
         "k": 3,
         "empty": "count",
         "min_score": 0.0,
     }
-    write_table(paths.scores, "scores", chosen | scores, settings | (config or {}), {"pairs": pairs.digest})
+    write_table(
+        paths.scores,
+        "scores",
+        chosen | scores,
+        settings | (config or {}),
+        {"pairs": pairs.digest},
+        rules=["global_local", "global", "cropping"],
+    )
     paths.metrics.write_text(json.dumps(invented_metrics(groups)))
     paths.ablations.write_text(json.dumps(invented_ablations(groups)))
     paths.grid.write_text(json.dumps(invented_grid(groups)))
@@ -148,7 +173,9 @@ def pair_columns(proposals: Any) -> dict[str, Any]:
     for image, ref in zip(image_of, REF_OF, strict=True):
         truth = rectangle(TRUTHS[ref][1])
         overlaps += [((rectangle(b) & truth).sum(), (rectangle(b) | truth).sum()) for b in BOXES[image]]
-    dots = ("c", "d", "local_norm", "a.k3", "b.k3", "global_norm.k3", "cross_norm.k3")
+    dots = [f"dot.{view}*{text}" for view in ("local", "global.k3") for text in ("sentence", "phrase")]
+    own = ("view_product.local*local", "view_product.global.k3*global.k3", "view_product.global.k3*local")
+    texts = ("text_product.sentence*sentence", "text_product.phrase*phrase", "text_product.phrase*sentence")
     return {
         "expression_offsets": np.cumsum([0, *(len(BOXES[image]) for image in image_of)]),
         "expression_image": np.array(image_of),
@@ -157,14 +184,13 @@ def pair_columns(proposals: Any) -> dict[str, Any]:
         "expression_area": np.array([rectangle(TRUTHS[ref][1]).sum() for ref in REF_OF]),
         "expression_status": [""] * 6,
         "expression_truncated": np.zeros(6, np.bool_),
-        "text_norms": np.ones((6, 3), np.float32),
+        **{name: np.ones(6, np.float32) for name in texts},
+        **{name: np.ones(len(proposals["score"]), np.float32) for name in own},
         "proposal": np.array(rows),
         "intersection": np.array([i for i, _ in overlaps]),
         "union": np.array([u for _, u in overlaps]),
         **{name: np.ones(len(rows), np.float32) for name in dots},
-        "proposal_score": proposals["score"][rows],
-        "proposal_area": proposals["area"][rows],
-        "proposal_box": proposals["box"][rows],
+        **{f"proposal_{name}": proposals[name] for name in ("score", "area", "box")},
     }
 
 

@@ -45,7 +45,9 @@ def write_features(
     path: Path, rows: int = 15, sizes: tuple[int, ...] = (), **attrs: Any
 ) -> dict[str, NDArray[np.float32]]:
     """A mask_features folder; ``sizes`` are the lengths of the streamed blocks, the rest comes in one."""
-    stored = {name: features(rows, seed=seed) for seed, name in enumerate(("local", "global.k1", "global.k12"))}
+    stored = {
+        name: features(rows, seed=seed) for seed, name in enumerate(("view.local", "view.global.k1", "view.global.k12"))
+    }
     cuts = np.cumsum(sizes)
     blocks = {name: iter(np.split(value, cuts[cuts <= rows])) for name, value in stored.items()}
     status = ["", "leer é"] * rows
@@ -57,7 +59,7 @@ def write_features(
 
 def all_of(path: Path) -> Any:
     opened = Vectors(path, "mask_features")
-    columns = {name: opened.rows(name) for name in ("local", *(f"global.k{k}" for k in opened.ks()))}
+    columns = {name: opened.rows(name) for name in [f"view.{label}" for label in opened.members("view")]}
     return {name: (c.shape, c.tobytes()) for name, c in columns.items()}, opened.column("status"), opened.attrs
 
 

@@ -16,6 +16,7 @@ from store.vectors import write_vectors
 
 GROUPS = [("toy", "val"), ("toy", "testA"), ("other", "val")]
 STRINGS = ["a red ball", "ball", "the café on the left", "left", "a very long sentence"]
+ENCODER = {"architecture": "toy", "backbone": "vit", "model": "toy", "weights": "0" * 64, "precision": "float32"}
 CUT = 4
 """The row of ``STRINGS`` that counts as truncated."""
 
@@ -88,7 +89,7 @@ def synthetic(
     index = _write_index(made, sizes)
     stored = _write_proposals(made, index)
     _write_overlap(made, index, stored)
-    _write_features(made, index, stored, {"score_rule": "cosine", **attrs})
+    _write_features(made, index, stored, {"score_rule": "cosine", "encoder": ENCODER, **attrs})
     return made
 
 
@@ -148,7 +149,7 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
         "status": empty,
     }
     parse = write_table(made.paths["parse"], "parse", parsed, {}, {"index": index.digest})
-    vectors = {"local": [made.f_local], **{f"global.k{k}": [f] for k, f in made.f_global.items()}}
+    vectors = {"view.local": [made.f_local], **{f"view.global.k{k}": [f] for k, f in made.f_global.items()}}
     total, dim = made.f_local.shape
     write_vectors(
         made.paths["mask_features"],
@@ -176,4 +177,5 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
         columns,
         {},
         {"parse": parse.digest},
+        encoder=ENCODER,
     )

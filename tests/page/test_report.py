@@ -102,14 +102,16 @@ def test_nothing_is_loaded_from_anywhere(page: Element) -> None:
 
 
 def test_kinds_of_pictures(page: Element) -> None:
-    ours = [iou(e, CHOSEN["chosen"][e]) for e in range(6)]
-    cropping = [iou(e, CHOSEN["chosen_cropping"][e]) for e in range(6)]
+    ours = [iou(e, CHOSEN["chosen.global_local"][e]) for e in range(6)]
+    cropping = [iou(e, CHOSEN["chosen.cropping"][e]) for e in range(6)]
     for members in ([0, 1, 2], [3, 4, 5]):
         kinds = {e: card(page, e).attributes["data-kinds"].split() for e in members}
         assert [e for e in members if "differ" in kinds[e]] == [
-            e for e in members if CHOSEN["chosen"][e] != CHOSEN["chosen_cropping"][e]
+            e for e in members if CHOSEN["chosen.global_local"][e] != CHOSEN["chosen.cropping"][e]
         ]
-        assert [e for e in members if "best" in kinds[e]] == [e for e in members if CHOSEN["chosen"][e] >= 0]
+        assert [e for e in members if "best" in kinds[e]] == [
+            e for e in members if CHOSEN["chosen.global_local"][e] >= 0
+        ]
         assert all("worst" in kinds[e] for e in members)
     for expression in range(5):
         shown = [float(v.tags("b")[0].text) for v in card(page, expression).classed("verdict")]
@@ -124,7 +126,9 @@ def test_the_best_proposals_come_with_scores_and_iou(page: Element) -> None:
             assert f"score {scores[position]:.2f}" in line.text
             assert f"IoU {100 * iou(expression, position):.2f}" in line.text
             marks = [mark.text for mark in line.classed("mark")]
-            ours, cropping = (CHOSEN[name][expression] == position for name in ("chosen", "chosen_cropping"))
+            ours, cropping = (
+                CHOSEN[name][expression] == position for name in ("chosen.global_local", "chosen.cropping")
+            )
             assert marks == (
                 ["both"] if ours and cropping else ["chosen"] if ours else ["cropping"] if cropping else []
             )

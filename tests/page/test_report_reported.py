@@ -12,8 +12,8 @@ import pytest
 from stages import report
 from stages.datasets.choice import published_split
 from stages.page.comparison import AS_CONFIGURED, SWITCHES, differences, signed, switches
-from stages.page.reported import MARKS, METRICS, PHRASECUT, ROWS, SPLITS
-from tests.helpers.report_page import HOSTILE, Element, build, make, without_vega
+from stages.page.reported import ENCODERS, MARKS, METRICS, PHRASECUT, ROWS, SPLITS
+from tests.helpers.report_page import HOSTILE, PAPER_ENCODER, Element, build, make, without_vega
 
 no_vega = pytest.fixture(without_vega)
 
@@ -126,7 +126,7 @@ def test_without_reported_numbers_the_section_is_a_sentence(tmp_path: Path, no_v
 def test_ours_stand_beside_the_reported_numbers(
     tmp_path: Path, no_vega: None, score_rule: str, encoder: str, other: str
 ) -> None:
-    paths = build(tmp_path, OURS, origins=ORIGINS, score_rule=score_rule)
+    paths = build(tmp_path, OURS, origins=ORIGINS, score_rule=score_rule, encoder=PAPER_ENCODER | {"standard": encoder})
     with_skips(paths, "mine", "testB", oiou=0.2519, miou=0.25)
     page, _ = make(paths)
     lines = lines_of(page, "mine testB")
@@ -142,12 +142,36 @@ def test_ours_stand_beside_the_reported_numbers(
             assert Decimal(shown) == Decimal(ours) - Decimal(number.text)
             assert shown[0] in "+-"
     section = page.tags("section", id="reported")[0]
-    assert f"The encoder is taken to be {encoder}" in " ".join(section.text.split())
+    assert f"The encoder of this run is {encoder}" in " ".join(section.text.split())
     ours_rows = [
         r for r in section.tags("tr") if "data-system" in r.attributes and "other" not in r.attributes.get("class", "")
     ]
     assert not any(other in small.text for row in ours_rows for small in row.tags("th")[0].tags("small"))
     assert "1,234 expressions with a choice" in section.text
+
+
+def test_an_encoder_that_the_paper_does_not_report_is_not_taken_for_one_that_it_does(
+    tmp_path: Path, no_vega: None
+) -> None:
+    """A ViT-B/16 scores by cosines, as ViT-B/32 does; its numbers are compared with nobody's."""
+    other = PAPER_ENCODER | {"standard": "ViT-B/16", "architecture": "ViT-B-16-quickgelu", "weights": "1" * 64}
+    paths = build(tmp_path, OURS, origins=ORIGINS, encoder=other)
+    with_skips(paths, "mine", "testB", oiou=0.2519, miou=0.25)
+    page, _ = make(paths)
+    section = page.tags("section", id="reported")[0]
+    text = " ".join(section.text.split())
+    assert "The encoder of this run, ViT-B/16, is none that the paper reports" in text
+    rows = [row for row in section.tags("tr") if "data-system" in row.attributes]
+    compared = {row.attributes["data-system"] for row in rows if "other" not in row.attributes.get("class", "")}
+    assert compared <= {"Upper bound of FreeSOLO's masks", "Global-local, encoder not stated"}
+
+
+def test_other_weights_of_a_reported_encoder_are_a_departure(tmp_path: Path, no_vega: None) -> None:
+    config = {"alpha": 0.95, "alpha_by_dataset": {"cut": 0.2}, "beta": 0.5}
+    other = PAPER_ENCODER | {"weights": "1" * 64}
+    page, _ = make(build(tmp_path, OURS, config, ORIGINS, configs=AS_PAPER, encoder=other))
+    (line,) = departures_of(page)
+    assert line.startswith("weights of the encoder: sha256 111111111111…, in the paper OpenAI's, sha256 40d365715913…")
 
 
 def test_other_systems_are_only_reported(tmp_path: Path, no_vega: None) -> None:
@@ -218,7 +242,8 @@ def test_settings_that_are_not_the_papers_are_listed(tmp_path: Path, no_vega: No
         "score.min_score: 0.5, in the paper 0",
         "score.alpha of mine: 0.85, in the paper 0.95",
     }
-    page, _ = make(build(tmp_path / "b", groups, config, origins, "unnormalised", configs))
+    rn50 = PAPER_ENCODER | {"standard": "RN50", "weights": ENCODERS["RN50"]}
+    page, _ = make(build(tmp_path / "b", groups, config, origins, "unnormalised", configs, rn50))
     assert not any("score.k" in line for line in departures_of(page))
 
 

@@ -24,8 +24,8 @@ no_vega = pytest.fixture(without_vega)
 
 def test_only_the_extremes_are_shown_when_few_cards_are_asked_for(tmp_path: Path, no_vega: None) -> None:
     page, summary = make(build(tmp_path), cards=1)
-    ours = [iou(e, CHOSEN["chosen"][e]) for e in range(6)]
-    gaps = [abs(ours[e] - iou(e, CHOSEN["chosen_cropping"][e])) for e in range(6)]
+    ours = [iou(e, CHOSEN["chosen.global_local"][e]) for e in range(6)]
+    gaps = [abs(ours[e] - iou(e, CHOSEN["chosen.cropping"][e])) for e in range(6)]
     expected: dict[int, list[str]] = {}
     for members in ([0, 1, 2], [3, 4, 5]):
         expected.setdefault(max(members, key=lambda e: ours[e]), []).append("best")
@@ -121,7 +121,7 @@ def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> Non
     paths = build(tmp_path / "a")
     shutil.copy(build(tmp_path / "b", [("x", "val"), ("y", "test")], {"alpha": 0.5}).scores, paths.scores)
     make(paths)  # the same columns made from the same pairs: only the parameters differ
-    columns = {name: np.zeros(0, np.int64) for name in (*CHOSEN, "chosen_upper_bound")} | {
+    columns = {name: np.zeros(0, np.int64) for name in (*CHOSEN, "chosen.upper_bound")} | {
         "score": np.zeros(0, np.float32)
     }
     write_table(paths.scores, "scores", columns, {}, {"pairs": "another"})
@@ -180,12 +180,15 @@ def test_cells_tile_the_axis_and_stay_few(size: int) -> None:
 
 def test_histogram_counts_every_expression_once() -> None:
     values = np.array([0.0, 0.049, 0.05, 0.5, 1.0, 0.999, 0.3])
-    spec = charts.histogram({"global_local": values, "cropping": np.zeros(7), "upper_bound": np.ones(7)})
+    spec = charts.histogram(
+        {"main": values, "rival": np.zeros(7), "upper_bound": np.ones(7)},
+        {"main": "Ours", "rival": "Other", "upper_bound": "Upper bound"},
+    )
     bins = spec["data"]["values"][:-1]
     for place, row in enumerate(bins):
         count = sum(row["low"] <= v < row["high"] or (v == 1.0 and place == len(bins) - 1) for v in values)
-        assert row["global_local"] == pytest.approx(100 * count / 7, abs=0.001)
-    assert [row["cropping"] for row in bins] == [100.0] + [0.0] * 19
+        assert row["main"] == pytest.approx(100 * count / 7, abs=0.001)
+    assert [row["rival"] for row in bins] == [100.0] + [0.0] * 19
     assert [row["upper_bound"] for row in bins] == [0.0] * 19 + [100.0]
 
 

@@ -95,7 +95,7 @@ def test_scores_from_the_table_equal_scores_from_the_vectors(finished: tuple[Val
     masks, text = Vectors(data / "mask_features", "mask_features"), Vectors(data / "text_features", "text_features")
     strings = text.rows("feature")
     sentence, phrase = text.column("sentence_string"), text.column("phrase_string")
-    f_global, f_local = masks.rows("global.k3"), masks.rows("local")
+    f_global, f_local = masks.rows("view.global.k3"), masks.rows("view.local")
     alpha, beta = values["score"]["alpha"], values["score"]["beta"]
     offsets = pairs["expression_offsets"]
     for row in range(len(offsets) - 1):
@@ -104,7 +104,7 @@ def test_scores_from_the_table_equal_scores_from_the_vectors(finished: tuple[Val
         plain = fused_scores(f_global[own], f_local[own], strings[sentence[row]], strings[phrase[row]], alpha, beta)
         np.testing.assert_allclose(scores["score"][mine], plain, atol=2e-4)
         if len(own):
-            assert plain[scores["chosen"][row]] >= plain.max() - 2e-4
+            assert plain[scores["chosen.global_local"][row]] >= plain.max() - 2e-4
 
 
 def test_a_run_from_scratch_gives_the_same_bytes(finished: tuple[Values, dict[str, Any]], profile: Values) -> None:
@@ -123,11 +123,11 @@ def test_batch_and_unit_size_change_no_choice(
     run_stages(profile)
     same_files(Path(values["data"], "text_features"), Path(profile["data"], "text_features"))
     first, second = (Vectors(Path(v["data"], "mask_features"), "mask_features") for v in (values, profile))
-    for column in ("local", "global.k3"):
+    for column in ("view.local", "view.global.k3"):
         a, b = first.rows(column), second.rows(column)
         assert (np.linalg.norm(a - b, axis=1) <= 1e-5 * np.linalg.norm(a, axis=1)).all()
     first, second = (read_table(Path(v["data"], "scores.h5"), "scores") for v in (values, profile))
-    assert (first["chosen"] == second["chosen"]).all()
+    assert (first["chosen.global_local"] == second["chosen.global_local"]).all()
 
 
 def test_texts_embedded_in_two_runs_give_the_same_bytes(
@@ -176,8 +176,8 @@ def test_a_new_k_does_not_recompute_the_local_features(profile: Values) -> None:
     assert {path: path.stat().st_mtime_ns for path in (work / "local").rglob("*.npz")} == before
     assert set(record["wrote"]) == {"local", "global.k2", "global.k3"}
     vectors = Vectors(Path(profile["data"], "mask_features"), "mask_features")
-    assert vectors.ks() == [2, 3]
-    assert np.abs(vectors.rows("global.k2") - vectors.rows("global.k3")).max() > 1e-3
+    assert vectors.members("view") == ["global.k2", "global.k3", "local"]
+    assert np.abs(vectors.rows("view.global.k2") - vectors.rows("view.global.k3")).max() > 1e-3
 
 
 def test_another_precision_is_computed_anew_and_changes_little(
@@ -190,7 +190,7 @@ def test_another_precision_is_computed_anew_and_changes_little(
     rounded = run_stages(profile, "embed_masks", "embed_text")
     for stage, what in (("embed_masks", "images"), ("embed_text", "strings")):
         assert rounded[stage]["computed"][what] == records[stage]["computed"][what] > 0
-    for folder, columns in (("mask_features", ["local", "global.k3"]), ("text_features", ["feature"])):
+    for folder, columns in (("mask_features", ["view.local", "view.global.k3"]), ("text_features", ["feature"])):
         exact, half = (Vectors(Path(v["data"], folder), folder) for v in (values, profile))
         for column in columns:
             a, b = exact.rows(column), half.rows(column)
@@ -276,7 +276,7 @@ def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     assert any("truncated" in line for line in records["embed_text"]["skipped"])
     scores, pairs = read_table(data / "scores.h5", "scores"), read_table(data / "pairs.h5", "pairs")
     empty = np.diff(pairs["expression_offsets"]) == 0
-    assert ((scores["chosen"] == -1) == empty).all()
+    assert ((scores["chosen.global_local"] == -1) == empty).all()
     assert counts["no_choice"] == empty.sum()
     assert pairs["expression_area"][6] == 0
     page = (data / "report.html").read_text()

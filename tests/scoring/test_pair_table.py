@@ -21,9 +21,9 @@ def test_k(made: Synthetic) -> None:
     table = read_table(path, "pairs")
     for given_k in (1, 3):
         pairs, attrs = load_pairs(path, given_k)
-        np.testing.assert_array_equal(pairs.dots.a, table[f"a.k{given_k}"])
+        np.testing.assert_array_equal(pairs.dots.a, table[f"dot.global.k{given_k}*sentence"])
         assert (attrs["k"], attrs["ks"]) == (given_k, [1, 3])
-        other = with_k(load_pairs(path, 4 - given_k)[0], path, given_k)
+        other = with_k(load_pairs(path, 4 - given_k)[0], given_k)
         for name in ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm"):
             np.testing.assert_array_equal(getattr(other.dots, name), getattr(pairs.dots, name))
     with pytest.raises(ParameterError, match=rf"k = 2: {path} holds k = 1, 3; .*masked_blocks"):
@@ -97,7 +97,8 @@ def test_global_and_cropping_are_the_ends_of_alpha() -> None:
         np.array([0, 2, 4]), one, one, other, other, ones, ones, ones, np.ones((2, 3), np.float32), "unnormalised"
     )
     pairs = table_of(dots, [1] * 4, [1] * 4)
-    chosen = score_stage.choose(pairs, dots.scores(0.999, 0.5), score_stage.Params(alpha=0.999))
+    params = score_stage.Params(alpha=0.999)
+    chosen = score_stage.choose(pairs, score_stage.rule_scores(pairs, params), params)
     assert chosen["global"].tolist() == [0, 1]
     assert chosen["cropping"].tolist() == [1, 0]
     assert chosen["global_local"].tolist() == [1, 1]

@@ -62,11 +62,11 @@ def test_score_stage_against_loops(
             best = plain_best([i / u if u else 0 for i, u in overlaps])
             chosen["upper_bound"][e] = kept[best] if best >= 0 else -1
     np.testing.assert_allclose(table["score"], scores, rtol=1e-4, atol=1e-3)
-    assert table["chosen"].tolist() == list(chosen["global_local"].values())
+    assert table["chosen.global_local"].tolist() == list(chosen["global_local"].values())
     for name in ("global", "cropping"):
-        assert table[f"chosen_{name}"].tolist() == list(chosen[name].values())
+        assert table[f"chosen.{name}"].tolist() == list(chosen[name].values())
     for e, position in chosen["upper_bound"].items():
-        assert table["chosen_upper_bound"][e] == position
+        assert table["chosen.upper_bound"][e] == position
     assert table.attrs["config"]["k"] == 1
     assert table.attrs["made_from"] == {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest}
 
@@ -121,6 +121,6 @@ def test_score_stage_is_deterministic(made: Synthetic, tmp_path: Path) -> None:
 def test_intervals_can_be_left_out(made: Synthetic) -> None:
     pairs, _ = load_pairs(made.paths["pairs"], 3)
     params = score_stage.Params(resamples=0)
-    chosen = score_stage.choose(pairs, pairs.dots.scores(params.alpha, params.beta), params)
+    chosen = score_stage.choose(pairs, score_stage.rule_scores(pairs, params), params)
     metrics = score_stage.metrics_of(pairs, params, chosen)
     assert "oiou_ci" not in metrics["toy"]["val"]["global_local"]

@@ -30,7 +30,7 @@ def test_surface_equals_scoring_each_point(made: Synthetic, empty: Any) -> None:
     for i, alpha in enumerate(alphas):
         for j, beta in enumerate(betas):
             params = score_stage.Params(alpha=alpha, beta=beta, empty=empty, top_n=4)
-            chosen = score_stage.choose(pairs, pairs.dots.scores(alpha, beta), params)["global_local"]
+            chosen = pairs.choice(pairs.dots.scores(alpha, beta), params)
             for group in range(len(GROUPS)):
                 expected = summarise(pairs.outcome(chosen).at(pairs.members(group)), empty)
                 for name, values in surface.items():

@@ -43,7 +43,7 @@ def test_a_failed_write_leaves_the_old_output_and_no_temporary(tmp_path: Path) -
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_vectors(folder, "mask_features", 5, 3, {"local": failing()}, {"status": [""] * 5}, {}, {})
+        write_vectors(folder, "mask_features", 5, 3, {"view.local": failing()}, {"status": [""] * 5}, {}, {})
     with pytest.raises(TypeError):
         write(file, note=object())
     with pytest.raises(OSError, match="disk full"), publish.replacing(file) as temporary:
@@ -65,7 +65,7 @@ def test_hard_linked_outputs_are_not_written_through(tmp_path: Path) -> None:
     write_features(folder, 4)
     assert files_of(cache) == before
     assert len(read_table(file, "proposals")["mask"]) == 9
-    assert len(Vectors(folder, "mask_features").rows("local")) == 4
+    assert len(Vectors(folder, "mask_features").rows("view.local")) == 4
 
 
 @pytest.mark.parametrize("dangling", [False, True])

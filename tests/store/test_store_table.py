@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from store import schema
 from store.errors import StoreError
-from store.table import Table, as_rows, read_table, require_same, write_table
+from store.table import as_rows, read_table, require_same, write_table
 from tests.helpers.store_files import content, proposals, survivors, write
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=12)  # every code point, lone surrogates too
@@ -73,12 +73,13 @@ def test_empty_table(tmp_path: Path) -> None:
     assert (list(table["mask"]), table["status"]) == ([], [])
 
 
-def test_columns_of_each_k(tmp_path: Path) -> None:
+def test_families_of_columns() -> None:
     table = schema.PAIRS
-    assert table.column("a.k12") is table.per_k["a"]
-    for wrong in ("a", "a.k", "c.k3", "a.kx", "a.k3.k4"):
+    assert table.column("dot.global.k3*sentence") is table.families["dot"]
+    assert table.column("proposal") is table.columns["proposal"]
+    for wrong in ("dot", "dot.", "dots.x", "proposal.x", "global.k3"):
         assert table.column(wrong) is None
-    assert Table(Path("x"), {"a.k12": 0, "a.k3": 0, "b.k3": 0, "c": 0}).ks() == [3, 12]
+    assert schema.members(["dot.b*c", "dot.a", "dotty.x", "union"], "dot") == ["b*c", "a"]
 
 
 @pytest.mark.parametrize(

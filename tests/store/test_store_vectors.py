@@ -33,13 +33,13 @@ def test_streamed_blocks_equal_the_whole(tmp_path: Path, rows: int, sizes: tuple
         np.testing.assert_array_equal(got, values)
         for start, stop in ((0, 2), (1, 8), (rows, rows), (rows // 2, None)):
             np.testing.assert_array_equal(opened.rows(name, start, stop), values[start:stop])
-    assert opened.ks() == [1, 12]
+    assert opened.members("view") == ["global.k1", "global.k12", "local"]
     assert opened.column("status") == (["", "leer é"] * rows)[:rows]
     assert opened.attrs["score_rule"] == "cosine"
     assert (opened.attrs["config"], opened.attrs["made_from"]) == ({"k": 1}, {"proposals": "ab"})
     write_features(tmp_path / "whole", rows, score_rule="cosine")
     assert files_of(tmp_path / "v") == files_of(tmp_path / "whole")  # also the digest of the values
-    assert not rows or len(list((tmp_path / "v" / "local").rglob("c/*/0"))) == -(-rows // 6)
+    assert not rows or len(list((tmp_path / "v" / "view.local").rglob("c/*/0"))) == -(-rows // 6)
 
 
 def test_small_columns_keep_their_dtypes(tmp_path: Path) -> None:
@@ -74,17 +74,17 @@ def test_small_columns_keep_their_dtypes(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_blocks(tmp_path: Path, blocks: list[NDArray[Any]], said: str) -> None:
-    with pytest.raises(StoreError, match=f"column local.*{said}"):
-        write_vectors(tmp_path / "v", "mask_features", 8, 3, {"local": blocks}, {"status": [""] * 8}, {}, {})
+    with pytest.raises(StoreError, match=f"column view.local.*{said}"):
+        write_vectors(tmp_path / "v", "mask_features", 8, 3, {"view.local": blocks}, {"status": [""] * 8}, {}, {})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("names", "status", "said"),
     [
-        (["local", "global.k0", "lokal"], 5, "lokal"),
-        (["global.k0"], 5, "local"),
-        (["local"], 4, "4 in column|5 in column"),
+        (["view.local", "view.global.k0", "lokal"], 5, "lokal"),
+        (["view.global.k0", "views.local"], 5, "views.local"),
+        (["view.local"], 4, "4 in column|5 in column"),
     ],
 )
 def test_vectors_are_checked_by_the_schema(tmp_path: Path, names: list[str], status: int, said: str) -> None:
@@ -100,8 +100,8 @@ def test_no_folder_and_other_table(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_features(tmp_path / "v")
     with pytest.raises(StoreError, match=r"v: .*'text_features'.*'mask_features'.*dvc repro .*embed_text"):
         Vectors(tmp_path / "v", "text_features")
-    with pytest.raises(StoreError, match=r"global\.k3.*dvc repro .*embed_masks"):
-        Vectors(tmp_path / "v", "mask_features").rows("global.k3")
+    with pytest.raises(StoreError, match=r"view\.global\.k3.*dvc repro .*embed_masks"):
+        Vectors(tmp_path / "v", "mask_features").rows("view.global.k3")
     written = schema.VERSION
     monkeypatch.setattr(schema, "VERSION", 7001)
     with pytest.raises(StoreError, match=rf"v: .*version 7001.*version {written}"):
@@ -114,7 +114,7 @@ def test_every_missing_or_short_file_is_an_error_on_opening(tmp_path: Path) -> N
     folder = tmp_path / "v"
     write_features(folder)
     names = [name for name in files_of(folder) if name != vectors.MANIFEST]
-    assert "local/c/2/0" in names
+    assert "view.local/c/2/0" in names
     for name in names:
         whole = (folder / name).read_bytes()
         for rest in (None, whole[:-1], b""):
@@ -141,11 +141,11 @@ def test_flipped_bytes_of_vectors(tmp_path: Path) -> None:
 
 def test_a_flipped_vector_is_found_on_reading_it_only(tmp_path: Path) -> None:
     stored = write_features(tmp_path / "v")
-    shard = tmp_path / "v" / "local/c/0/0"
+    shard = tmp_path / "v" / "view.local/c/0/0"
     data = bytearray(shard.read_bytes())
-    data[data.index(stored["local"].tobytes()) + 1] ^= 64
+    data[data.index(stored["view.local"].tobytes()) + 1] ^= 64
     shard.write_bytes(data)
     opened = Vectors(tmp_path / "v", "mask_features")
-    np.testing.assert_array_equal(opened.rows("global.k1"), stored["global.k1"])
-    with pytest.raises(StoreError, match=r"v/local: .*damaged.*dvc repro .*embed_masks"):
-        opened.rows("local", 3, 4)
+    np.testing.assert_array_equal(opened.rows("view.global.k1"), stored["view.global.k1"])
+    with pytest.raises(StoreError, match=r"v/view\.local: .*damaged.*dvc repro .*embed_masks"):
+        opened.rows("view.local", 3, 4)

@@ -158,7 +158,7 @@ def test_rn50(rn50: MaskedClip, image: Image.Image, masks: NDArray[np.bool_], ar
 def test_rn50_feature_map(rn50: MaskedClip, image: Image.Image, reference: Preprocess) -> None:
     expected = load("clip_rn50_astronaut.npz")
     pixels = reference.global_view(reference.prepare(image, CPU), (224, 224))
-    backbone = rn50._backbone
+    backbone = rn50.tower
     assert isinstance(backbone, MaskedResNet)
     with torch.inference_mode():
         features = backbone._features(pixels).numpy()

@@ -82,10 +82,10 @@ def test_clip_preprocessing_antialiases_and_takes_the_models_statistics(image: I
     prepared = clip.prepare(image)
     torch.testing.assert_close(prepared.tensor, tensor)
     for got, expected in (
-        (clip._preprocess.global_view(prepared, (SIDE, SIDE))[0], reference.resize(tensor, [SIDE, SIDE])),
-        (clip._preprocess.source_view(prepared), reference.resize(tensor, [H, W])),
+        (clip.pixels.global_view(prepared, (SIDE, SIDE))[0], reference.resize(tensor, [SIDE, SIDE])),
+        (clip.pixels.source_view(prepared), reference.resize(tensor, [H, W])),
         (
-            clip._preprocess.grid_masks(masks, (GRID, GRID), 2, torch.device("cpu")),
+            clip.pixels.grid_masks(masks, (GRID, GRID), 2, torch.device("cpu")),
             reference.resize(torch.from_numpy(masks).float(), [GRID, GRID]),
         ),
     ):

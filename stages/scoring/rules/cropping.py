@@ -1,0 +1,15 @@
+"""Rule cropping: the local feature alone, global_local at alpha 0: the paper's first baseline (sec. 4.1)."""
+
+from __future__ import annotations
+
+from stages.scoring.rules.registry import RULES, Rule
+
+RULES.add(
+    Rule(
+        module=__name__,
+        name="cropping",
+        label="Cropping",
+        formula="100 cos(f_L, beta t_G + (1 - beta) t_L)",
+        scores=lambda pairs, scoring, settings: pairs.dots.scores(0.0, scoring.beta),
+    )
+)

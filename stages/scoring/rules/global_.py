@@ -1,0 +1,15 @@
+"""Rule global: the global feature alone, global_local at alpha 1."""
+
+from __future__ import annotations
+
+from stages.scoring.rules.registry import RULES, Rule
+
+RULES.add(
+    Rule(
+        module=__name__,
+        name="global",
+        label="Global only",
+        formula="100 cos(f_G, beta t_G + (1 - beta) t_L)",
+        scores=lambda pairs, scoring, settings: pairs.dots.scores(1.0, scoring.beta),
+    )
+)
