@@ -92,8 +92,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             summary.skipped += [f"{problem.where}: {problem.reason}" for problem in data.problems]
             summary.warnings += _warnings(name, choice, data)
             first = len(groups)
-            groups += [(name, split) for split in dict.fromkeys(choice.splits)]
-            group_of = {split: first + i for i, split in enumerate(dict.fromkeys(choice.splits))}
+            groups += [(name, split) for split in choice.splits]
+            group_of = {split: first + i for i, split in enumerate(choice.splits)}
             summary.skipped += _add(whole, data, choice, group_of, params)
     images = [whole.images[name] for name in sorted(whole.images)]
     with summary.timed("digest images"):

@@ -69,6 +69,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.read = {"images": len(index["image_name"])}
     request = Request(params.used(), paths.input, paths.images, index, context, summary)
     items, config = SOURCES[params.source].propose(request)
+    if len(items) != len(index["image_name"]):
+        raise ParameterError(
+            f"proposal source {params.source!r}: expected an item for each of the {len(index['image_name'])} images, got "
+            f"{len(items)}; correct {SOURCES[params.source].module}"
+        )
     with summary.timed("assemble"):
         columns = _assemble(items, index["image_status"], params.box)
         config = {"source": params.source, "box": params.box, **config}

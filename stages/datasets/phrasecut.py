@@ -221,7 +221,7 @@ def listed_images(file: Path) -> frozenset[str]:
 
 
 def _needed(folder: Path, choice: Choice) -> list[Path]:
-    return [*(phrases_file(folder, split) for split in dict.fromkeys(choice.splits)), folder / IMAGES_FILE]
+    return [*(phrases_file(folder, split) for split in choice.splits), folder / IMAGES_FILE]
 
 
 def _published(origin: Mapping[str, Any], split: str) -> Split:

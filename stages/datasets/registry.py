@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from stages.contract import Listed
 from stages.contract import Params as BaseParams
@@ -69,6 +69,11 @@ class Choice(BaseParams):
     categories: Literal["all", "unseen"] = Field(
         "all", description="unseen: only refs whose category is none of COCO's 80, by its name"
     )
+
+    @field_validator("splits")
+    @classmethod
+    def _each_once(cls, splits: list[str]) -> list[str]:
+        return list(dict.fromkeys(splits))
 
     @model_validator(mode="after")
     def _split_by_where_its_kind_has_several_ways(self) -> Choice:

@@ -324,6 +324,7 @@ def test_the_files_of_a_choice() -> None:
     choice = Choice(kind="phrasecut", splits=["test", "val", "test"])
     files = [root / "p" / name for name in ("refer_test.json", "refer_val.json", "image_data_split3000.json")]
     assert annotation_files(root, "p", choice) == files
+    assert choice.splits == ["test", "val"], "each once, for every kind's reader"
 
 
 def test_the_full_benchmark_chooses_phrasecut() -> None:

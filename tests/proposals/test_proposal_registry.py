@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from pipeline.arguments import checked
 from stages import propose
 from stages.page.comparison import PAPER
 from stages.proposals.freesolo import FreeSolo
+from stages.proposals.items import no_proposals
 from stages.proposals.registry import SOURCES, ProposalSource
 from stages.proposals.settings import RELEASED, STRIDES, DecodeSettings
 from store.errors import ParameterError
+from tests.helpers.proposal_files import Project
 
 THRESHOLDS = {"score_threshold": 0.1, "update_threshold": 0.05, "max_candidates": 500, "max_proposals": 100}
 """FreeSOLO's released configuration."""
@@ -52,6 +55,15 @@ def test_an_unknown_source_names_the_nearest() -> None:
         ParameterError, match=r"propose\.source: .*no proposal source 'freesol'; did you mean 'freesolo'\?"
     ):
         checked(propose.Params, {"source": "freesol"}, "propose")
+
+
+def test_a_source_gives_an_item_for_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = ProposalSource(name="x", module="extra", propose=lambda request: ([no_proposals("none")], {}))
+    monkeypatch.setitem(SOURCES._records, "x", record)
+    with pytest.raises(
+        ParameterError, match="source 'x': expected an item for each of the 6 images, got 1; correct extra"
+    ):
+        Project(tmp_path).propose(source="x")
 
 
 def test_a_record_that_names_an_unknown_parameter_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
