@@ -40,10 +40,11 @@ def full_project(folder: Path) -> LoadedProject:
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
+    """A zip file of these, the same bytes at every call: no entry bears the time."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return data.getvalue()
 
 
