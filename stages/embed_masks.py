@@ -19,7 +19,6 @@ from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
 from stages.views.known import VIEWS
 from stages.views.registry import labels_of
-from store.errors import nearest
 from store.fingerprint import code_digest, fingerprint
 from store.registry import record_digest
 from store.table import Table, read_table, require_same
@@ -52,10 +51,7 @@ class Params(BaseParams):
     @field_validator("views")
     @classmethod
     def _are_known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in VIEWS:
-                raise ValueError(f"no view {name!r}; {nearest(name, VIEWS)}")
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(VIEWS.checked(name) for name in names))
 
     @property
     def antialiased(self) -> bool:

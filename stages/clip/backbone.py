@@ -29,7 +29,7 @@ class VisualTower(Protocol):
 
     Attributes:
         input_size: (height, width) that it reads, pixels. grid: (rows, columns) of its patches.
-        dim: D. mean, std: of its own preprocessing, per channel of RGB in [0, 1].
+        dim: D.
     """
 
     input_size: tuple[int, int]
