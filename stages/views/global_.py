@@ -18,7 +18,7 @@ class _Pass:
     def __init__(self, encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> None:
         from stages.visual.passes import GlobalPass
 
-        self._ks = {label: int(given["masked_blocks"]) for label, given in labels.items()}
+        self._ks = {label: int(given.get("masked_blocks", 3)) for label, given in labels.items()}
         self._pass = GlobalPass(encoder, sorted(set(self._ks.values())))
 
     def add(self, image: Prepared, masks: Masks, boxes: Boxes) -> None:

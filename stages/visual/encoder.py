@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from stages.clip.backbone import Masking, backbone_of
-from stages.visual.mask_encoder import Features, MaskEncoder, PreprocessKind
-from stages.visual.preprocess import Fill
+from stages.views.known import VIEWS
+from stages.visual.mask_encoder import MaskEncoder, PreprocessKind
+from stages.visual.passes import Boxes, Features, Masks
+from stages.visual.preprocess import Fill, Prepared
 from store.errors import ParameterError
 
 
@@ -43,6 +47,24 @@ class MaskedClip(MaskEncoder):
         )
         self._text = backbone_of(open_clip_model).text_tower(open_clip_model, tokenizer, batch)
 
+    def view_features(
+        self, name: str, image: Image.Image | Prepared, masks: Masks, boxes: Boxes | None = None, **arguments: Any
+    ) -> Features:
+        """The vectors of masks by the view ``name`` (`stages.views`), raw: float32 (N, D).
+
+        Args:
+            image: PIL RGB, or what `prepare` made of it. masks: bool (N, H, W) of its size.
+            boxes: float (N, 4), XYXY pixels, for views that read them; by default the tight boxes of the masks.
+            arguments: the view's own, as ``masked_blocks`` of view ``global``.
+
+        Raises:
+            ParameterError: no such view, with the nearest name, or masks and boxes of another form.
+        """
+        view, prepared = VIEWS[name], self.prepared(image, masks)
+        running = view.open(self, {name: arguments})
+        running.add(prepared, masks, tight_boxes(masks) if boxes is None else boxes)
+        return running.finish()[name][0].vectors
+
     def text_features(self, strings: Sequence[str]) -> Features:
         """Text vectors, raw: float32 (S, D). The tokenizer cuts strings over the context length (see `truncated`)."""
         _check_strings(strings)
@@ -57,3 +79,13 @@ class MaskedClip(MaskEncoder):
 def _check_strings(strings: Sequence[str]) -> None:
     if isinstance(strings, str):
         raise ParameterError(f"strings: expected a sequence of strings, got one string, {strings!r}; wrap it in a list")
+
+
+def tight_boxes(masks: Masks) -> NDArray[np.float32]:
+    """The smallest boxes around masks bool (N, H, W): float32 (N, 4), XYXY pixels, x2 and y2 exclusive; 0 for empty ones."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for axis, start in ((1, 0), (2, 1)):  # over rows for x, over columns for y
+        lines: Masks = masks.any(axis=axis)
+        boxes[:, start] = lines.argmax(1)
+        boxes[:, start + 2] = np.where(lines.any(axis=1), lines.shape[1] - lines[:, ::-1].argmax(1), 0)
+    return boxes

@@ -315,3 +315,22 @@ class Lookalike(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.visual = torch.nn.Linear(1, 1)
+
+
+def test_view_features_are_the_named_features(vit: Any, image: Image.Image, masks: Array, boxes: Array) -> None:
+    clip = clip_of(vit)
+    for k in (1, 3):
+        found = clip.view_features("global", image, masks, masked_blocks=k)
+        np.testing.assert_array_equal(found, clip.global_features(image, masks, k))
+    np.testing.assert_array_equal(
+        clip.view_features("local", clip.prepare(image), masks, boxes), clip.local_features(image, masks, boxes)
+    )
+    tight = []
+    for mask in masks:
+        rows, columns = np.nonzero(mask)
+        tight.append([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] if len(rows) else [0] * 4)
+    np.testing.assert_array_equal(
+        clip.view_features("local", image, masks), clip.local_features(image, masks, np.array(tight, float))
+    )
+    with pytest.raises(ParameterError, match="no view 'locl'; did you mean 'local'"):
+        clip.view_features("locl", image, masks)
