@@ -85,7 +85,7 @@ def tight_boxes(masks: Masks) -> NDArray[np.float32]:
     """The smallest boxes around masks bool (N, H, W): float32 (N, 4), XYXY pixels, x2 and y2 exclusive; 0 for empty ones."""
     boxes = np.zeros((len(masks), 4), np.float32)
     for axis, start in ((1, 0), (2, 1)):  # over rows for x, over columns for y
-        lines: Masks = masks.any(axis=axis)
+        lines = np.asarray(masks.any(axis=axis))
         boxes[:, start] = lines.argmax(1)
-        boxes[:, start + 2] = np.where(lines.any(axis=1), lines.shape[1] - lines[:, ::-1].argmax(1), 0)
+        boxes[:, start + 2] = np.where(np.asarray(lines.any(axis=1)), lines.shape[1] - lines[:, ::-1].argmax(1), 0)
     return boxes
