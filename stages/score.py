@@ -19,6 +19,7 @@ from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, Rules
 from stages.scoring.table import PairTable, Scoring, load_pairs
+from store.agreement import says_the_same
 from store.errors import ParameterError
 from store.publish import replacing
 from store.table import write_table
@@ -45,7 +46,10 @@ class Paths(BasePaths):
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the scores table and the metrics file: data set -> split -> rule -> value."""
+    """Write the scores table and the metrics file: data set -> split -> rule -> value.
+
+    A metrics file of the same numbers stays as it is; the scores table says what this run found.
+    """
     summary = Summary()
     with summary.timed("read"):
         pairs, attrs = load_pairs(paths.pairs, params.k)
@@ -55,9 +59,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
     columns = {"score": scores[params.enabled[0]], **{f"chosen.{rule}": rows for rule, rows in chosen.items()}}
-    write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, rules=params.enabled)
-    with replacing(paths.metrics) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    attributes = {"rules": params.enabled, "metrics": metrics}
+    write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, **attributes)
+    if not says_the_same(paths.metrics, metrics):
+        with replacing(paths.metrics) as temporary:
+            temporary.write_text(json.dumps(metrics, indent=1) + "\n")
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary
 

@@ -1,18 +1,26 @@
-"""What is committed of the embedded benchmark: its metrics hold the bars it was made for, its lock fits code and params."""
+"""What is committed of the embedded benchmark: its metrics hold the bars it was made for, and stay as they are where a run
+finds the same."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from demo.refshapes import write_benchmark
-from tests.helpers.profile import ROOT
+from demo.results import lines
+from store.agreement import IDENTITY, disagreements
+from store.errors import StoreError
+from store.schema import SCORES
+from store.table import read_table, write_table
+from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages
+from tests.helpers.stores import synthetic
 
 METRICS = json.loads((ROOT / "demo/metrics.json").read_text())
 
@@ -27,32 +35,89 @@ def test_appearance_expressions_find_their_objects(split: str) -> None:
 
 
 def test_every_family_and_rule_is_there() -> None:
-    assert {dataset: set(splits) for dataset, splits in METRICS.items()} == {
+    assert {dataset: set(splits) for dataset, splits in METRICS.items() if dataset != IDENTITY} == {
         "refshapes": {"val", "testA", "testB"},
         "refshapes+": {"val", "testA", "testB"},
         "refshapesg": {"val", "test"},
     }
-    for splits in METRICS.values():
+    for splits in (METRICS[dataset] for dataset in METRICS if dataset != IDENTITY):
         for rules in splits.values():
             assert {"global_local", "global", "cropping", "random", "upper_bound", "counts"} == set(rules)
 
 
-def test_the_committed_lock_fits_code_and_parameters(tmp_path: Path) -> None:
-    """DVC itself compares parameters, code, models and the benchmark's files with the lock; no output is needed."""
-    project = tmp_path / "project"
-    for name in ("pipeline", "stages", "store", "demo", "models", ".dvc"):
-        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
-    for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, project / name)
-    write_benchmark(project / "data/refshapes")
-    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "demo/dvc.yaml"],
-        cwd=project,
-        env={**os.environ, "PYTHONPATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Running stage" not in done.stdout, done.stdout
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A git project with committed metrics, and the scores of a run that found the same."""
+    (tmp_path / "demo").mkdir()
+    shutil.copy(ROOT / "demo/metrics.json", tmp_path / "demo/metrics.json")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    write_scores(tmp_path, METRICS)
+    return tmp_path
+
+
+def write_scores(folder: Path, metrics: Any) -> None:
+    none = np.zeros(0, np.int64)
+    columns = {name: none for name in SCORES.columns if name.startswith("chosen")}
+    file = folder / "data/demo/scores.h5"
+    write_table(file, "scores", {**columns, "score": none.astype(np.float32)}, {}, {}, metrics=metrics)
+
+
+def test_the_end_of_make_demo_says_that_the_numbers_are_the_committed_ones(clone: Path) -> None:
+    said = list(lines(clone))
+    assert said[0] == "numbers: as committed in demo/metrics.json, to within 1e-06"
+    assert any(line.startswith("git: ") and "demo/dvc.lock" in line for line in said)
+    assert any("data/demo/report.html" in line for line in said)
+    assert said[-2].startswith("next: ")
+    assert "--params demo/params.yaml" in said[-2], "the commands' default is the full benchmark"
+    assert max(map(len, said)) <= 80
+
+
+def test_the_end_of_make_demo_names_numbers_that_differ(clone: Path) -> None:
+    other = copy.deepcopy(METRICS)
+    other["refshapes+"]["testA"]["global_local"]["oiou"] += 0.001
+    other["refshapesg"]["val"]["random"]["miou_ci"][0] -= 0.001
+    write_scores(clone, other)
+    (clone / "demo/metrics.json").write_text(json.dumps(other))  # as the run leaves it: the commit is what counts
+    said = list(lines(clone))
+    assert said[0] == "numbers: 2 are not those of the last commit (git diff demo/metrics.json)"
+    assert said[1].endswith("refshapes+.testA.global_local.oiou")
+    assert max(map(len, said)) <= 80
+
+
+def test_the_end_of_make_demo_without_git_or_a_run(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    assert next(lines(clone)) == "numbers: not compared, this folder is no git clone"
+    shutil.rmtree(clone / "data")
+    with pytest.raises(StoreError, match=r"scores\.h5: expected a file"):
+        list(lines(clone))
+
+
+def test_no_lock_is_committed_and_nothing_is_staged_by_dvc() -> None:
+    """A lock holds this machine's digests of the report, which says how long stages took."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    assert "demo/dvc.lock" not in listed
+    assert "autostage" not in (ROOT / ".dvc/config").read_text()
+
+
+def test_a_run_with_equal_numbers_leaves_the_metrics_file_as_it_is(tmp_path: Path) -> None:
+    """To the byte and the time stamp; one with other numbers writes it anew."""
+    synthetic(tmp_path / "data")
+    values = demo_values(tmp_path)
+    run_stages(values, "pair", "score")
+    file = Path(values["metrics"])
+    written = json.loads(file.read_text())
+    scores = read_table(tmp_path / "data/scores.h5", "scores", ()).attrs
+    assert disagreements(written, scores["metrics"]) == []
+    other = copy.deepcopy(written)
+    other["toy"]["val"]["global_local"]["miou"] += 1e-9  # summed in another order
+    file.write_text(json.dumps(other))
+    os.utime(file, (1e9, 1e9))
+    run_stages(values, "score")
+    assert json.loads(file.read_text()) == other
+    assert file.stat().st_mtime == 1e9
+    values["score"]["alpha"] = 1.0
+    run_stages(values, "score")
+    assert disagreements(other, json.loads(file.read_text()))
+    score = DVC_STAGES["score"]["metrics"]
+    assert score == [{"${metrics}": {"cache": False, "persist": True}}], "or DVC removes the file before the run"
