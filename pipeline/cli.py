@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.registry import DEFAULT_PARAMS
 from store.errors import GlimpseError
 
+if TYPE_CHECKING:
+    from pipeline.project import LoadedProject
+
 app = typer.Typer(
-    help="Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 fetch = typer.Typer(help="Get weights and data from where their authors keep them. Nothing else ever downloads.")
 app.add_typer(fetch, name="fetch", no_args_is_help=True)
-ParamsFile = Annotated[Path, typer.Option("--params", envvar="GLIMPSE_PARAMS", help="params file of the profile")]
+ParamsFile = Annotated[
+    Path,
+    typer.Option("--params", envvar="GLIMPSE_PARAMS", help="params file of the profile (demo/params.yaml: the demo)"),
+]
 GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
 Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
-FULL = Path("params.yaml")
-DEMO = Path("demo/params.yaml")
+DISTRIBUTION = "glimpse-refseg"
 
 
 def main() -> None:
@@ -37,6 +43,42 @@ def main() -> None:
     except GlimpseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            print(f"glimpse {version(DISTRIBUTION)}")
+        except PackageNotFoundError:
+            print("glimpse, not installed as a package: its version is not known (make env installs it)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
+    ] = False,
+) -> None:
+    """Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline."""
+
+
+def _opened(params: Path, numbers_of: str = "") -> LoadedProject:
+    """The project of ``params``. The first line printed says which it is.
+
+    Args:
+        numbers_of: the stage whose outputs the command's numbers come from: a second line says so when they are stale.
+    """
+    from pipeline.project import load_project, profile_line
+
+    project = load_project(params)
+    print(profile_line(project))
+    if numbers_of:
+        from pipeline.freshness import stale_line
+
+        if line := stale_line(project, numbers_of):
+            print(line)
+    return project
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -52,12 +94,12 @@ def run(context: typer.Context, stage: str) -> None:
 
 
 @app.command()
-def preflight(params: ParamsFile = FULL) -> None:
+def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """Say exactly what a profile still needs: data, weights, models, disk room. Exit status 1 if anything is missing."""
-    from pipeline.project import load_project
+    from pipeline.project import repro
     from pipeline.setup.preflight import check
 
-    project = load_project(params)
+    project = _opened(params)
     if {project.values.propose.precision, project.values.clip.precision} != {"float32"}:
         from pipeline.setup.doctor import precision_gain
 
@@ -67,17 +109,16 @@ def preflight(params: ParamsFile = FULL) -> None:
         print(f"missing: {line}")
     if faults:
         sys.exit(1)
-    print("nothing is missing; run: dvc repro" + ("" if params.parent == Path() else f" {params.parent}/dvc.yaml"))
+    print(f"nothing is missing; run: {repro(project)}")
 
 
 @app.command()
-def doctor(params: ParamsFile = FULL) -> None:
+def doctor(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """This machine and everything a profile needs here, ok or missing, with the command that gets it. Exit status 1 if
     anything is missing."""
-    from pipeline.project import load_project
     from pipeline.setup.doctor import examine
 
-    if not examine(load_project(params)):
+    if not examine(_opened(params)):
         sys.exit(1)
 
 
@@ -86,14 +127,13 @@ def weights(
     name: Annotated[str, typer.Argument(help="clip, clip-rn50, freesolo or spacy")],
     given: GivenPath = None,
     accept_license: Accept = False,
-    params: ParamsFile = FULL,
+    params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Model weights: downloaded (or taken with --from), checked and put where the profile wants them."""
-    from pipeline.project import load_project
     from pipeline.setup.fetch import fetch as fetch_source
     from pipeline.setup.sources import find
 
-    fetch_source(load_project(params), find("weights", name), given, accept_license)
+    fetch_source(_opened(params), find("weights", name), given, accept_license)
 
 
 @fetch.command()
@@ -101,28 +141,26 @@ def data(
     name: Annotated[str, typer.Argument(help="refcoco, refcoco+, refcocog, phrasecut or coco-train2014")],
     given: GivenPath = None,
     accept_license: Accept = False,
-    params: ParamsFile = FULL,
+    params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Annotations and images: downloaded (or taken with --from), checked and put where the profile wants them."""
-    from pipeline.project import load_project
     from pipeline.setup.fetch import fetch as fetch_source
     from pipeline.setup.sources import find
 
-    fetch_source(load_project(params), find("data", name), given, accept_license)
+    fetch_source(_opened(params), find("data", name), given, accept_license)
 
 
 @app.command()
-def status(params: ParamsFile = DEMO) -> None:
+def status(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """What is computed, what is stale, and how large it is."""
-    from pipeline.project import load_project
     from pipeline.status import print_status
 
-    print_status(load_project(params))
+    print_status(_opened(params))
 
 
 @app.command()
 def clean(
-    params: ParamsFile = DEMO,
+    params: ParamsFile = DEFAULT_PARAMS,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be freed")] = False,
 ) -> None:
     """Free the parts in the work folder that the last run of their stage did not use; names each folder.
@@ -130,10 +168,9 @@ def clean(
     Kept, and named with the reason: what was opened since that run; FreeSOLO's masks, if that run of propose took another
     source's; and all parts of a stage whose values in the profile changed since.
     """
-    from pipeline.project import load_project
     from pipeline.status import remove_unused_parts
 
-    found = remove_unused_parts(load_project(params), dry_run)
+    found = remove_unused_parts(_opened(params), dry_run)
     done = "would free" if dry_run else "freed"
     for unused in found:
         print(f"{'kept' if unused.kept else done} {unused}")
@@ -142,7 +179,7 @@ def clean(
 
 @app.command()
 def score(
-    params: ParamsFile = DEMO,
+    params: ParamsFile = DEFAULT_PARAMS,
     alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
     beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
@@ -150,64 +187,59 @@ def score(
 ) -> None:
     """Metrics at any alpha and beta, straight from the pair table: no vectors, no GPU, nothing is written."""
     from pipeline.commands.tables import print_metrics, scored
-    from pipeline.project import load_project
 
     given = {name: value for name, value in {"alpha": alpha, "beta": beta, "k": k}.items() if value is not None}
-    print_metrics(scored(load_project(params), given), dataset)
+    print_metrics(scored(_opened(params, "pair"), given), dataset)
 
 
 @app.command()
-def metrics(params: ParamsFile = DEMO) -> None:
+def metrics(params: ParamsFile = DEFAULT_PARAMS) -> None:
     """The table of the last run's metrics file, and where its report lies."""
     from pipeline.commands.tables import print_last_run
-    from pipeline.project import load_project
 
-    print_last_run(load_project(params))
+    print_last_run(_opened(params, "score"))
 
 
 @app.command()
 def sweep(
-    params: ParamsFile = DEMO,
+    params: ParamsFile = DEFAULT_PARAMS,
     points: Annotated[int, typer.Option(min=2, max=1001, help="grid points of alpha and of beta")] = 21,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
     dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
 ) -> None:
     """The best alpha and beta of every split over the whole grid; nothing is written."""
     from pipeline.commands.tables import print_best
-    from pipeline.project import load_project
 
-    print_best(load_project(params), points, k, dataset)
+    print_best(_opened(params, "pair"), points, k, dataset)
 
 
 @app.command()
 def show(
     number: Annotated[int, typer.Argument(help="expression id, or ref id with --ref")],
-    params: ParamsFile = DEMO,
+    params: ParamsFile = DEFAULT_PARAMS,
     dataset: Annotated[str | None, typer.Option(help="data set of the id, where several have it")] = None,
     ref: Annotated[bool, typer.Option("--ref", help="the number is a ref id")] = False,
     out: Annotated[Path, typer.Option(help="PNG file to write")] = Path("overlay.png"),
 ) -> None:
     """Draw an expression's image with its proposals, ground truth and chosen mask."""
     from pipeline.commands.show import draw_expression
-    from pipeline.project import load_project
 
-    print(draw_expression(load_project(params), number, dataset, ref, out))
+    print(draw_expression(_opened(params, "score"), number, dataset, ref, out))
 
 
 @app.command()
 def segment(
     image: Path,
     text: str,
-    params: ParamsFile = DEMO,
+    params: ParamsFile = DEFAULT_PARAMS,
     out: Annotated[Path, typer.Option(help="PNG file to write")] = Path("overlay.png"),
     alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
     beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
 ) -> None:
     """Segment one image by one phrase with the configured weights; write an overlay."""
     from pipeline.commands.segment import segment_file
-    from pipeline.project import load_project
 
-    print(segment_file(load_project(params), image, text, alpha, beta, out))
+    print(segment_file(_opened(params), image, text, alpha, beta, out))
 
 
 @app.command()

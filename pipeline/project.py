@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked
+from pipeline.registry import DEFAULT_PARAMS
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
 from stages.score import Bootstrap
@@ -118,3 +120,21 @@ def load_project(file: Path) -> LoadedProject:
     if isinstance(root, str) and isinstance(extensions, str):  # else `checked` says what is wrong with them
         load_extensions(file.parent / root / extensions)
     return LoadedProject(file=file, values=checked(Project, values, str(file)))
+
+
+def profile_line(project: LoadedProject) -> str:
+    """Which profile a command is about: its params file, its data folder and its encoder. First line of every table."""
+    clip = project.values.clip
+    encoder = f"{clip.model.removesuffix('.json').rpartition('/')[2]}, {clip.weights.name}, {clip.precision}"
+    return f"profile {project.file}; data {project.values.data}; encoder {encoder}"
+
+
+def with_params(project: LoadedProject, command: str) -> str:
+    """``command`` as it is typed for this profile."""
+    return command if project.file == DEFAULT_PARAMS else f"{command} --params {shlex.quote(str(project.file))}"
+
+
+def repro(project: LoadedProject) -> str:
+    """The command that brings a profile up to date."""
+    folder = project.file.parent
+    return "dvc repro" if folder == Path() else f"dvc repro {shlex.quote(f'{folder}/dvc.yaml')}"

@@ -7,7 +7,11 @@ A stage is the module ``stages.<name>`` with ``Params``, ``Paths`` and ``run``; 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+DEFAULT_PARAMS = Path("params.yaml")
+"""The params file of every command that is given no other (``--params``, ``GLIMPSE_PARAMS``): the full benchmark."""
 
 STAGES: dict[str, tuple[str, ...]] = {
     "index": ("index",),

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.freshness import ancestors, reasons
 from pipeline.project import LoadedProject
 from pipeline.registry import STAGES, UP_TO_PAIR
 from pipeline.reruns import stage_values
@@ -19,6 +20,9 @@ from pipeline.runner import size_of
 from store.errors import StoreError
 from store.publish import remove
 from store.work import locked
+
+CURRENT = "up to date"
+_OTHER_COMMAND = "changed command"
 
 
 def records(project: LoadedProject) -> dict[str, dict[str, Any]]:
@@ -31,16 +35,19 @@ def dvc_states(project: LoadedProject) -> dict[str, str]:
     """State of each stage as DVC sees it: ``up to date`` or what changed.
 
     Raises:
-        StoreError: DVC itself failed, for example outside a DVC project.
+        StoreError: DVC cannot say: no dvc.yaml or no dvc.lock beside the params file, no DVC project, or it failed.
     """
     file = project.file.parent / "dvc.yaml"
+    for needed in (file, file.with_suffix(".lock")):
+        if not needed.is_file():
+            raise StoreError(f"there is no {needed}: DVC has recorded no run of this profile here")
     done = subprocess.run(
         [sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
-    return {name: _describe(changed[name]) if name in changed else "up to date" for name in STAGES}
+    return {name: _describe(changed[name]) if name in changed else CURRENT for name in STAGES}
 
 
 def _describe(changes: list[Any]) -> str:
@@ -54,14 +61,39 @@ def _describe(changes: list[Any]) -> str:
     return "; ".join(words)
 
 
+def states(project: LoadedProject) -> tuple[dict[str, str], str]:
+    """State of each stage, and a note on what could not be examined ("" if all was).
+
+    ``up to date``, why it is stale by itself, or the stale stages it waits for.
+    """
+    try:
+        by_dvc, note = dvc_states(project), ""
+    except StoreError as error:
+        by_dvc = dict.fromkeys(STAGES, CURRENT)
+        note = f"note: outputs and values are compared, whether code changed is not known: {error}"
+    own = reasons(project)
+    found: dict[str, str] = {}
+    for stage, state in by_dvc.items():
+        if state in (CURRENT, _OTHER_COMMAND) and own[stage]:  # says which value changed
+            state = "; ".join(own[stage])
+        found[stage] = state
+    stale = {stage for stage, state in found.items() if state != CURRENT}
+    for stage, state in found.items():
+        before = [name for name in ancestors(stage) if name in stale]
+        if before and state == CURRENT:
+            found[stage] = f"waits for {', '.join(before)}"
+    return found, note
+
+
 def print_status(project: LoadedProject) -> None:
     """A table of the stages: state, seconds of the last run, sizes of outputs and of parts, rows with a reason."""
-    states, known = dvc_states(project), records(project)
+    by_stage, note = states(project)
+    known = records(project)
     work = project.path(project.values.work)
-    table = Table(title=f"{project.file}: {project.values.data}", title_justify="left")
+    table = Table()
     for name in ("stage", "state", "last run", "output", "parts", "rows with a reason"):
         table.add_column(name, justify="left" if name in ("stage", "state") else "right")
-    for stage, state in states.items():
+    for stage, state in by_stage.items():
         record = known.get(stage)
         table.add_row(
             stage,
@@ -72,6 +104,8 @@ def print_status(project: LoadedProject) -> None:
             str(len(record["skipped"])) if record else "-",
         )
     Console().print(table)
+    if note:
+        print(note)
 
 
 def _size(count: float) -> str:

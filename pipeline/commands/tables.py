@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.arguments import checked
 from pipeline.progress import track
-from pipeline.project import LoadedProject
+from pipeline.project import LoadedProject, repro
 from pipeline.runner import Execution
 from stages.contract import Context
 from stages.page.tables import percent
@@ -19,7 +20,8 @@ from stages.score import Params, choose, metrics_of, rule_scores
 from stages.scoring.rules.registry import label_of
 from stages.scoring.table import load_pairs
 from stages.sweep import best_point, surface
-from store.errors import DataError, ParameterError, nearest
+from store.agreement import IDENTITY
+from store.errors import ParameterError, nearest, reading
 
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
 
@@ -45,10 +47,10 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     """
     if dataset is not None and dataset not in metrics:
         raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, metrics)}")
-    table = Table()
+    table = _table()
     for name in ("data set", "split", "rule", *VALUES.values(), "n"):
         table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
-    for name in metrics if dataset is None else [dataset]:
+    for name in [name for name in metrics if name != IDENTITY] if dataset is None else [dataset]:
         for split, rules in metrics[name].items():
             shown = [rule for rule in rules if rule != "counts"]
             for rule in shown:
@@ -65,23 +67,23 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     Console(width=100).print(table)
 
 
+def _table() -> Table:
+    """Narrow enough for a terminal of 80 columns."""
+    return Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+
+
 def print_last_run(project: LoadedProject) -> None:
     """The metrics file as a table, and the path of the report.
 
     Raises:
-        DataError: there is no metrics file yet.
+        StoreError: there is no metrics file yet, or it is damaged.
     """
     file, report = project.path(project.values.metrics), project.table("report.html")
-    if not file.is_file():
-        raise DataError(
-            f"{file}: expected the metrics of a run, found none; run: dvc repro {project.file.parent}/dvc.yaml"
-        )
-    print_metrics(json.loads(file.read_text()))
-    print(
-        f"report: {report}"
-        if report.is_file()
-        else f"no report at {report}; run: dvc repro {project.file.parent}/dvc.yaml"
-    )
+    remedy = f"run: {repro(project)} (another profile: --params FILE, or GLIMPSE_PARAMS)"
+    with reading(file, remedy):
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        print_metrics(metrics)
+    print(f"report: {report}" if report.is_file() else f"no report at {report}; run: {repro(project)}")
 
 
 def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> None:
@@ -94,7 +96,7 @@ def print_best(project: LoadedProject, points: int, k: int | None, dataset: str 
     grid = np.linspace(0, 1, points)
     context = Context(project.path(project.values.work), Execution.from_environment().device, track=track)
     surfaces = surface(pairs.filtered(params), grid, grid, params.empty, context)
-    table = Table()
+    table = _table()
     for name in ("data set", "split", "measure", "best", "alpha", "beta"):
         table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
     for group, (name, split) in enumerate(pairs.groups):

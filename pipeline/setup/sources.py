@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from pipeline.project import LoadedProject
+from pipeline.project import LoadedProject, with_params
 from stages.datasets.registry import KINDS
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from store.errors import DataError, ParameterError, nearest
@@ -297,8 +297,7 @@ def destination(project: LoadedProject, item: Item) -> Path:
 
 def command(project: LoadedProject, source: Source) -> str:
     """What to type to fetch a source for this profile."""
-    quoted = f" --params {project.file}" if project.file != Path("params.yaml") else ""
-    return f"glimpse fetch {source.kind} {source.name}{quoted}"
+    return with_params(project, f"glimpse fetch {source.kind} {source.name}")
 
 
 def published(project: LoadedProject, path: Path) -> tuple[Source, Item] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
@@ -149,11 +151,13 @@ def test_clean_frees_what_the_last_run_did_not_use(tmp_path: Path) -> None:
     params, unused = project_with_parts(tmp_path)
     size = len(b"12345") + (unused / "config.json").stat().st_size
     code, said = glimpse("clean", "--params", str(params), "--dry-run")
-    assert (code, said) == (0, f"would free {unused}: {size} B\nwould free {size:,} bytes\n")
+    first, rest = said.split("\n", 1)
+    assert first.startswith(f"profile {params}; data data; encoder ")
+    assert (code, rest) == (0, f"would free {unused}: {size} B\nwould free {size:,} bytes\n")
     assert (unused / "some.npz").exists()
     code, said = glimpse("clean", "--params", str(params))
     assert code == 0
-    *lines, last = said.splitlines()
+    _, *lines, last = said.splitlines()
     assert lines == [f"freed {unused}: {size} B"]
     assert last == f"freed {size:,} bytes"
     assert not unused.exists()
@@ -185,8 +189,81 @@ def test_status_shows_state_size_and_time(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_status_outside_a_dvc_project_says_so(tmp_path: Path) -> None:
     params, _ = project_with_parts(tmp_path)
-    with pytest.raises(StoreError, match=r"dvc status .* failed"):
-        glimpse("status", "--params", str(params))
+    with pytest.raises(StoreError, match=r"there is no .*dvc\.yaml: DVC has recorded no run"):
+        status.dvc_states(load_project(params))
+    code, said = glimpse("status", "--params", str(params))
+    assert code == 0
+    assert re.search("propose .*has not run", said), "outputs are still looked for"
+    assert f"whether code changed is not known: there is no {tmp_path}/dvc.yaml" in said
+
+
+COMMANDS = {
+    "preflight": [],
+    "doctor": [],
+    "status": [],
+    "clean": ["--dry-run"],
+    "score": [],
+    "metrics": [],
+    "sweep": ["--points", "3"],
+    "show": ["1"],
+    "segment": ["no.png", "a ball"],
+    "fetch weights": ["clip"],
+    "fetch data": ["refcoco"],
+}
+
+
+def test_every_command_with_a_profile_has_the_same_default() -> None:
+    found: dict[str, Any] = {}
+    waiting = [("", typer.main.get_command(app))]
+    while waiting:
+        name, command = waiting.pop()
+        waiting += [(f"{name} {n}".strip(), c) for n, c in getattr(command, "commands", {}).items()]
+        found.update((name, option.default) for option in command.params if option.name == "params")
+    assert set(found) == set(COMMANDS)
+    assert set(found.values()) == {Path("params.yaml")}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_first_line_names_profile_data_and_encoder(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default, by the environment and by --params; what comes after it may be an error: there are no data."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    values["clip"] |= {"weights": "weights/RN50.pt", "precision": "bf16"}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({**values, "data": "data/other"}))
+    monkeypatch.chdir(tmp_path)
+    words = [*command.split(), *COMMANDS[command]]
+    full = "profile params.yaml; data data/full; encoder ViT-B-32-quickgelu, ViT-B-32.pt, float32"
+    other = "profile other.yaml; data data/other; encoder ViT-B-32-quickgelu, RN50.pt, bf16"
+    assert CliRunner().invoke(app, words).output.splitlines()[0] == full
+    assert CliRunner().invoke(app, [*words, "--params", "other.yaml"]).output.splitlines()[0] == other
+    monkeypatch.setenv("GLIMPSE_PARAMS", "other.yaml")
+    assert CliRunner().invoke(app, words).output.splitlines()[0] == other
+
+
+def test_the_metrics_of_a_profile_that_has_none_name_the_command_and_the_other_profiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo's table is not printed for want of the full benchmark's."""
+    shutil.copy(ROOT / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "demo", tmp_path / "demo", ignore=shutil.ignore_patterns("models", "__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        StoreError, match=r"metrics\.json: .*found none; run: dvc repro \(another profile: --params FILE"
+    ):
+        glimpse("metrics")
+    code, said = glimpse("metrics", "--params", "demo/params.yaml")
+    assert code == 0
+    assert said.startswith("profile demo/params.yaml; data data/demo; ")
+    assert "dvc repro demo/dvc.yaml" in said.splitlines()[1], "its numbers are of a run that was not here"
+
+
+def test_the_demos_table_fits_80_columns() -> None:
+    said = CliRunner().invoke(app, ["metrics", "--params", str(ROOT / "demo/params.yaml")]).output
+    rows = [line for line in said.splitlines() if "Global-local" in line or "P@0.5" in line]
+    assert len(rows) == 9
+    assert max(map(len, rows)) <= 80
 
 
 def test_main_is_the_console_script() -> None:

@@ -1,0 +1,145 @@
+"""Whether the outputs of a profile fit each other and its values: from their attributes alone, no values and no DVC.
+
+An output says what it was made from (digests) and with which values. What that cannot show, a change of code or of a weights
+file, `dvc status` shows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.project import LoadedProject, repro, with_params
+from pipeline.registry import STAGES, stage_module
+from pipeline.reruns import stage_values
+from store import schema
+from store.agreement import IDENTITY, disagreements
+from store.errors import StoreError, again, reading
+from store.table import check_description, read_table
+from store.vectors import MANIFEST
+
+NOT_RUN = "has not run here"
+_SHOWN = 2
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def producers() -> dict[str, str]:
+    """Output (a field of ``Paths``) -> the stage that writes it."""
+    return {field: stage for stage in STAGES for field in stage_module(stage).Paths.outputs}
+
+
+def ancestors(stage: str) -> list[str]:
+    """The stages whose outputs ``stage`` reads, directly or not, in the order of the flow."""
+    made_by, found, waiting = producers(), set[str](), [stage]
+    while waiting:
+        for field in stage_module(waiting.pop()).Paths.model_fields:
+            before = made_by.get(field)
+            if before not in (None, stage, *found):
+                found.add(str(before))
+                waiting.append(str(before))
+    return [name for name in STAGES if name in found]
+
+
+def reasons(project: LoadedProject) -> dict[str, list[str]]:
+    """Stage -> why its outputs are stale by themselves; [] where they are current, or would be if their inputs were."""
+    outputs = {stage: _outputs(project, stage) for stage in STAGES}
+    digests = {field: attrs.get("digest") for made in outputs.values() for field, attrs in made.items()}
+    found: dict[str, list[str]] = {}
+    for stage, made in outputs.items():
+        params, files = stage_values(project, stage, {})
+        found[stage] = [str(attrs["fault"]) for attrs in made.values() if "fault" in attrs]
+        if not all(files[field].exists() for field in made):
+            found[stage] = [NOT_RUN]
+            continue
+        for field, attrs in made.items():
+            others = [
+                source
+                for source, digest in attrs.get("made_from", {}).items()
+                if digests.get(source) not in (None, digest)
+            ]
+            found[stage] += [f"{files[field].name} was made from another {', '.join(others)}"] if others else []
+            found[stage] += _changed_values(project, stage, params.config(), attrs.get("config", {}))
+        if stage == "score":
+            found[stage] += _other_metrics(files["metrics"], made)
+    return found
+
+
+def stale_line(project: LoadedProject, stage: str) -> str:
+    """One line that says why numbers made from the outputs of ``stage`` are stale, and what to run; "" if they are not."""
+    by_stage = reasons(project)
+    wanted = [name for name in STAGES if name in (*ancestors(stage), stage)]
+    absent = [name for name in wanted if by_stage[name] == [NOT_RUN]]
+    told = [f"{', '.join(absent)} {'have' if absent[1:] else 'has'} not run here"] if absent else []
+    told += [reason for name in wanted if name not in absent for reason in by_stage[name]]
+    if not told:
+        return ""
+    more = f"; and {len(told) - _SHOWN} more ({with_params(project, 'glimpse status')})" if len(told) > _SHOWN else ""
+    return f"stale: {'; '.join(told[:_SHOWN])}{more}; to renew: {repro(project)}"
+
+
+def _outputs(project: LoadedProject, stage: str) -> dict[str, dict[str, Any]]:
+    """Output -> its attributes; {} where there are none, ``fault`` where they cannot be read."""
+    files = stage_values(project, stage, {})[1]
+    found: dict[str, dict[str, Any]] = {}
+    for field in stage_module(stage).Paths.outputs:
+        path = files[field]
+        found[field] = {}
+        if field in schema.TABLES and path.exists():
+            try:
+                found[field] = dict(attributes(path, field))
+            except StoreError as error:
+                found[field] = {"fault": error}
+    return found
+
+
+def attributes(path: Path, name: str) -> Mapping[str, Any]:
+    """The attributes of table or vectors ``name`` at ``path``; no column is read.
+
+    Raises:
+        StoreError: there is none, it is damaged, or of another version of the schema.
+    """
+    if path.is_dir():
+        remedy = again(schema.TABLES[name].producer)
+        with reading(path, remedy):
+            return check_description(path, name, (path / MANIFEST).read_bytes(), remedy)
+    return read_table(path, name, ()).attrs
+
+
+def _changed_values(
+    project: LoadedProject, stage: str, values: Mapping[str, Any], before: Mapping[str, Any]
+) -> list[str]:
+    """The parameters of ``stage`` whose values in the profile are others than the output was made with.
+
+    What names a file or a model is stored as the digest of its contents, and is DVC's to compare.
+    """
+    changed = []
+    for name, value in values.items():
+        stored = before.get(name, value)
+        if stored != value and not (isinstance(stored, str) and _DIGEST.fullmatch(stored)):
+            section = next(s for s in STAGES[stage] if name in type(getattr(project.values, s)).model_fields)
+            changed.append(f"{section}.{name} is {json.dumps(value)} now, was {json.dumps(stored)}")
+    return changed
+
+
+def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether the metrics file holds other numbers than the run that wrote the scores table found.
+
+    A file that agrees is kept as it is (``store.agreement``), so the pair table that it names may be an earlier one.
+    """
+    scores = made["scores"]
+    try:
+        with reading(file, again("score")):
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"expected data sets, got {type(content).__name__}")
+    except StoreError as error:
+        return [str(error)]
+    named = content.get(IDENTITY, {}).get("pairs")
+    if "metrics" in scores:
+        other = bool(disagreements(content, scores["metrics"]))
+    else:
+        other = named not in (None, scores.get("made_from", {}).get("pairs"))
+    return [f"{file.name} holds other numbers than the last run of score found"] if other else []
