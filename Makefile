@@ -1,9 +1,11 @@
-# make env: the environment. make deps: code dependencies of dvc.yaml. make demo: the embedded benchmark. make test: everything tested. make check: lint, types.
+# make env: the environment. make demo: the embedded benchmark. make test: everything tested. make check: lint, types, layers.
+# make fix: what lint, format and dependencies can mend. make docs: pages of the docstrings. make deps: code deps of dvc.yaml.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
+CHECKS = "ruff check ." "ruff format --check ." "mypy" "python -m pytest tests/pipeline/test_layers.py tests/pipeline/test_dvc.py"
 
-.PHONY: deps env demo test smoke test-browser check bench clean
+.PHONY: deps docs env demo fix test smoke test-browser check bench clean
 
 env: .venv/.installed
 
@@ -14,7 +16,8 @@ env: .venv/.installed
 
 demo: env data/refshapes/.made
 	dvc repro demo/dvc.yaml
-	python -m pipeline metrics --params demo/params.yaml
+	@python -m pipeline metrics --params demo/params.yaml
+	@python -m demo.results
 
 data/refshapes/.made: demo/refshapes.py demo/scenes.py demo/captions.py demo/outlines.py | env
 	rm -rf data/refshapes
@@ -24,14 +27,23 @@ data/refshapes/.made: demo/refshapes.py demo/scenes.py demo/captions.py demo/out
 deps: env
 	python -m pipeline.deps
 
+# Every tool runs, whatever the one before it found.
 check: env
-	ruff check .
-	ruff format --check .
-	mypy
-	python -m pytest tests/pipeline/test_layers.py tests/pipeline/test_dvc.py
+	@failed=; for tool in $(CHECKS); do echo "$$tool"; $$tool || failed="$$failed; $$tool"; done; \
+	if [ -n "$$failed" ]; then echo "make check failed in$${failed#;}" >&2; exit 1; fi
 
+fix: env
+	-ruff check --fix .
+	ruff format .
+	python -m pipeline.deps
+
+# On all cores, a file's tests in one process; threads per process: tests/conftest.py.
 test: env
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
+
+docs: env
+	rm -rf build/api
+	python -m pdoc --docformat google --output-directory build/api pipeline stages store
 
 # The networks of the true sizes, random weights, two photographs, through DVC: about three minutes, under 8 GB.
 smoke: env
@@ -45,4 +57,4 @@ bench: env data/refshapes/.made
 
 # The environment and the demo's files; never what you put under data/ for the full benchmark.
 clean:
-	rm -rf .venv data/demo data/refshapes .work/demo
+	rm -rf .venv build data/demo data/refshapes .work/demo

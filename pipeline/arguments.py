@@ -13,9 +13,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def words_to_values(words: Sequence[str]) -> dict[str, Any]:
-    """``--alpha 0.5 --ks 1 2 --datasets.refcoco.splits val`` -> {"alpha": "0.5", "ks": ["1", "2"], "datasets": {...}}.
+    """The words into which DVC unfolds ``${section}`` in a command: a dotted name is a nested key, several words are a list.
 
-    The form into which DVC unfolds ``${section}`` in a command: a dotted name is a nested key, several words are a list.
+    >>> words_to_values("--alpha 0.5 --ks 1 2 --datasets.refcoco.splits val".split())
+    {'alpha': '0.5', 'ks': ['1', '2'], 'datasets': {'refcoco': {'splits': 'val'}}}
     """
     values: dict[str, Any] = {}
     given: dict[str, list[str]] = {}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class Execution(BaseModel):
         if not self.workers and not self.scheduler:
             yield in_process
             return
+        if find_spec("distributed") is None:
+            raise ParameterError(
+                "workers, scheduler (GLIMPSE_WORKERS, GLIMPSE_SCHEDULER): they need dask, which is not installed; install it "
+                "in the project's folder (pip install -c constraints.txt -e '.[workers]'), or unset them"
+            )
         from pipeline.workers import Workers
 
         with Workers(self.workers, self.scheduler) as workers:

@@ -22,7 +22,11 @@ PACKAGES = ("pipeline", "stages", "store")
 
 
 def canonical(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, no NaN; equal values give equal text."""
+    """Canonical JSON: sorted keys, no spaces, no NaN; equal values give equal text.
+
+    >>> canonical({"b": [1, 2.5], "a": "é"})
+    '{"a":"\\\\u00e9","b":[1,2.5]}'
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 

@@ -16,18 +16,31 @@ Offsets = NDArray[np.int64]
 
 
 def offsets_of(counts: Iterable[int] | NDArray[np.integer]) -> Offsets:
-    """Offsets (R+1,) int64 of rows with these lengths (R,)."""
+    """Offsets (R+1,) int64 of rows with these lengths (R,).
+
+    >>> offsets_of([2, 0, 1])
+    array([0, 2, 2, 3])
+    """
     lengths = np.fromiter(counts, np.int64)
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
 
 
 def owners_of(offsets: Offsets) -> NDArray[np.int64]:
-    """For every flat row (T,) the index of the row that owns it: [0, 0, 2, ...] for counts [2, 0, 1, ...]."""
+    """For every flat row (T,) the index of the row that owns it.
+
+    >>> owners_of(offsets_of([2, 0, 1]))
+    array([0, 0, 2])
+    """
     return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
 
 
 class Bytes(Sequence[bytes]):
-    """A column of byte strings kept flat; reading row ``i`` copies only that row."""
+    """A column of byte strings kept flat; reading row ``i`` copies only that row.
+
+    >>> column = Bytes.of([b"ab", b"", b"c"])
+    >>> column[0], column[-1], len(column)
+    (b'ab', b'c', 3)
+    """
 
     def __init__(self, flat: NDArray[np.uint8], offsets: Offsets) -> None:
         self.flat, self.offsets = flat, offsets

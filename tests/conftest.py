@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
+
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):  # before anything loads a library that reads it
+    share = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", share)
 
 import pytest
 from hypothesis import settings

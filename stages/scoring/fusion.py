@@ -154,6 +154,9 @@ def first_best(values: Floats, offsets: Offsets) -> NDArray[np.int64]:
 
     Args:
         values: (P,); offsets: (E+1,). Returns int64 (E,).
+
+    >>> first_best(np.array([1.0, 3.0, 3.0, 2.0]), np.array([0, 3, 3, 4]))
+    array([ 1, -1,  0])
     """
     best = np.full(len(offsets) - 1, -1, np.int64)
     filled = np.flatnonzero(np.diff(offsets))

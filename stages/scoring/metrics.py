@@ -45,7 +45,11 @@ class Outcome:
 
 
 def iou_of(intersection: NDArray[Any], union: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union, 0 where the union is 0; any shape, float64."""
+    """Intersection over union, 0 where the union is 0; any shape, float64.
+
+    >>> iou_of(np.array([1, 0]), np.array([4, 0]))
+    array([0.25, 0.  ])
+    """
     return np.divide(intersection, union, out=np.zeros(np.shape(union)), where=np.asarray(union) > 0)
 
 
@@ -99,7 +103,12 @@ def outcome_of_choice(
 def outcome_of_random(
     offsets: Offsets, intersection: NDArray[np.int64], union: NDArray[np.int64], area: NDArray[np.int64]
 ) -> Outcome:
-    """The expected outcome of choosing uniformly among an expression's proposals: exact, no seed."""
+    """The expected outcome of choosing uniformly among an expression's proposals: exact, no seed.
+
+    >>> two = outcome_of_random(np.array([0, 2]), np.array([4, 0]), np.array([4, 8]), np.array([4]))
+    >>> two.iou, two.intersection, two.union
+    (array([0.5]), array([2.]), array([6.]))
+    """
     counts = np.diff(offsets)
     filled = np.flatnonzero(counts)
     iou = iou_of(intersection, union)
@@ -121,6 +130,13 @@ def summarise(outcome: Outcome, empty: Empty = "count") -> dict[str, Any]:
     Args:
         empty: ``count`` keeps expressions without a choice as IoU 0; ``skip`` leaves them out of both sums, as the
             released code does. With n = 0 every value is None.
+
+    >>> chosen, offsets = np.array([1, -1]), np.array([0, 2, 2])  # the second expression has no proposal
+    >>> outcome = outcome_of_choice(chosen, offsets, np.array([0, 6]), np.array([9, 8]), np.array([8, 4]))
+    >>> summarise(outcome)
+    {'oiou': 0.5, 'miou': 0.375, 'p50': 0.5, 'p70': 0.5, 'p90': 0.0, 'n': 2}
+    >>> summarise(outcome, "skip")["miou"]
+    0.75
     """
     kept = outcome if empty == "count" else outcome.at(outcome.decided)
     n = len(kept.iou)

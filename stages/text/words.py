@@ -34,6 +34,10 @@ PLACES = frozenset(
 
 
 def classes(tokens: Iterable[str], table: Classes) -> tuple[str, ...]:
-    """The classes of ``table`` that lower-case ``tokens`` name, in order of appearance, each once; () for none."""
+    """The classes of ``table`` that lower-case ``tokens`` name, in order of appearance, each once; () for none.
+
+    >>> classes("the larger dog right of the smaller one , on the right".split(), RELATIONS)
+    ('big', 'right', 'small')
+    """
     class_of = {word: name for name, words in table.items() for word in words}
     return tuple(dict.fromkeys(class_of[token] for token in tokens if token in class_of))
