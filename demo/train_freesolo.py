@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,10 +205,11 @@ def save(network: SoloNetwork, log: dict[str, Any], out: Path, scenes: int) -> d
     weights = rounded_weights(network)
     figures = evaluate(weights, scenes)
     log["held_out"].append({"step": log["steps"], "minutes": log["minutes"], "scenes": scenes, **THRESHOLDS, **figures})
-    for path, write in (
-        (out / f"{NAME}.safetensors", lambda at: save_file(weights, at)),
-        (out / f"{NAME}.log.json", lambda at: at.write_text(json.dumps(log, indent=1) + "\n")),
-    ):
+    files: dict[str, Callable[[Path], object]] = {
+        f"{NAME}.safetensors": lambda at: save_file(weights, at),
+        f"{NAME}.log.json": lambda at: at.write_text(json.dumps(log, indent=1) + "\n"),
+    }
+    for path, write in ((out / name, write) for name, write in files.items()):
         unfinished = path.with_name(path.name + ".tmp")
         write(unfinished)
         unfinished.replace(path)

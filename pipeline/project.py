@@ -14,6 +14,7 @@ from pipeline.arguments import checked
 from pipeline.registry import DEFAULT_PARAMS
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
+from stages.device.precision import Precision
 from stages.score import Bootstrap
 from stages.scoring.rules.registry import Rules
 from stages.scoring.table import Scoring
@@ -42,7 +43,7 @@ class Clip(Section):
 
     model: Annotated[str, embed_masks.Params.model_fields["model"]]
     weights: Path
-    precision: Annotated[embed_masks.Precision, embed_masks.Params.model_fields["precision"]]
+    precision: Annotated[Precision, embed_masks.Params.model_fields["precision"]]
 
 
 class EmbedMasks(embed_masks.Params):

@@ -18,8 +18,9 @@ from stages.contract import Context
 from stages.page.tables import percent
 from stages.score import Params, choose, metrics_of, rule_scores
 from stages.scoring.rules.registry import label_of
+from stages.scoring.surface import surface
 from stages.scoring.table import load_pairs
-from stages.sweep import best_point, surface
+from stages.sweep import best_point
 from store.agreement import IDENTITY
 from store.errors import ParameterError, nearest, reading
 

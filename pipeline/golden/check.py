@@ -75,7 +75,7 @@ def relative_l2(got: NDArray[Any], expected: NDArray[Any]) -> float:
 
 def unequal(got: Sequence[Any] | NDArray[Any], expected: Sequence[Any] | NDArray[Any]) -> int:
     """How many entries differ, those that only one side has among them."""
-    return sum(a != b for a, b in zip(got, expected)) + abs(len(got) - len(expected))
+    return sum(bool(a != b) for a, b in zip(got, expected)) + abs(len(got) - len(expected))
 
 
 def sampled(values: NDArray[Any], count: int) -> NDArray[np.float64]:

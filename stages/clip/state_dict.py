@@ -60,6 +60,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
         raise WeightsError(
             f"{path}: expected a state_dict, names with tensors, got {type(state).__name__}; save model.state_dict()"
         )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    named: dict[str, Any] = state
+    if all(name.startswith("module.") for name in named):
+        named = {name.removeprefix("module."): value for name, value in named.items()}
+    return named

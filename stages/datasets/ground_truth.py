@@ -107,7 +107,7 @@ def _polygon(numbers: Sequence[object], height: int, width: int) -> Rle:
         raise DataError(f"polygon: expected 3 or more points (6 numbers, x and y by turns), got {len(numbers)} numbers")
     if len(points) < len(numbers):
         raise DataError(f"polygon: expected numbers near the image of {width} x {height} (width x height), got others")
-    return coco.frPyObjects([points], height, width)[0]
+    return cast(Rle, coco.frPyObjects([points], height, width)[0])
 
 
 def _run_lengths(rle: Mapping[str, object], height: int, width: int) -> Rle:
@@ -124,7 +124,7 @@ def _run_lengths(rle: Mapping[str, object], height: int, width: int) -> Rle:
         raise DataError(f"RLE: expected counts as a string or a list of integers, got {type(counts).__name__}")
     if (runs < 0).any() or runs.sum() != height * width:
         raise DataError(f"RLE: expected runs of 0 or more pixels, {height * width} in all, got {runs.sum()}")
-    return coco.frPyObjects({"size": [height, width], "counts": _canonical(runs)}, height, width)
+    return cast(Rle, coco.frPyObjects({"size": [height, width], "counts": _canonical(runs)}, height, width))
 
 
 def _canonical(runs: NDArray[np.int64]) -> list[int]:
@@ -150,4 +150,4 @@ def _covered_once(parts: Sequence[Rle], height: int, width: int) -> Rle:
         if (deep == 1) != (len(runs) % 2 == 0):
             runs.append(0)
         runs[-1] += end - start
-    return coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+    return cast(Rle, coco.frPyObjects({"size": [height, width], "counts": runs}, height, width))

@@ -119,7 +119,7 @@ def _choose(
 
 def _read_instances(path: Path) -> dict[str, Any]:
     expected = "JSON with the lists images, annotations and categories"
-    data = read_json(path, expected)
+    data: dict[str, Any] = read_json(path, expected)
     for key in ("images", "annotations", "categories"):
         if not isinstance(data, dict) or not isinstance(data.get(key), list):
             raise DataError(f"{path}: expected {expected}, found no list {key!r}; fetch the file again")

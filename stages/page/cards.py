@@ -170,7 +170,8 @@ def _ranking(data: Data, expression: int) -> NDArray[np.int64]:
     proposal = data.pairs["proposal"][rows]
     score, area = (data.pairs[f"proposal_{name}"][proposal] for name in ("score", "area"))
     rows = rows[data.scoring.keeps(score, area, np.arange(len(rows)))]
-    return rows[np.argsort(-data.scores["score"][rows], kind="stable")]
+    ranked: NDArray[np.int64] = rows[np.argsort(-data.scores["score"][rows], kind="stable")]
+    return ranked
 
 
 def _ranked(data: Data, expression: int, rows: NDArray[np.int64]) -> list[Ranked]:

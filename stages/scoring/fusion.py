@@ -47,10 +47,11 @@ def fused_scores(
         s, p = s / _length(s), p / _length(p)
     visual = alpha * g + (1 - alpha) * l
     text = beta * s + (1 - beta) * p
-    dots = float(LOGIT_SCALE) * (visual @ text)
+    dots: NDArray[np.float64] = float(LOGIT_SCALE) * (visual @ text)
     if score_rule == "unnormalised":
         return dots
-    return dots / np.maximum(np.linalg.norm(visual, axis=-1) * np.linalg.norm(text), np.finfo(np.float64).tiny)
+    dots /= np.maximum(np.linalg.norm(visual, axis=-1) * np.linalg.norm(text), np.finfo(np.float64).tiny)
+    return dots
 
 
 def _length(vector: Floats) -> float:

@@ -50,7 +50,9 @@ def iou_of(intersection: NDArray[Any], union: NDArray[Any]) -> NDArray[np.float6
     >>> iou_of(np.array([1, 0]), np.array([4, 0]))
     array([0.25, 0.  ])
     """
-    return np.divide(intersection, union, out=np.zeros(np.shape(union)), where=np.asarray(union) > 0)
+    iou: NDArray[np.float64] = np.zeros(np.shape(union))
+    np.divide(intersection, union, out=iou, where=np.asarray(union) > 0)
+    return iou
 
 
 def iou_units(iou: NDArray[np.float64]) -> NDArray[np.int64]:
