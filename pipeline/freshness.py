@@ -1,7 +1,7 @@
-"""Whether the outputs of a profile fit each other and its values: from their attributes alone, no values and no DVC.
+"""Whether the outputs of a profile fit each other and its values: from their attributes, without DVC.
 
-An output says what it was made from (digests) and with which values. What that cannot show, a change of code or of a weights
-file, `dvc status` shows.
+An output says what it was made from (digests) and with which values. No column is read; of the models that the profile names
+the digest is taken. What that cannot show, a change of code or of annotations, `dvc status` shows.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 from pipeline.project import LoadedProject, repro, with_params
 from pipeline.registry import STAGES, stage_module
 from pipeline.reruns import stage_values
+from stages.text.spacy_model import spacy_digest
 from store import schema
 from store.agreement import IDENTITY, disagreements
-from store.errors import StoreError, again, reading
+from store.errors import StoreError, WeightsError, again, reading
+from store.fingerprint import file_digest
 from store.table import check_description, read_table
 from store.vectors import MANIFEST
 
@@ -49,7 +51,7 @@ def reasons(project: LoadedProject) -> dict[str, list[str]]:
     digests = {field: attrs.get("digest") for made in outputs.values() for field, attrs in made.items()}
     found: dict[str, list[str]] = {}
     for stage, made in outputs.items():
-        params, files = stage_values(project, stage, {})
+        files = stage_values(project, stage, {})[1]
         found[stage] = [str(attrs["fault"]) for attrs in made.values() if "fault" in attrs]
         if not all(files[field].exists() for field in made):
             found[stage] = [NOT_RUN]
@@ -61,7 +63,7 @@ def reasons(project: LoadedProject) -> dict[str, list[str]]:
                 if digests.get(source) not in (None, digest)
             ]
             found[stage] += [f"{files[field].name} was made from another {', '.join(others)}"] if others else []
-            found[stage] += _changed_values(project, stage, params.config(), attrs.get("config", {}))
+            found[stage] += _changed_values(project, stage, attrs)
         if stage == "score":
             found[stage] += _other_metrics(files["metrics"], made)
     return found
@@ -108,20 +110,31 @@ def attributes(path: Path, name: str) -> Mapping[str, Any]:
     return read_table(path, name, ()).attrs
 
 
-def _changed_values(
-    project: LoadedProject, stage: str, values: Mapping[str, Any], before: Mapping[str, Any]
-) -> list[str]:
-    """The parameters of ``stage`` whose values in the profile are others than the output was made with.
-
-    What names a file or a model is stored as the digest of its contents, and is DVC's to compare.
-    """
+def _changed_values(project: LoadedProject, stage: str, attrs: Mapping[str, Any]) -> list[str]:
+    """The values of the profile that are others than an output of ``stage`` with these attributes was made with."""
+    params, files = stage_values(project, stage, {})
+    stored = {**attrs.get("encoder", {}), **attrs.get("config", {})}
     changed = []
-    for name, value in values.items():
-        stored = before.get(name, value)
-        if stored != value and not (isinstance(stored, str) and _DIGEST.fullmatch(stored)):
-            section = next(s for s in STAGES[stage] if name in type(getattr(project.values, s)).model_fields)
-            changed.append(f"{section}.{name} is {json.dumps(value)} now, was {json.dumps(stored)}")
+    for name, value in (params.config() | {name: str(path) for name, path in files.items()}).items():
+        before = stored.get(name, value)
+        section = next((s for s in STAGES[stage] if name in type(getattr(project.values, s)).model_fields), stage)
+        if isinstance(before, str) and _DIGEST.fullmatch(before):  # of what the value names
+            if _digest_of(project, name, value) not in (None, before):
+                changed.append(f"{section}.{name} names other contents now ({value})")
+        elif before != value:
+            changed.append(f"{section}.{name} is {json.dumps(value)} now, was {json.dumps(before)}")
     return changed
+
+
+def _digest_of(project: LoadedProject, name: str, value: str) -> str | None:
+    """The digest of the model or file that a value of the profile names; None where it is not here."""
+    if name == "spacy_model":
+        try:
+            return spacy_digest(value)
+        except WeightsError:
+            return None
+    path = project.path(value)
+    return file_digest(path) if path.is_file() else None
 
 
 def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ TOLERANCE = 1e-6
 by some 0.1 / n, another order of their sum by 1e-16."""
 IDENTITY = "run"
 """The key under which a document says which run made it; no part of its numbers."""
-VOLATILE = frozenset({"commit", "date", "digest", "machine", "pairs", "scores", "version", "versions"})
+VOLATILE = frozenset({"commit", "date", "digest", "machine", "pairs", "producer", "scores", "version", "versions"})
 """What two runs of the same values on two machines say differently under that key."""
 
 

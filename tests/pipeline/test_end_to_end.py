@@ -23,6 +23,7 @@ from demo.refshapes import write_benchmark
 from pipeline.commands.segment import segment_file
 from pipeline.commands.show import draw_expression
 from pipeline.commands.tables import scored
+from pipeline.freshness import stale_line
 from pipeline.project import load_project
 from stages import embed_text
 from stages.score import fused_scores
@@ -354,6 +355,36 @@ def test_scoring_from_the_table_equals_the_stage(finished: tuple[Values, dict[st
     assert cropping["refshapes"]["val"]["global_local"]["miou"] == written["refshapes"]["val"]["cropping"]["miou"]
     with pytest.raises(ParameterError, match="k = 5"):
         scored(load_project(params_file), {"k": 5})
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "stage"),
+    [
+        ("index", "polygon_overlap", "reference", "pair"),
+        ("index", "datasets", {"refshapes": {"split_by": "synth", "splits": ["val"]}}, "pair"),
+        ("propose", "score_threshold", 0.2, "pair"),
+        ("propose", "max_proposals", 7, "pair"),
+        ("propose", "box", "tight", "pair"),
+        ("clip", "precision", "bf16", "pair"),
+        ("embed_masks", "masked_blocks", [2], "pair"),
+        ("embed_masks", "fill", "mean", "pair"),
+        ("embed_text", "template", "a {}", "pair"),
+        ("score", "beta", 0.1, "score"),
+        ("bootstrap", "seed", 7, "score"),
+    ],
+)
+def test_any_changed_value_makes_the_numbers_stale(
+    finished: tuple[Values, dict[str, Any]], tmp_path: Path, section: str, name: str, value: Any, stage: str
+) -> None:
+    values, file = copy.deepcopy(finished[0]) | {"root": "."}, tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(values))
+    assert stale_line(load_project(file), stage) == ""
+    values[section][name] = value
+    file.write_text(yaml.safe_dump(values))
+    assert (
+        f"{section}.{name} is {json.dumps(load_project(file).values.model_dump(mode='json')[section][name])} now"
+        in (stale_line(load_project(file), stage))
+    )
 
 
 def test_show_draws_an_expression(finished: tuple[Values, dict[str, Any]], params_file: Path, tmp_path: Path) -> None:

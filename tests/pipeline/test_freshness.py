@@ -18,7 +18,9 @@ from pipeline.cli import app
 from pipeline.freshness import ancestors, producers, reasons, stale_line
 from pipeline.project import LoadedProject, load_project
 from pipeline.registry import FILES, STAGES
+from stages.text.spacy_model import spacy_digest
 from store.errors import StoreError
+from store.fingerprint import file_digest
 from store.table import read_table, write_table
 from tests.helpers.profile import DVC_STAGES, demo_values, run_stages, unfold
 from tests.helpers.stores import synthetic
@@ -109,15 +111,28 @@ def test_another_value_of_the_profile_is_told(values: Values, section: str, name
 
 
 def test_values_of_the_stages_before_are_told_too(values: Values, tmp_path: Path) -> None:
-    made = read_table(tmp_path / "data/parse.h5", "parse")
-    config = {"spacy_model": "f" * 64, "code": "c" * 64, "other": 1}
-    write_table(made.path, "parse", made.columns, config, made.attrs["made_from"])
-    assert stale_line(project(values), "pair") == "", "a model's digest is not compared with its name"
     made = read_table(tmp_path / "data/proposals.h5", "proposals")
     config = {"source": "freesolo", "box": "reference", "short_side": 128}
     write_table(made.path, "proposals", made.columns, config, made.attrs["made_from"])
     for stage in ("pair", "score"):
         assert "stale: propose.short_side is 256 now, was 128;" in stale_line(project(values), stage)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "told"),
+    [
+        ("parse", "spacy_model", "parse.spacy_model names other contents now (en_core_web_sm)"),
+        ("proposals", "input", "propose.input names other contents now"),
+    ],
+)
+def test_a_model_is_compared_by_its_contents(values: Values, tmp_path: Path, table: str, name: str, told: str) -> None:
+    made = read_table(tmp_path / f"data/{table}.h5", table)
+    digests = {"spacy_model": spacy_digest("en_core_web_sm"), "input": file_digest(Path(values["propose"]["input"]))}
+    for digest, stale in ((digests[name], False), ("f" * 64, True)):
+        write_table(made.path, table, made.columns, {name: digest, "code": "c" * 64}, made.attrs["made_from"])
+        assert (told in stale_line(project(values), "pair")) is stale
+    values["parse"]["spacy_model"], values["propose"]["input"] = "no_such_model", "no/such/file"
+    assert stale_line(project(values), "pair") == "", "a model that is not here cannot be compared"
 
 
 def test_stages_that_have_not_run_are_told_in_one_list(values: Values, tmp_path: Path) -> None:
