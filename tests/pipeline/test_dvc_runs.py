@@ -98,6 +98,38 @@ def test_nothing_changed_nothing_runs(project: Project) -> None:
     assert "up to date" in project.dvc("repro", "demo/dvc.yaml")
 
 
+def test_a_run_stages_nothing_and_its_lock_stays_out_of_git(project: Project) -> None:
+    for words, said in (
+        (["diff", "--cached", "--name-only"], ""),
+        (["status", "--porcelain"], " M demo/metrics.json\n?? demo/dvc.lock\n"),
+    ):
+        done = subprocess.run(["git", *words], cwd=project.folder, capture_output=True, text=True, check=True)
+        assert done.stdout == said
+
+
+def test_status_follows_the_graph_from_changed_code(project: Project) -> None:
+    file = project.folder / "stages/text/words.py"
+    code = file.read_text()
+    file.write_text(code.replace('"side", ', '"side", "rim", '))
+    environment = {
+        **os.environ,
+        "COLUMNS": "200",
+        "PYTHONPATH": str(project.folder),
+        "GLIMPSE_PARAMS": "demo/params.yaml",
+    }
+    command = [sys.executable, "-m", "pipeline", "status"]
+    said = subprocess.run(
+        command, cwd=project.folder, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    file.write_text(code)
+    state = {cells[1].strip(): cells[2].strip() for line in said.splitlines() if len(cells := line.split("│")) > 3}
+    assert state["parse"] == "changed deps: stages/text/words.py modified"
+    for stage in ("embed_text", "pair", "score", "sweep"):
+        assert state[stage] == "waits for parse"
+    for stage in ("index", "propose", "embed_masks", "overlap"):
+        assert state[stage] == "up to date"
+
+
 def test_alpha_reruns_score_ablations_and_report_only(project: Project) -> None:
     project.set(score={"alpha": 0.25})
     assert sorted(project.repro()) == sorted(AFTER_SCORE)

@@ -60,6 +60,16 @@ def test_a_dependency_has_a_lower_bound_that_its_pin_meets_and_a_reason(requirem
     assert re.search(r"# \S", lines[0]), lines[0]
 
 
+def test_mypy_is_strict_and_each_relaxation_has_its_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    settings = tomllib.loads(text)["tool"]["mypy"]
+    assert settings["strict"] is True
+    assert {"pipeline", "stages", "store"} <= set(settings["packages"])
+    relaxing = text.split("[[tool.mypy.overrides]]\n")[1:]
+    assert len(relaxing) <= 3
+    assert all(entry.startswith("#") for entry in relaxing)
+
+
 def required(names: list[Requirement]) -> Iterator[str]:
     """The names of ``names`` and of all that they need, as installed here."""
     waiting, seen = list(names), set[tuple[str, frozenset[str]]]()
