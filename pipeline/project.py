@@ -14,6 +14,7 @@ from pipeline.arguments import checked
 from pipeline.registry import DEFAULT_PARAMS
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
+from stages.clip.config import architecture_of
 from stages.device.precision import Precision
 from stages.score import Bootstrap
 from stages.scoring.rules.registry import Rules
@@ -126,7 +127,7 @@ def load_project(file: Path) -> LoadedProject:
 def profile_line(project: LoadedProject) -> str:
     """Which profile a command is about: its params file, its data folder and its encoder. First line of every table."""
     clip = project.values.clip
-    encoder = f"{clip.model.removesuffix('.json').rpartition('/')[2]}, {clip.weights.name}, {clip.precision}"
+    encoder = f"{architecture_of(clip.model)}, {clip.weights.name}, {clip.precision}"
     return f"profile {project.file}; data {project.values.data}; encoder {encoder}"
 
 

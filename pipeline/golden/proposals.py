@@ -13,7 +13,8 @@ from PIL import Image
 from pipeline.golden.check import SHAPES_DIFFER, Check, check, compare, largest, sampled, statistics, unequal
 from pipeline.golden.folder import Absent, Arrays, Folder
 from stages.proposals.decode import MASK_THRESHOLD, fired_cells, mask_statistics, matrix_nms, soft_masks
-from stages.proposals.freesolo import FreeSolo, Proposals, padded
+from stages.proposals.freesolo import FreeSolo, padded
+from stages.proposals.items import Proposals
 from stages.proposals.network import RawOutput
 
 PIXELS = 6  # of one mask; the release in float32 and in float64 part by 3

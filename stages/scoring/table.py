@@ -174,7 +174,8 @@ class Columns:
     def view_product(self, view: str, other: str) -> Floats:
         """Two views of a proposal multiplied, for each pair, float32 (P,); a view with itself is its squared length."""
         by_proposal: Floats = self[view_product_name(self._known(view), self._known(other))]
-        return by_proposal[self["proposal"]]
+        by_pair: Floats = by_proposal[self["proposal"]]
+        return by_pair
 
     def text_product(self, text: str, other: str) -> Floats:
         """Two texts of an expression multiplied, float32 (E,)."""

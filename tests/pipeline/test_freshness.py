@@ -18,10 +18,12 @@ from pipeline.cli import app
 from pipeline.freshness import ancestors, producers, reasons, stale_line
 from pipeline.project import LoadedProject, load_project
 from pipeline.registry import FILES, STAGES
+from stages.clip.config import encoder_identity
 from stages.text.spacy_model import spacy_digest
 from store.errors import StoreError
 from store.fingerprint import file_digest
 from store.table import read_table, write_table
+from tests.helpers import stores
 from tests.helpers.profile import DVC_STAGES, demo_values, run_stages, unfold
 from tests.helpers.stores import synthetic
 
@@ -42,8 +44,12 @@ LED_TO = {
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a profile whose stages up to score have outputs."""
     folder = tmp_path_factory.mktemp("finished")
-    synthetic(folder / "data")
     values = demo_values(folder)
+    clip = values["clip"]
+    encoder = encoder_identity(clip["model"], Path(clip["weights"]), clip["precision"])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stores, "ENCODER", encoder)  # the synthetic vectors are the demo's encoder's, as it were
+        synthetic(folder / "data")
     run_stages(values, "pair", "score")
     return folder
 
@@ -133,6 +139,21 @@ def test_a_model_is_compared_by_its_contents(values: Values, tmp_path: Path, tab
         assert (told in stale_line(project(values), "pair")) is stale
     values["parse"]["spacy_model"], values["propose"]["input"] = "no_such_model", "no/such/file"
     assert stale_line(project(values), "pair") == "", "a model that is not here cannot be compared"
+
+
+def test_numbers_of_another_encoder_are_told(values: Values, tmp_path: Path) -> None:
+    """The first line names the profile's encoder, and the numbers would be of the one before."""
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(Path(values["clip"]["weights"]).read_bytes())
+    values["clip"]["weights"] = str(other)
+    assert stale_line(project(values), "pair") == "", "the same weights under another name"
+    other.write_bytes(other.read_bytes()[:-1] + b"x")
+    assert f"clip.weights names other contents now ({other})" in stale_line(project(values), "pair")
+    values["clip"]["precision"] = "bf16"
+    assert reasons(project(values))["embed_text"] == [
+        'clip.precision is "bf16" now, was "float32"',
+        f"clip.weights names other contents now ({other})",
+    ]
 
 
 def test_stages_that_have_not_run_are_told_in_one_list(values: Values, tmp_path: Path) -> None:
