@@ -172,8 +172,8 @@ def _absent(record: dict[str, Any]) -> str:
     if not record["stopped"]:
         return f"warning: {said}; going on without them (GLIMPSE_ALLOW_LOST)"
     return (
-        f"stopped: {said}. What could be computed is kept. Put them there and run again: only what they need is computed; or go on "
-        f"without them: GLIMPSE_ALLOW_LOST=1 before the same command"
+        f"stopped: {said}. What could be computed is kept. Put them there and run again: only what they need is computed; or "
+        f"go on without them: GLIMPSE_ALLOW_LOST=1 before the same command"
     )
 
 

@@ -148,7 +148,9 @@ PAIRS = _table(
     },
     {
         "dot": _c("float32", "P", "<view>*<text>: the view's vector times the text's; 0 where a vector is lost"),
-        "view_product": _c("float32", "N", "<view>*<view>: products of a proposal's own vectors; v*v is |v|^2, 0 if lost"),
+        "view_product": _c(
+            "float32", "N", "<view>*<view>: products of a proposal's own vectors; v*v is |v|^2, 0 if lost"
+        ),
         "text_product": _c("float32", "E", "<text>*<text>: products of an expression's own vectors"),
     },
 )
