@@ -83,14 +83,18 @@ def _opened(params: Path, numbers_of: str = "") -> LoadedProject:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, stage: str) -> None:
-    """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5"""
+    """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5
+
+    Exit status 1 also where files were not there (see the message): what could be computed is kept.
+    """
     from pipeline.registry import STAGES
     from pipeline.runner import run_words
     from store.errors import ParameterError, nearest
 
     if stage not in STAGES:
         raise ParameterError(f"no stage {stage!r}; {nearest(stage, STAGES)}")
-    run_words(stage, context.args)
+    if run_words(stage, context.args)["stopped"]:
+        sys.exit(1)
 
 
 @app.command()

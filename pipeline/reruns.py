@@ -66,7 +66,8 @@ class Reruns:
 
 
 def _add(total: Summary, summary: Summary) -> None:
-    total.parts += summary.parts
+    for name in ("parts", "warnings", "transient", "losses"):
+        getattr(total, name).extend(getattr(summary, name))
     for name in ("computed", "reused", "seconds"):
         sums = getattr(total, name)
         for what, count in getattr(summary, name).items():

@@ -44,6 +44,7 @@ class Execution(BaseModel):
     unit: int = Field(16, ge=1, description="images per part: what a kill can lose")
     workers: int = Field(0, ge=0, description="processes to spread the units over; 0 for this one")
     scheduler: str = Field("", description="address of a dask scheduler to use instead, tcp://host:port")
+    allow_lost: bool = Field(False, description="files that are not there do not stop the run: it goes on without them")
 
     @classmethod
     def from_environment(cls, options: Mapping[str, Any] | None = None) -> Execution:
@@ -121,6 +122,9 @@ def run_stage(
 ) -> dict[str, Any]:
     """Run stage ``name``, print what it did, and write ``<work>/records/<stage>.json``.
 
+    Where files were not there and that is not allowed, the record is ``stopped``: the outputs say what they lack, and the
+    command line ends with status 1, so that DVC does not take the stage for done.
+
     Raises:
         GlimpseError: whatever the stage found wrong.
     """
@@ -134,6 +138,7 @@ def run_stage(
         "stage": name,
         "total_seconds": round(time.perf_counter() - start, 3),
         **asdict(summary),
+        "stopped": bool(summary.transient) and not execution.allow_lost,
         "values": params.config(),
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
@@ -166,6 +171,18 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def _absent(record: dict[str, Any]) -> str:
+    """What is said of files that were not there: it ends the run, unless that is allowed, so that the next one tries again."""
+    count, first = len(record["transient"]), record["transient"][0]
+    said = f"{count:,} file{'s were' if count > 1 else ' was'} not there, such as {first}"
+    if not record["stopped"]:
+        return f"warning: {said}; going on without them (GLIMPSE_ALLOW_LOST)"
+    return (
+        f"stopped: {said}. What could be computed is kept. Put them there and run again: only what they need is computed; or "
+        f"go on without them: GLIMPSE_ALLOW_LOST=1 before the same command"
+    )
+
+
 def _line(record: dict[str, Any]) -> str:
     done = [
         f"{verb} {', '.join(f'{n:,} {what}' for what, n in record[verb].items())}"
@@ -177,6 +194,8 @@ def _line(record: dict[str, Any]) -> str:
         memory += f", {record['device_peak_bytes'] / 2**20:,.0f} MiB on the GPU"
     text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s, {memory}"
     text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
+    if record["transient"]:
+        text += f"\n  {_absent(record)}"
     skipped = record["skipped"]
     shown = "".join(f"\n  {reason}" for reason in skipped[:SHOWN_SKIPS])
     more = f"\n  ... and {len(skipped) - SHOWN_SKIPS} more" if len(skipped) > SHOWN_SKIPS else ""

@@ -52,6 +52,8 @@ class Summary:
     """What a stage did: rows by name, every row that was skipped or is degenerate with its reason, the folders of parts.
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
+    ``losses``: what could not be used, by state (``store.usable.require_usable``).
+    ``transient`` names the files that were not there: whoever runs the stage must run it again (``dvc repro`` does).
     ``peak_bytes``: the most memory that the process ever held, ``device_peak_bytes``: that its tensors held on a GPU; both
     told by whoever runs the stage, 0: not told.
     """
@@ -62,6 +64,8 @@ class Summary:
     wrote: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    transient: list[str] = field(default_factory=list)
+    losses: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
     peak_bytes: int = 0
@@ -186,6 +190,7 @@ def compute_missing(
         for kind, part in done.parts.items():
             if part is not None:
                 kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)
+        summary.transient += done.transient
         for kind, key, item in done.passing:
             known.stand_in(kind, key, item)
         for name, seconds in done.seconds.items():

@@ -21,8 +21,10 @@ from stages.views.known import VIEWS
 from stages.views.registry import labels_of
 from store.fingerprint import code_digest, fingerprint
 from store.registry import record_digest
+from store.states import State
 from store.table import Table, read_table, require_same
 from store.units import Compute
+from store.usable import Lost, lost_vectors, require_usable
 from store.vectors import write_vectors
 from store.work import Parts, locked
 
@@ -147,11 +149,17 @@ def _assemble(
     images = range(len(keys[first]))
     width = results.get(first, keys[first][0])["feature"].shape[1] if images else 1
     reasons: list[list[str]] = []
+    lost: list[Lost] = []
     for image in images:
         items = [results.get(kind, keys[kind][image]) for kind in results.kinds]
         for row in range(len(items[0]["degenerate"])):
             found = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
             reasons.append(list(found))
+        for bad in np.flatnonzero(np.any([lost_vectors(item["feature"]) for item in items], axis=0)):
+            place = len(reasons) - len(items[0]["degenerate"]) + int(bad)
+            reasons[place] = reasons[place] or ["the vector is zero, denormal or not finite"]
+            lost.append(Lost(State.LOST_FEATURE, "; ".join(reasons[place]), f"proposal {place}"))
+    require_usable(summary, "proposals", rows, lost, "put the images back and run again, or check the weights")
 
     def blocks(kind: str) -> Iterator[NDArray[np.float32]]:
         return (results.get(kind, key)["feature"] for key in keys[kind])
@@ -169,6 +177,7 @@ def _assemble(
         score_rule=backbone.score_rule,
         encoder=encoder_identity(params.model, paths.weights, params.precision),
         images=params.seen(),
+        losses=summary.losses,
     )
     summary.wrote = dict.fromkeys(results.kinds, rows)
     summary.skipped += [f"proposal {row}: {'; '.join(found)}" for row, found in enumerate(reasons) if found]

@@ -19,8 +19,10 @@ from stages.device.precision import Precision
 from stages.text.template import Template
 from store.fingerprint import code_digest, fingerprint
 from store.registry import record_digest
+from store.states import State
 from store.table import read_table
 from store.units import Compute, Result
+from store.usable import Lost, lost_vectors, require_usable
 from store.vectors import write_vectors
 from store.work import Parts, locked
 
@@ -66,6 +68,12 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
             "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
         }
+        lost = [
+            Lost(State.LOST_FEATURE, "the vector is zero, denormal or not finite", f"string {string!r}")
+            for string, key in zip(strings, keys, strict=True)
+            if lost_vectors(results.get("text", key)["feature"])[0]
+        ]
+        require_usable(summary, "strings", len(keys), lost, "check the weights and the precision")
         vectors = {"feature": (results.get("text", key)["feature"] for key in keys)}
         write_vectors(
             paths.text_features,
@@ -77,6 +85,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             {**params.config(), **config},
             {"parse": parse.digest},
             encoder=encoder,
+            losses=summary.losses,
         )
     summary.wrote = {"strings": len(strings)}
     summary.skipped = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,15 +13,17 @@ from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.datasets.choice import differing_counts, origin, read
-from stages.datasets.fields import NO_ID
+from stages.datasets.fields import NO_ID, is_blank
 from stages.datasets.ground_truth import Overlap, annotation_mask_rle, union
 from stages.datasets.registry import KINDS, Choice
-from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow
-from store.errors import DataError
+from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
+from store.errors import DataError, PassingError
 from store.images import open_image
 from store.ragged import offsets_of
 from store.segmentation import Rle, areas
+from store.states import State
 from store.table import as_rows, write_table
+from store.usable import Lost, require_usable
 
 
 class Params(BaseParams):
@@ -82,7 +84,11 @@ class _Union:
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the index table. Faulty rows stay in it with a status."""
+    """Write the index table. Faulty rows stay in it with a status.
+
+    Raises:
+        DataError: none of a data set's refs, images or sentences can be used.
+    """
     summary = Summary()
     whole = _Union()
     groups: list[tuple[str, str]] = []
@@ -96,13 +102,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             group_of = {split: first + i for i, split in enumerate(choice.splits)}
             summary.skipped += _add(whole, data, choice, group_of, params)
     images = [whole.images[name] for name in sorted(whole.images)]
+    absent: list[str] = []
     with summary.timed("digest images"):
         for image in context.track(images, "images"):
-            _open(image, paths.images)
+            absent += _open(image, paths.images)
+    for name in params.datasets:
+        _require_usable(name, [ref for ref in whole.refs if groups[ref.group][0] == name], whole.images, summary)
+    summary.transient = absent
     columns = _columns(images, whole.refs)
     summary.skipped += [f"{image.name}: {image.status}" for image in images if image.status]
     origins = {name: origin(name, choice) for name, choice in params.datasets.items()}
-    write_table(paths.index, "index", columns, params.config(), {}, groups=groups, origins=origins)
+    more = {"groups": groups, "origins": origins, "losses": summary.losses}
+    write_table(paths.index, "index", columns, params.config(), {}, **more)
     summary.read = {"data sets": len(params.datasets)}
     summary.wrote = {
         "images": len(images),
@@ -112,12 +123,39 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
+def _require_usable(name: str, refs: Sequence[_Ref], known: Mapping[str, _Image], summary: Summary) -> None:
+    """Count what of data set ``name`` cannot be used; an error where that is all of it."""
+    images = {ref.image: known[ref.image] for ref in refs}
+    sentences = [(ref, sentence) for ref in refs for sentence in ref.row.sentences]
+    faulty = [
+        Lost(State.NO_GROUND_TRUTH, ref.status, f"ref {ref.row.ref_id}")
+        for ref in refs
+        if ref.status
+        and not (ref.row.sentences and all(map(_fault_of, ref.row.sentences)))  # else its sentences are counted
+    ]
+    unreadable = [Lost(State.UNREADABLE_IMAGE, i.status, i.name) for i in images.values() if i.status]
+    blank = [
+        Lost(State.FAULTY_SENTENCE, _fault_of(s), f"ref {ref.row.ref_id}, sentence {s.sentence_id}")
+        for ref, s in sentences
+        if _fault_of(s)
+    ]
+    files = "correct the annotations, or choose others (index.datasets)"
+    there = f"are they in the folder that images (and below it index.datasets.{name}.images) names?"
+    require_usable(summary, f"refs of data set {name}", len(refs), faulty, files, "check splits and categories")
+    if refs:
+        require_usable(summary, f"images of data set {name}", len(images), unreadable, there)
+        require_usable(summary, f"sentences of data set {name}", len(sentences), blank, files)
+
+
+def _fault_of(sentence: SentenceRow) -> str:
+    """Why a sentence cannot be used; one that lacks only its id can."""
+    return sentence.status if is_blank(sentence.raw) else ""
+
+
 def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
     """Where the refs are fewer or more than published; the published counts are those of all categories."""
     if choice.categories == "all":
         return differing_counts(name, choice, data.refs)
-    if not data.refs:
-        return [f"data set {name}: no ref is of a category outside COCO's 80, so it is empty; check categories"]
     return []
 
 
@@ -193,20 +231,21 @@ def _truth(ref: RefRow, image: _Image, masks: _Masks) -> tuple[bytes, str, list[
     return counts, "", odd
 
 
-def _open(image: _Image, root: Path) -> None:
-    """Fill in the file's digest, and the status where the file cannot be used."""
+def _open(image: _Image, root: Path) -> list[str]:
+    """Fill in the file's digest, and the status where the file cannot be used; return a line where it is not there."""
     if image.status:
-        return
+        return []
     try:
         image.digest, size = open_image(root, image.name)
     except DataError as error:
         image.status = str(error)
-        return
+        return [image.status] if isinstance(error, PassingError) else []
     if size != (image.height, image.width):
         image.status = (
             f"the file is {size[1]} x {size[0]}, the annotations say {image.width} x {image.height} (width x height); "
             f"they belong to another version of the image"
         )
+    return []
 
 
 def _columns(images: Sequence[_Image], refs: Sequence[_Ref]) -> dict[str, Any]:
@@ -230,4 +269,5 @@ def _columns(images: Sequence[_Image], refs: Sequence[_Ref]) -> dict[str, Any]:
         "expression_id": as_rows([sentence.sentence_id for _, sentence in sentences], "int64"),
         "expression_ref": as_rows([row for row, _ in sentences], "int64"),
         "expression_raw": [sentence.raw for _, sentence in sentences],
+        "expression_status": [_fault_of(sentence) for _, sentence in sentences],
     }

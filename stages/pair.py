@@ -17,7 +17,10 @@ from stages.contract import Paths as BasePaths
 from stages.scoring.products import TEXTS, product_columns, ranges, text_rows
 from store.errors import StoreError, again
 from store.ragged import offsets_of
+from store.schema import members
+from store.states import EVALUATED, expression_states
 from store.table import Stored, Table, read_table, require_same, write_table
+from store.usable import Lost, lost_norms, require_usable
 from store.vectors import Vectors
 
 Floats = NDArray[np.float32]
@@ -44,7 +47,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     index = read_table(paths.index, "index")
     proposals = read_table(paths.proposals, "proposals")
     overlap = read_table(paths.overlap, "overlap")
-    parse = read_table(paths.parse, "parse", ())
+    parse = read_table(paths.parse, "parse", ("status",))
     masks, text = Vectors(paths.mask_features, "mask_features"), Vectors(paths.text_features, "text_features")
     require_same("pair", (proposals, "index", index), (overlap, "index", index), (overlap, "proposals", proposals))
     require_same("pair", (masks, "proposals", proposals), (text, "parse", parse), (parse, "index", index))
@@ -67,8 +70,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     with summary.timed("compute"):
         products = product_columns(masks, text, image_offsets, expressions["expression_image"], context)
-    _refuse_non_finite(products)
     columns |= products
+    columns |= expression_states_of(columns, index, proposals, parse, summary)
     made_from = {
         "index": index.digest,
         "proposals": proposals.digest,
@@ -85,10 +88,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "embed_text": text,
     }
     attrs["configs"] = {stage: dict(source.attrs["config"]) for stage, source in sources.items()}
-    attrs |= {"groups": index.attrs["groups"], "texts": list(TEXTS)}
+    losses = [loss for source in sources.values() for loss in source.attrs.get("losses", [])] + summary.losses
+    attrs |= {"groups": index.attrs["groups"], "texts": list(TEXTS), "losses": losses}
     write_table(paths.pairs, "pairs", columns, params.config(), made_from, **attrs)
     summary.wrote = {"pairs": len(proposal)}
-    summary.skipped = [f"expression {i}: {s}" for i, s in enumerate(expressions["expression_status"]) if s]
+    summary.skipped = [f"expression {i}: {s}" for i, s in enumerate(columns["expression_status"]) if s]
     return summary
 
 
@@ -116,15 +120,39 @@ def require_same_encoder(masks: Vectors, text: Vectors) -> None:
         )
 
 
-def _refuse_non_finite(columns: dict[str, Floats]) -> None:
-    """A NaN would win or lose an argmax by accident."""
+def expression_states_of(
+    columns: dict[str, Any], index: Table, proposals: Table, parse: Table, summary: Summary
+) -> dict[str, list[str]]:
+    """The state of every expression, and why it is not evaluated; all products of a lost vector in ``columns`` become 0.
+
+    A NaN, or a vector without a direction, would win or lose an argmax by accident.
+
+    Raises:
+        DataError: no expression can be evaluated.
+    """
+    lost_proposal = _lost(columns, "view_product", len(proposals["score"]))
+    lost_text = _lost(columns, "text_product", len(index["expression_ref"]))
+    lost_pair = lost_proposal[columns["proposal"]] | np.repeat(lost_text, np.diff(columns["expression_offsets"]))
+    lost_of = {"dot": lost_pair, "view_product": lost_proposal, "text_product": lost_text}
     for name, column in columns.items():
-        bad = np.flatnonzero(~np.isfinite(column))
-        if len(bad):
-            raise StoreError(
-                f"pair: {len(bad)} values of column {name} are not finite, the first in row {bad[0]}: the features hold "
-                f"NaN, or overflowed; check the weights and the precision"
-            )
+        lost = lost_of.get(name.partition(".")[0])
+        if lost is not None and lost.any():
+            column[lost] = 0
+    states, reasons = expression_states(index, proposals, parse, lost_proposal, lost_text)
+    rows = enumerate(zip(states, reasons, strict=True))
+    left_out = [Lost(state, reason, f"expression {row}") for row, (state, reason) in rows if state not in EVALUATED]
+    require_usable(summary, "expressions", len(states), left_out, "see the warnings of the stages before")
+    return {"expression_state": states, "expression_status": reasons}
+
+
+def _lost(columns: dict[str, Any], family: str, rows: int) -> NDArray[np.bool_]:
+    """Which rows (proposals or expressions) lack a usable vector of any view or text, by their squared lengths."""
+    lost = np.zeros(rows, np.bool_)
+    for name in members(columns, family):
+        own, _, other = name.partition("*")
+        if own == other:
+            lost |= lost_norms(columns[f"{family}.{name}"])
+    return lost
 
 
 def expression_columns(index: Table, proposals: Table, overlap: Table, text: Vectors) -> dict[str, Any]:
@@ -138,7 +166,6 @@ def expression_columns(index: Table, proposals: Table, overlap: Table, text: Vec
         "expression_ref": ref,
         "expression_group": index["ref_group"][ref],
         "expression_area": overlap["ref_area"][ref],
-        "expression_status": [index["ref_status"][r] for r in ref],
         "expression_truncated": truncated[text_rows(text)].any(1),
     }
 

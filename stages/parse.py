@@ -15,8 +15,10 @@ from stages.contract import Context, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from store.fingerprint import code_digest, fingerprint
+from store.states import State
 from store.table import read_table, write_table
 from store.units import Compute, Result
+from store.usable import Lost, require_usable
 from store.work import Parts, locked
 
 _UNIT = 512
@@ -39,7 +41,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     from stages.text.spacy_model import spacy_digest
 
     summary = Summary()
-    index = read_table(paths.index, "index", ("expression_raw",))
+    index = read_table(paths.index, "index", ("expression_raw", "expression_status"))
     raw = index["expression_raw"]
     keys = [fingerprint(sentence) for sentence in raw]
     summary.read = {"expressions": len(raw)}
@@ -64,7 +66,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         },
         "status": [p["status"] for p in parsed],
     }
-    write_table(paths.parse, "parse", columns, {**params.config(), **config}, {"index": index.digest})
+    blank = [
+        Lost(State.FAULTY_SENTENCE, status, f"expression {row}")
+        for row, (status, known) in enumerate(zip(columns["status"], index["expression_status"], strict=True))
+        if status and not known
+    ]
+    given = sum(not status for status in index["expression_status"])
+    require_usable(
+        summary, "sentences to parse", given, blank, "correct the sentences", "all are faulty, see stage index"
+    )
+    made_from = {"index": index.digest}
+    write_table(paths.parse, "parse", columns, {**params.config(), **config}, made_from, losses=summary.losses)
     summary.wrote = {"expressions": len(parsed)}
     summary.skipped = [f"expression {row}: {p['status']}" for row, p in enumerate(parsed) if p["status"]]
     return summary

@@ -23,7 +23,9 @@ from stages.proposals.registry import SOURCES, Request
 from stages.proposals.settings import PRECISION, RELEASED, SHORT_SIDE
 from store.errors import ParameterError, nearest
 from store.ragged import Bytes, offsets_of
-from store.table import read_table, write_table
+from store.states import State
+from store.table import Table, read_table, write_table
+from store.usable import Lost, require_usable
 from store.work import Item
 
 _INDEX = ("image_name", "image_id", "image_size", "image_digest", "image_status", "instance_offsets", "instance_mask")
@@ -63,7 +65,11 @@ class Paths(BasePaths):
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the proposals table; an image that has no proposals has a status that says why."""
+    """Write the proposals table; an image that has no proposals has a state, and a status that says why.
+
+    Raises:
+        DataError: no image has a proposal, or no row of a file is usable.
+    """
     summary = Summary()
     index = read_table(paths.index, "index", _INDEX)
     summary.read = {"images": len(index["image_name"])}
@@ -77,20 +83,31 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     with summary.timed("assemble"):
         columns = _assemble(items, index["image_status"], params.box)
         config = {"source": params.source, "box": params.box, **config}
-        write_table(paths.proposals, "proposals", columns, config, {"index": index.digest})
+        _require_usable(index, columns, params.source, summary)
+        write_table(paths.proposals, "proposals", columns, config, {"index": index.digest}, losses=summary.losses)
     summary.wrote = {"proposals": len(columns["mask"])}
     reasons = zip(index["image_name"], columns["status"], strict=True)
     summary.skipped += [f"{name}: {status}" for name, status in reasons if status]
     return summary
 
 
+def _require_usable(index: Table, columns: Mapping[str, Any], source: str, summary: Summary) -> None:
+    """Count which images of the index that could be used have no proposals; an error where that is all of them."""
+    usable = [row for row, status in enumerate(index["image_status"]) if not status]
+    lost = [
+        Lost(columns["state"][row], columns["status"][row], index["image_name"][row])
+        for row in usable
+        if columns["state"][row]
+    ]
+    remedy = f"check propose.input and the values of propose (source {source}), or the image files"
+    require_usable(summary, "images to propose for", len(usable), lost, remedy)
+
+
 def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) -> Mapping[str, Any]:
     """The columns of the proposals table; an image that cannot be used has no proposals and its own status."""
-    nothing = no_proposals("")
+    nothing = no_proposals("", State.UNREADABLE_IMAGE)
     kept = [nothing if status else item for status, item in zip(image_status, items, strict=True)]
-    statuses = [
-        s or i["status"].tobytes().decode("utf-8", "surrogatepass") for s, i in zip(image_status, kept, strict=True)
-    ]
+    told = [i["status"].tobytes().decode("utf-8", "surrogatepass") for i in kept]
     filled = kept or [nothing]
     mask, length, score, area = (
         np.concatenate([i[name] for i in filled]) for name in ("mask", "length", "score", "area")
@@ -101,5 +118,6 @@ def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) 
         "box": np.concatenate([boxes_of(item, box) for item in filled]),
         "score": score,
         "area": area,
-        "status": statuses,
+        "status": [status or own for status, own in zip(image_status, told, strict=True)],
+        "state": [item["state"].tobytes().decode() for item in kept],
     }

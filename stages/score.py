@@ -22,7 +22,9 @@ from stages.scoring.table import PairTable, Scoring, load_pairs
 from store.agreement import says_the_same
 from store.errors import ParameterError
 from store.publish import replacing
+from store.states import State, left_out
 from store.table import write_table
+from store.usable import LOST_SHARE
 
 __all__ = ["RULES", "Params", "Paths", "choose", "fused_scores", "metrics_of", "rule_scores", "run"]
 
@@ -58,6 +60,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         scores = rule_scores(pairs, params)
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
+    for dataset, splits in metrics.items():
+        for split, content in splits.items():
+            counts = content["counts"]
+            if counts["not_evaluated"] > LOST_SHARE * counts["expressions"]:
+                summary.warnings.append(f"{dataset} {split}: expressions left out of the metrics: {left_out(counts)}")
     columns = {"score": scores[params.enabled[0]], **{f"chosen.{rule}": rows for rule, rows in chosen.items()}}
     attributes = {"rules": params.enabled, "metrics": metrics}
     write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, **attributes)
@@ -69,7 +76,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
 
 def rule_scores(pairs: PairTable, params: Params) -> dict[str, Floats]:
-    """The scores of all pairs (P,) by each enabled rule; ``pairs`` unfiltered."""
+    """The scores of all pairs (P,) by each enabled rule, -inf for one that is lost; ``pairs`` unfiltered."""
     return {rule.name: _finite(rule, rule.scores(pairs, params, settings), pairs) for rule, settings in params.chosen()}
 
 
@@ -85,7 +92,7 @@ def _finite(rule: Rule, scores: Floats, pairs: PairTable) -> Floats:
             f"rule {rule.name}: expected a number for every pair, got none for {len(bad)}, the first is pair {bad[0]}; "
             f"-inf stands for a proposal that must not be chosen"
         )
-    return scores.astype(np.float32, copy=False)
+    return np.where(pairs.lost, -np.float32(np.inf), scores.astype(np.float32, copy=False))
 
 
 def choose(pairs: PairTable, scores: Mapping[str, Floats], params: Scoring) -> dict[str, NDArray[np.int64]]:
@@ -133,14 +140,16 @@ def _rule_metrics(outcome: Outcome, image: NDArray[np.int64], params: Params) ->
 
 def _counts(pairs: PairTable, kept: PairTable, chosen: NDArray[np.int64], group: int) -> dict[str, int]:
     mine = np.flatnonzero(pairs.group == group)
-    images = np.unique(pairs.image[mine])
-    with_proposals = np.unique(pairs.image[mine][np.diff(kept.offsets)[mine] > 0])
+    readable = mine[pairs.state[mine] != State.UNREADABLE_IMAGE]
+    without_proposals = readable[np.diff(kept.offsets)[readable] == 0]
     return {
         "expressions": len(mine),
         "refs": len(np.unique(pairs.ref[mine])),
-        "images": len(images),
-        "images_without_proposals": len(images) - len(with_proposals),
+        "images": len(np.unique(pairs.image[mine])),
+        "images_without_proposals": len(np.unique(pairs.image[without_proposals])),
         "truncated_texts": int(pairs.truncated[mine].sum()),
+        "lost_pairs": int(pairs.lost[np.repeat(pairs.group == group, np.diff(pairs.offsets))].sum()),
         "not_evaluated": int((~pairs.evaluated[mine]).sum()),
-        "no_choice": int((chosen[mine] < 0).sum()),
+        "no_choice": int((chosen[pairs.members(group)] < 0).sum()),
+        **{state: int((pairs.state[mine] == state).sum()) for state in State},
     }

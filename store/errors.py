@@ -32,7 +32,7 @@ class DataError(GlimpseError):
 
 
 class PassingError(DataError):
-    """A file that was there when it was indexed is missing or another one now: the next run may find it again."""
+    """A file that is missing, or another one than was indexed, now: the next run may find it again."""
 
 
 class WeightsError(GlimpseError):

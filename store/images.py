@@ -1,28 +1,46 @@
-"""Reading an image as every stage does: RGB pixels of exactly the file that was indexed."""
+"""Reading an image as every stage does: RGB pixels of exactly the file that was indexed.
+
+Pixels are those that a viewer shows, in 8 bits: grey of 16 bits (or as many as a TIFF says) is scaled by its full range,
+floats from 0 to 1 or from 0 to 255 likewise; a transparent picture lies on white; palettes, CMYK and one-bit pictures are
+converted. What has no agreed range (negative, NaN, wider integers) cannot be used. The orientation of EXIF is NOT applied,
+as in the released code: annotations and proposals are about the pixels as stored.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from store.errors import DataError, PassingError, again
 
 if TYPE_CHECKING:
     from PIL import Image
 
+MOST_PIXELS = 2**25
+"""What pycocotools can hold in any mask, see ``stages.datasets.ground_truth``."""
+MOST_ASPECT = 20
+"""A short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
 _REMEDY = f"put the right file there, then {again('index')}"
+_OTHER = "name another file, or save it as an 8-bit PNG or JPEG"
+_BITS, _BLACK_IS, _SIGN = 258, 262, 339
+"""Tags of TIFF: bits per sample, photometric interpretation (0: white is zero), sample format (2: signed)."""
 
 
 def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
     """sha256 hex digest and (height, width) of an image file, from its bytes and header alone.
 
     Raises:
-        DataError: no such file, an empty one, or one that is no image.
+        PassingError: no such file, or it cannot be read: it may be there for the next run.
+        DataError: an empty file, one that is no image, too thin (``MOST_ASPECT``) or too large (``MOST_PIXELS``).
     """
-    data = _bytes(root, name)
-    with _decoding(root / name, data) as image:
+    data = _bytes(root / name, _REMEDY)
+    with _opened(root / name, data, _REMEDY) as image:
         return hashlib.sha256(data).hexdigest(), (image.height, image.width)
 
 
@@ -31,50 +49,110 @@ def read_image(root: Path, name: str, digest: str) -> Image.Image:
 
     Raises:
         PassingError: the file is missing, or not the one whose digest was indexed.
-        DataError: exactly the indexed bytes cannot be decoded: the file is truncated or damaged.
+        DataError: exactly the indexed bytes cannot be used: truncated, damaged, or pixels without an agreed range.
     """
     try:
-        data = _bytes(root, name)
+        data = _bytes(root / name, _REMEDY)
     except DataError as error:
         raise PassingError(str(error)) from error
     if hashlib.sha256(data).hexdigest() != digest:
         raise PassingError(
             f"{root / name}: the file changed since it was indexed; put the old one back, or {again('index')}"
         )
-    return _rgb(root / name, data)
+    return _rgb(root / name, data, _REMEDY)
 
 
 def load_image(path: Path) -> Image.Image:
     """Any image file as PIL RGB, decoded whole.
 
     Raises:
-        DataError: no such file, an empty one, a truncated one, or one that is no image.
+        DataError: no such file, an empty one, a truncated one, one that is no image, or too thin or too large.
     """
-    return _rgb(path, _bytes(path.parent, path.name))
+    return _rgb(path, _bytes(path, _OTHER), _OTHER)
 
 
-def _rgb(path: Path, data: bytes) -> Image.Image:
-    with _decoding(path, data) as image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as 8-bit RGB, as a viewer shows it (see above).
+
+    Raises:
+        ValueError: its pixels have no agreed range. OSError, SyntaxError: it cannot be decoded.
+    """
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _grey(image)
+    if image.has_transparency_data:
+        from PIL import Image as images
+
+        seen = image.convert("RGBA")
+        image = images.alpha_composite(images.new("RGBA", seen.size, "white"), seen)
+    return image.convert("RGB")
+
+
+def _grey(image: Image.Image) -> Image.Image:
+    """A grey image of more than 8 bits in 8 bits."""
+    from PIL import Image as images
+
+    values = np.asarray(image).astype(np.float64)
+    scaled = np.rint(values * (255 / _full_scale(image, values))).astype(np.uint8)
+    if image.mode.startswith("I;16") and _tag(image, _BLACK_IS, 1) == 0:
+        scaled = 255 - scaled
+    return images.fromarray(scaled)
+
+
+def _full_scale(image: Image.Image, values: NDArray[np.float64]) -> float:
+    """The value that is white: by the file's own bit depth where it has one, otherwise by the range of the values."""
+    low, high = float(values.min()), float(values.max())
+    sure = 0.0
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        sure = 2.0 ** _tag(image, _BITS, 16) - 1
+    elif image.mode == "I" and (_tag(image, _BITS, 32), _tag(image, _SIGN, 1)) == (16, 2):
+        sure = 2.0**15 - 1
+    ranges = (sure,) if sure else (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+    for white in ranges:
+        if low >= 0 and high <= white:
+            return white
+    expected = " or ".join(f"0 to {white:g}" for white in ranges)
+    raise ValueError(f"pixels of mode {image.mode} from {low:g} to {high:g}, expected {expected}")
+
+
+def _tag(image: Image.Image, tag: int, default: int) -> int:
+    """A tag of a TIFF, its first value; ``default`` for other files."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _rgb(path: Path, data: bytes, remedy: str) -> Image.Image:
+    with _opened(path, data, remedy) as image:
         try:
-            return image.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: cannot be decoded ({error}); {_REMEDY}") from error
+            return as_rgb(image)
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+            raise DataError(f"{path}: cannot be decoded ({error}); {remedy}") from error
 
 
-def _bytes(root: Path, name: str) -> bytes:
+def _bytes(path: Path, remedy: str) -> bytes:
     try:
-        data = (root / name).read_bytes()
+        if path.exists() and not path.is_file():  # reading a pipe or a device would never end
+            raise DataError(f"{path}: expected an image file, this is no regular file; {remedy}")
+        data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{root / name}: image file cannot be read ({error.strerror}); {_REMEDY}") from error
+        raise PassingError(f"{path}: image file cannot be read ({error.strerror}); {remedy}") from error
     if not data:
-        raise DataError(f"{root / name}: image file is empty (0 bytes); {_REMEDY}")
+        raise DataError(f"{path}: image file is empty (0 bytes); {remedy}")
     return data
 
 
-def _decoding(path: Path, data: bytes) -> Image.Image:
+def _opened(path: Path, data: bytes, remedy: str) -> Image.Image:
+    """The image with its header read, of a size that later stages can hold."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(io.BytesIO(data))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not an image that Pillow can open ({error}); {_REMEDY}") from error
+        image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError as error:  # its text holds the address of the buffer
+        raise DataError(f"{path}: not an image that Pillow can open (unknown format); {remedy}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not an image that Pillow can open ({error}); {remedy}") from error
+    size = f"{path}: {image.width} x {image.height}"
+    if max(image.size) > MOST_ASPECT * min(image.size):
+        raise DataError(f"{size} is longer than {MOST_ASPECT} times its short side; cut it")
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(f"{size} has more than {MOST_PIXELS:,} pixels; shrink it, and its annotations")
+    return image

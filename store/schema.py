@@ -6,7 +6,9 @@ objects (flat, image by image), D feature width, G grid points. ``utf8`` and ``b
 ``<name>.bytes`` (uint8) and ``<name>.offsets`` (int64).
 Boxes are XYXY in pixels of the image, floats, x2 and y2 exclusive. Masks are COCO run-length counts (compressed), whose
 size is that of their image. Features are raw: never normalised, because norms take part in the fusion (paper sec. 3.3).
-A ``status`` column holds "" for a good row, otherwise the reason why it is bad or degenerate.
+A ``status`` column holds "" for a good row, otherwise the reason why it is bad or degenerate; a ``state`` column "" or one
+of ``store.states.State``. The attribute ``losses`` says what a stage lost and why (``store.usable``), that of the pair table
+what all stages before it lost.
 
 A family of columns has one for each member that a run has: ``view.<label>`` for each view of a mask (``global.k3``,
 ``local``), ``dot.<label>*<text>`` for each view and text.
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-VERSION = 3
+VERSION = 4
 """Raised by any change of what a stored array means; part of every fingerprint."""
 
 
@@ -76,6 +78,7 @@ INDEX = _table(
         "expression_id": _c("int64", "E", "the data set's sentence id"),
         "expression_ref": _c("int64", "E", "row of the ref; not decreasing"),
         "expression_raw": _c("utf8", "E", "the sentence as annotated"),
+        "expression_status": _c("utf8", "E", "why the sentence cannot be used: blank, missing, no text"),
     },
 )
 PROPOSALS = _table(
@@ -87,11 +90,12 @@ PROPOSALS = _table(
         "score": _c("float32", "N", "the source's confidence; FreeSOLO: 0 to 1, COCO files: as given, instances: 1"),
         "area": _c("int64", "N", "pixels"),
         "status": _c("utf8", "I", "why the image has no proposals"),
+        "state": _c("utf8", "I", "'', unreadable image or no proposals"),
     },
 )
 MASK_FEATURES = _table(
     "embed_masks",
-    {"status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box")},
+    {"status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box, no usable vector")},
     {"view": _c("float32", "N D", "the vector of every mask by one view, raw")},
 )
 PARSE = _table(
@@ -132,7 +136,8 @@ PAIRS = _table(
         "expression_ref": _c("int64", "E", "row of the ref"),
         "expression_group": _c("int32", "E", "row of (data set, split) in the attribute `groups`"),
         "expression_area": _c("int64", "E", "ground-truth area in pixels"),
-        "expression_status": _c("utf8", "E", "why the expression is not evaluated (its ref has no ground truth)"),
+        "expression_state": _c("utf8", "E", "'' or its state; only '' and no proposals are evaluated"),
+        "expression_status": _c("utf8", "E", "why the expression is not evaluated, '' where it is"),
         "expression_truncated": _c("bool", "E", "its sentence or phrase was cut to the context length"),
         "proposal": _c("int64", "P", "row of the proposal in the proposals file, and in the columns of N rows"),
         "intersection": _c("int64", "P", "pixels"),
@@ -142,8 +147,10 @@ PAIRS = _table(
         "proposal_box": _c("float32", "N 4", "XYXY, pixels"),
     },
     {
-        "dot": _c("float32", "P", "<view>*<text>: the view's vector times the text's"),
-        "view_product": _c("float32", "N", "<view>*<view>: products of a proposal's own vectors; v*v is |v|^2"),
+        "dot": _c("float32", "P", "<view>*<text>: the view's vector times the text's; 0 where a vector is lost"),
+        "view_product": _c(
+            "float32", "N", "<view>*<view>: products of a proposal's own vectors; v*v is |v|^2, 0 if lost"
+        ),
         "text_product": _c("float32", "E", "<text>*<text>: products of an expression's own vectors"),
     },
 )

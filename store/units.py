@@ -43,7 +43,7 @@ class Unit:
 class Done:
     """A finished unit: for each kind the part it wrote (None for none), which inputs it holds, and what was degenerate.
 
-    ``passing``: stand-ins for what could not be had now, as (kind, key, item). ``seconds`` by name.
+    ``passing``: stand-ins for what could not be had now, as (kind, key, item); ``transient``: why. ``seconds`` by name.
     """
 
     unit: Unit
@@ -52,6 +52,7 @@ class Done:
     skipped: list[str]
     passing: list[tuple[str, str, Item]]
     seconds: dict[str, float]
+    transient: list[str] = field(default_factory=list)
 
 
 def finish(unit: Unit, compute: Compute) -> Done:
@@ -79,6 +80,7 @@ def finish(unit: Unit, compute: Compute) -> Done:
             if result.passing
         ],
         seconds={"compute": computed - start, "write parts": time.perf_counter() - computed},
+        transient=[reason for result in results if result.passing for reason in result.skipped],
     )
 
 

@@ -23,6 +23,7 @@ from stages.scoring.table import load_pairs
 from stages.sweep import best_point
 from store.agreement import IDENTITY
 from store.errors import ParameterError, nearest, reading
+from store.states import left_out
 
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
 
@@ -66,6 +67,10 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
                     end_section=rule == shown[-1],
                 )
     Console(width=100).print(table)
+    for name in metrics if dataset is None else [dataset]:
+        for split, content in metrics[name].items():
+            if said := left_out(content.get("counts", {})):
+                print(f"{name} {split}: expressions left out of the metrics: {said}")
 
 
 def _table() -> Table:

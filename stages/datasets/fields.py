@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
+_MOST_DIGITS = 18
 NO_ID = -1
 """Stands for an id that is missing or no integer."""
 
@@ -20,10 +21,24 @@ class Problem:
     reason: str
 
 
+class Problems(list[Problem]):
+    """Faults and notes, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._noted: set[tuple[str, str]] = set()
+
+    def once(self, file: str, what: str, reason: str) -> None:
+        """Note a habit of a whole file, ``what``, where it shows first: it may hold for every row."""
+        if (file, what) not in self._noted:
+            self._noted.add((file, what))
+            self.append(Problem(file, f"{reason}; other rows of this kind are not listed"))
+
+
 class Fields:
     """The fields of one row. A fault makes the row unusable, a note does not; both are added to ``problems``."""
 
-    def __init__(self, row: object, where: str, problems: list[Problem]) -> None:
+    def __init__(self, row: object, where: str, problems: Problems) -> None:
         self.row: Mapping[Any, Any] = row if isinstance(row, dict) else {}
         self.where = where
         self.problems = problems
@@ -43,6 +58,10 @@ class Fields:
     def note(self, reason: str) -> None:
         self.problems.append(Problem(self.where, reason))
 
+    def note_once(self, what: str, reason: str) -> None:
+        """Note what may hold for every row of the file, once for the file."""
+        self.problems.once(self.where.partition("[")[0].rstrip(), what, reason)
+
     def integer(self, key: str) -> int:
         """An integer from 0 to 2^63 - 1; anything else is a fault and gives ``NO_ID``."""
         value = self.row.get(key)
@@ -51,9 +70,17 @@ class Fields:
         self._wrong(key, "an integer from 0")
         return NO_ID
 
+    def identifier(self, key: str) -> int:
+        """Like ``integer``; text of digits and a float without a fraction stand for the integer, which is noted."""
+        number = whole_number(self.row.get(key))
+        if number is None:
+            return self.integer(key)
+        self.note_once(key, f"{key}: expected an integer, got {shown(self.row[key])}; taken for {number}")
+        return number
+
     def new_id(self, key: str, known: Mapping[int, object]) -> int:
-        """Like ``integer``; one that is ``known`` already is a fault."""
-        value = self.integer(key)
+        """Like ``identifier``; one that is ``known`` already is a fault."""
+        value = self.identifier(key)
         if value != NO_ID and value in known:
             self.fault(f"{key} {value} appears a second time; the first row holds")
         return value
@@ -66,17 +93,32 @@ class Fields:
         self._wrong(key, "text")
         return ""
 
+    def words(self, key: str) -> tuple[str, str]:
+        """Text with words in it, or a list of texts joined by spaces; and what is wrong where it is neither, else ""."""
+        value = self.row.get(key)
+        if isinstance(value, list | tuple) and all(isinstance(token, str) for token in value):
+            value = " ".join(value)
+        if not isinstance(value, str) or not _is_unicode(value):
+            return "", self._expected(key, "text")
+        return value, f"{key}: blank" if is_blank(value) else ""
+
     def category(self, categories: Mapping[int, str]) -> tuple[int, str]:
         """Category id and name; a missing one spoils nothing but its own name."""
         value = self.row.get("category_id")
-        if type(value) is int and value in categories:
-            return value, categories[value]
+        number = whole_number(value)
+        if number is None and type(value) is int:
+            number = value
+        if number is not None and number in categories:
+            return number, categories[number]
         self.note(f"category_id: {shown(value)} is not among the categories")
         return NO_ID, ""
 
     def _wrong(self, key: str, expected: str) -> None:
+        self.fault(self._expected(key, expected))
+
+    def _expected(self, key: str, expected: str) -> str:
         got = f"got {shown(self.row[key])}" if key in self.row else "it is missing"
-        self.fault(f"{key}: expected {expected}, {got}")
+        return f"{key}: expected {expected}, {got}"
 
 
 def unsafe_name(file_name: str) -> str | None:
@@ -89,6 +131,20 @@ def unsafe_name(file_name: str) -> str | None:
             return f"file_name {file_name!r} climbs out of the image root"
         if not path.name or "\0" in file_name:
             return f"file_name {file_name!r} names no file"
+    return None
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, and characters without a shape (U+200B), do not count."""
+    return not any(character.isprintable() and not character.isspace() for character in text)
+
+
+def whole_number(value: object) -> int | None:
+    """The integer from 0 that text of digits or a float without a fraction stands for; None for all else, also an int."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _MOST_DIGITS:
+        return int(value)
+    if isinstance(value, float) and value.is_integer() and 0 <= value <= 2**53:
+        return int(value)
     return None
 
 

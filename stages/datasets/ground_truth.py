@@ -15,10 +15,11 @@ from pycocotools import mask as coco
 
 from stages.datasets.fields import shown
 from store.errors import DataError
+from store.images import MOST_PIXELS
 from store.segmentation import Rle
 
 Overlap = Literal["union", "reference"]
-_MAX_PIXELS = 2**25
+_MAX_PIXELS = MOST_PIXELS
 """pycocotools reserves six characters a run. Up to this size only masks of three runs or fewer can fill them all, and
 its end mark then falls into what malloc rounds up; in larger images it would write past its buffer."""
 _FAR = 8

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.datasets.counts import Counts
-from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown
+from stages.datasets.fields import NO_ID, Fields, Problems, is_blank, is_number, shown
 from stages.datasets.files import REMEDY, data_folder, read_json
 from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
@@ -55,7 +55,7 @@ def read_phrasecut(root: Path, name: str, splits: Sequence[str]) -> ReferData:
         DataError: a file is missing or cannot be read as a whole.
     """
     folder = data_folder(root, name, "refer_*.json")
-    problems: list[Problem] = []
+    problems = Problems()
     files = _files(folder, splits)
     images = _read_images(folder / IMAGES_FILE, problems)
     refs: dict[int, RefRow] = {}
@@ -91,7 +91,7 @@ def _files(folder: Path, splits: Sequence[str]) -> dict[str, Path]:
     return {split: known[split] for split in splits}
 
 
-def _rows(path: Path, problems: list[Problem]) -> Iterator[Fields]:
+def _rows(path: Path, problems: Problems) -> Iterator[Fields]:
     expected = "a JSON list with a dict for each row"
     rows = read_json(path, expected)
     if not isinstance(rows, list):
@@ -102,7 +102,7 @@ def _rows(path: Path, problems: list[Problem]) -> Iterator[Fields]:
         yield Fields(row, f"{path} [{number}]{named}", problems)
 
 
-def _read_images(path: Path, problems: list[Problem]) -> dict[int, ImageRow]:
+def _read_images(path: Path, problems: Problems) -> dict[int, ImageRow]:
     images: dict[int, ImageRow] = {}
     for fields in _rows(path, problems):
         image_id = fields.new_id("image_id", images)
@@ -120,7 +120,10 @@ def _ref(
     """A phrase and its instances, whose ids count from ``first``."""
     phrase = fields.text("phrase")
     phrase_status = fields.status
-    ref_id, image_id, category = _ref_id(fields, known), fields.integer("image_id"), _category(fields)
+    if not phrase_status and is_blank(phrase):
+        phrase_status = "phrase: blank"
+        fields.note(phrase_status)
+    ref_id, image_id, category = _ref_id(fields, known), fields.identifier("image_id"), _category(fields)
     image = images.get(image_id)
     if image_id != NO_ID and (image is None or image.status):
         fields.fault(f"image {image_id}: {image.status if image else f'is not in {IMAGES_FILE}'}")

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stages.datasets.counts import Counts
-from stages.datasets.fields import NO_ID, Fields, Problem, is_number, shown, unsafe_name
+from stages.datasets.fields import NO_ID, Fields, Problem, Problems, is_number, shown, unsafe_name
 from stages.datasets.files import REMEDY, data_folder, read_json
 from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
@@ -52,7 +52,7 @@ def read_refer(root: Path, name: str, split_by: str, splits: Sequence[str]) -> R
         DataError: a file is missing or cannot be read as a whole.
     """
     refs_file, instances_file = _files(root, name, split_by)
-    problems: list[Problem] = []
+    problems = Problems()
     chosen = _choose(load_refs(refs_file), splits, refs_file, problems)
     instances = _read_instances(instances_file)
     categories: dict[int, str] = {}
@@ -98,7 +98,7 @@ def _files(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
 
 
 def _choose(
-    rows: list[Any], splits: Sequence[str], path: Path, problems: list[Problem]
+    rows: list[Any], splits: Sequence[str], path: Path, problems: Problems
 ) -> list[tuple[Fields, str, tuple[str, ...]]]:
     """The rows of the chosen splits, each with its own split and the chosen ones it belongs to."""
     chosen, values = [], set()
@@ -126,7 +126,7 @@ def _read_instances(path: Path) -> dict[str, Any]:
     return data
 
 
-def _rows(instances: Mapping[str, Any], key: str, path: Path, problems: list[Problem]) -> Iterator[Fields]:
+def _rows(instances: Mapping[str, Any], key: str, path: Path, problems: Problems) -> Iterator[Fields]:
     for number, row in enumerate(instances[key]):
         yield Fields(row, f"{path} {key}[{number}]", problems)
 
@@ -143,7 +143,7 @@ def _image(fields: Fields, image_id: int) -> ImageRow:
 def _annotation(
     fields: Fields, annotation_id: int, images: Mapping[int, ImageRow], categories: Mapping[int, str]
 ) -> AnnotationRow:
-    image_id = fields.integer("image_id")
+    image_id = fields.identifier("image_id")
     if image_id != NO_ID and image_id not in images:
         fields.fault(f"image {image_id} is not among the images")
     segmentation = fields.row.get("segmentation")
@@ -176,7 +176,7 @@ def _ref(
     annotations: Mapping[int, AnnotationRow],
     categories: Mapping[int, str],
 ) -> RefRow:
-    image_id, annotation_id = fields.integer("image_id"), fields.integer("ann_id")
+    image_id, annotation_id = fields.identifier("image_id"), fields.identifier("ann_id")
     image, annotation = images.get(image_id), annotations.get(annotation_id)
     if image_id != NO_ID and (image is None or image.status):
         fields.fault(f"image {image_id}: {image.status if image else 'is not among the images'}")
@@ -197,8 +197,21 @@ def _ref(
 def _sentences(rows: list[Any], ref: Fields) -> Iterator[SentenceRow]:
     for number, row in enumerate(rows):
         fields = Fields(row, f"{ref.where} sentences[{number}]", ref.problems)
-        sentence_id, raw = fields.integer("sent_id"), fields.text("raw")
-        yield SentenceRow(sentence_id, raw, fields.status)
+        text = _text(fields)
+        yield SentenceRow(fields.identifier("sent_id"), text, fields.status)
+
+
+def _text(sentence: Fields) -> str:
+    """The sentence as annotated: its `raw`, else its `sent`, else its `tokens`; a fault where none has words."""
+    found = {key: sentence.words(key) for key in ("raw", "sent", "tokens")}
+    for key, (text, reason) in found.items():
+        if not reason:
+            if key != "raw":
+                sentence.note_once(key, f"{found['raw'][1]}; read from {key}")
+            return text
+    if not sentence.status:
+        sentence.fault("; ".join(reason for _, reason in found.values()))
+    return next((text for text, _ in found.values() if text), "")
 
 
 def _published(origin: Mapping[str, Any], split: str) -> Split | None:

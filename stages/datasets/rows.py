@@ -40,7 +40,7 @@ class AnnotationRow:
 
 @dataclass(frozen=True, slots=True)
 class SentenceRow:
-    """One sentence of a ref; ``raw`` as annotated, "" where it cannot be read."""
+    """One sentence of a ref; ``raw`` as annotated, blank where there is none: then ``status`` says why."""
 
     sentence_id: int
     raw: str

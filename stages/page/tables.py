@@ -9,6 +9,7 @@ from typing import Any
 
 from stages.page.data import Data
 from stages.scoring.rules.registry import label_of
+from store.usable import pattern
 
 Json = dict[str, Any]
 _COUNTS = {
@@ -17,6 +18,7 @@ _COUNTS = {
     "images": "images",
     "images_without_proposals": "images without proposals",
     "truncated_texts": "truncated texts",
+    "lost_pairs": "pairs without a usable feature",
     "not_evaluated": "not evaluated",
     "no_choice": "without a choice",
 }
@@ -187,18 +189,13 @@ def skipped(data: Data) -> list[Json]:
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for what, row, reason in found:
         if reason:
-            groups.setdefault((what, _pattern(reason)), []).append((row, reason))
+            groups.setdefault((what, pattern(reason)), []).append((row, reason))
     return [
         {
             "what": what,
-            "reason": rows[0][1] if len({reason for _, reason in rows}) == 1 else pattern,
+            "reason": rows[0][1] if len({reason for _, reason in rows}) == 1 else kind,
             "count": len(rows),
             "examples": [row or reason for row, reason in rows[:_EXAMPLES]],
         }
-        for (what, pattern), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
+        for (what, kind), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-
-
-def _pattern(reason: str) -> str:
-    """A reason without what differs from row to row: quoted names, paths and numbers."""
-    return re.sub(r"'[^']*'|\S*[/\d]\S*", "…", reason)

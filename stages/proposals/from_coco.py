@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from stages.contract import Summary
-from stages.datasets.fields import NO_ID, is_number, shown
+from stages.datasets.fields import NO_ID, is_number, shown, whole_number
 from stages.datasets.ground_truth import annotation_mask_rle
 from stages.proposals.items import item_of, no_proposals
 from stages.proposals.registry import SOURCES, Found, ProposalSource, Request
 from store.errors import DataError
 from store.segmentation import areas
 from store.table import Table
+from store.usable import Lost, require_usable
 from store.work import Item
 
 _REMEDY = "name another file in propose.input, or have the generator write it again"
+_FORM = (
+    "expected rows of image_id, score and segmentation: polygons [[x, y, x, y, ...]] in pixels or an RLE of the image's "
+    "[height, width]"
+)
 _SHOWN = 4
 
 
@@ -36,8 +41,8 @@ def read_items(
     order. Adds to ``summary`` how many rows it read and, with the reason, those that it skipped.
 
     Raises:
-        DataError: the file cannot be read or is no such JSON, only some of its rows have a score, or no row is of an
-            image of the index.
+        DataError: the file cannot be read or is no such JSON, only some of its rows have a score, no row is of an image
+            of the index, or none of those rows can be used.
     """
     with summary.timed("read"):
         rows = _rows(file)
@@ -45,7 +50,7 @@ def read_items(
     with summary.timed("masks"):
         for number, row in enumerate(track(rows, "rows")):
             reader.add(number, row)
-    reader.check(len(rows))
+    reader.check(len(rows), summary)
     summary.read["rows"] = len(rows)
     summary.warnings += reader.warnings(len(rows), limit)
     with summary.timed("boxes"):
@@ -81,9 +86,10 @@ class _Images:
             return f"file_name {name}", self._of_name.get(name) or self._of_end.get(name, [])
         if name is not None:
             raise DataError(f"file_name: expected text, got {shown(name)}")
-        if type(image_id) is not int:
+        number = image_id if type(image_id) is int else whole_number(image_id)
+        if number is None:
             raise DataError(f"image_id: expected an integer, got {shown(image_id)}")
-        return f"image_id {shown(image_id).partition(' ')[2]}", self._of_id.get(image_id, [])
+        return f"image_id {shown(number).partition(' ')[2]}", self._of_id.get(number, [])
 
     def shown(self, rows: Iterable[int]) -> str:
         return _listed(f"image_id {self._ids[row]} ({self._names[row]})" for row in rows)
@@ -101,6 +107,8 @@ class _Reader:
         self._rows_of = [0] * len(self._usable)
         self._strangers: dict[str, int] = {}
         self._in_vain = 0
+        self._lost: list[Lost] = []
+        self._read_as_id: list[object] = []
 
     def add(self, number: int, row: object) -> None:
         """Take in one row of the file."""
@@ -108,6 +116,8 @@ class _Reader:
         try:
             if not isinstance(row, dict):
                 raise DataError(f"expected an object, got {shown(row)}")
+            if row.get("file_name") is None and whole_number(row.get("image_id")) is not None:
+                self._read_as_id.append(row["image_id"])
             called, candidates = self._images.named_by(row)
             if not candidates:
                 self._strangers[called] = self._strangers.get(called, 0) + 1
@@ -123,20 +133,29 @@ class _Reader:
                 self._in_vain += 1
         except DataError as error:
             self._skipped.append(f"{where}: {error}")
+            self._lost.append(Lost("unusable row", str(error), where))
 
     def _mask(self, row: Mapping[str, Any], image: int, where: str) -> bytes:
         height, width = self._sizes[image]
         odd: list[str] = []
-        rle = annotation_mask_rle(row.get("segmentation"), height, width, skipped=odd)
+        segmentation = row.get("segmentation")
+        if _is_normalised(segmentation):
+            raise DataError(
+                "segmentation: expected pixels, got numbers from 0 to 1; multiply x by the width, y by the height"
+            )
+        rle = annotation_mask_rle(segmentation, height, width, skipped=odd)
         counts: bytes = rle["counts"]  # type: ignore[assignment]
         if not areas([counts], height, width)[0]:
             raise DataError("segmentation: the mask has no pixel")
         self._skipped += [f"{where}: {reason}; the rest of the mask is used" for reason in odd]
         return counts
 
-    def check(self, rows: int) -> None:
-        """Raise a DataError if no row is of an image of the index: the file belongs to other images."""
+    def check(self, rows: int, summary: Summary) -> None:
+        """Raise a DataError if no row is of an image of the index (the file belongs to other images), or none is usable."""
         if any(self._rows_of):
+            ours = rows - sum(self._strangers.values()) - self._in_vain
+            if ours:
+                require_usable(summary, f"rows of {self._file}", ours, self._lost, f"{_FORM}; {_REMEDY}")
             return
         theirs = _listed(self._strangers) if self._strangers else (self._skipped or ["it has no row"])[0]
         raise DataError(
@@ -151,6 +170,11 @@ class _Reader:
         too_many = sum(max(0, len(found) - limit) for found in self._found)
         said = [
             (not self._scored, "no row has a score: all count as 1.0, and the file's order is kept"),
+            (
+                self._read_as_id,
+                f"{len(self._read_as_id)} of {rows} rows have no integer as image_id, such as "
+                f"{shown((self._read_as_id or [0])[0])}; taken for the integer",
+            ),
             (strangers, f"{strangers} of {rows} rows are of images that no chosen data set has"),
             (self._in_vain, f"{self._in_vain} of {rows} rows are of images that cannot be used (see stage index)"),
             (too_many, f"{too_many} of {rows} rows are not among the {limit} best of their image (max_proposals)"),
@@ -204,6 +228,13 @@ def _score(row: Mapping[str, Any]) -> float:
     if not is_number(row["score"]):
         raise DataError(f"score: expected a finite number, got {shown(row['score'])}")
     return float(row["score"])
+
+
+def _is_normalised(segmentation: object) -> bool:
+    """Whether polygons are given in shares of the image: all numbers lie from 0 to 1."""
+    polygons = segmentation if isinstance(segmentation, list) else []
+    numbers = [number for polygon in polygons if isinstance(polygon, list) for number in polygon]
+    return bool(numbers) and all(is_number(number) and 0 <= number <= 1 for number in numbers)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from stages.proposals.boxes import BoxRule, boxes_by_rule
 from store.ragged import Bytes
 from store.segmentation import areas
+from store.states import State
 from store.work import Item
 
 KIND = "proposals"
@@ -30,20 +31,21 @@ class Proposals:
     scores: NDArray[np.float32]  # (N,) 0..1
 
 
-def no_proposals(status: str) -> Item:
+def no_proposals(status: str, state: State = State.NO_PROPOSALS) -> Item:
     """The item of an image without proposals; ``status`` says why."""
-    return item_of([], [], 1, 1, status)
+    return {**item_of([], [], 1, 1, status), "state": np.frombuffer(state.encode(), np.uint8)}
 
 
 def item_of(counts: Sequence[bytes], scores: ArrayLike, height: int, width: int, status: str = "") -> Item:
     """N proposals, best first: RLE counts of masks of an image of this size, none empty, and scores (N,)."""
-    masks = Bytes.of(counts)
+    masks, state = Bytes.of(counts), "" if counts else State.NO_PROPOSALS
     return {
         "mask": masks.flat,
         "length": np.diff(masks.offsets),
         "score": np.asarray(scores, np.float32),
         "area": areas(counts, height, width),
         "status": np.frombuffer(status.encode("utf-8", "surrogatepass"), np.uint8),
+        "state": np.frombuffer(state.encode(), np.uint8),
         **{f"box.{rule}": boxes for rule, boxes in boxes_by_rule(counts, height, width).items()},
     }
 

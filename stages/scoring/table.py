@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,11 @@ from stages.scoring.score_rule import ScoreRule
 from store.errors import ParameterError, nearest
 from store.ragged import Offsets, offsets_of, owners_of
 from store.schema import members
+from store.states import EVALUATED
 from store.table import read_table, stored_columns
+from store.usable import lost_norms
 
-ROWS = tuple(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "status", "truncated"))
+ROWS = tuple(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "state", "truncated"))
 COLUMNS = ("proposal", "intersection", "union", "proposal_score", "proposal_area")
 SENTENCE, PHRASE = TEXTS
 LOCAL = "local"
@@ -74,7 +77,7 @@ class PairTable:
 
     Attributes:
         groups: (data set, split) of each group. group, image, area: of each expression (E,).
-        evaluated: whether the expression has a ground truth (E,).
+        evaluated: whether the metrics are about the expression (E,), by its ``state`` (``store.states``), only counted.
         intersection, union: pixels (P,). kept: position of each pair among its expression's unfiltered pairs (P,).
         columns: every other column of the file, None for a table that is filtered.
     """
@@ -93,10 +96,19 @@ class PairTable:
     proposal_area: NDArray[np.int64]
     kept: NDArray[np.int64]
     columns: Columns | None = None
+    state: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_))
 
     @property
     def offsets(self) -> Offsets:
         return self.dots.offsets
+
+    @cached_property
+    def lost(self) -> NDArray[np.bool_]:
+        """The pairs whose proposal or text has no usable feature (P,): they are never chosen."""
+        dots = self.dots
+        text = lost_norms(dots.text_norms[:, 0]) | lost_norms(dots.text_norms[:, 1])
+        found: NDArray[np.bool_] = lost_norms(dots.local_norm) | lost_norms(dots.global_norm)
+        return found | np.repeat(text, np.diff(self.offsets))
 
     def members(self, group: int) -> NDArray[np.int64]:
         """The evaluated expressions of a group."""
@@ -107,17 +119,17 @@ class PairTable:
         return np.array(scoring.alpha_of(self.groups), np.float64)[self.group]
 
     def choice(self, scores: Floats, filters: Filters) -> NDArray[np.int64]:
-        """The best pair of each expression among those that ``filters`` keep, as ``filtered`` and ``first_best`` find it.
+        """The best pair of each expression among those that ``filters`` keep and that are not ``lost``.
 
-        Many filters over the same scores cost no copies of the table.
+        As ``filtered`` and ``first_best`` find it. Many filters over the same scores cost no copies of the table.
 
         Args:
-            scores: of all pairs (P,).
+            scores: of all pairs (P,); -inf for one that must not be chosen.
 
         Returns:
             Positions among the pairs of each expression (E,), also of those left out; -1 for none.
         """
-        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept) & ~self.lost & (scores > -np.inf)
         if keep.all():
             return first_best(scores, self.offsets)
         chosen = first_best(np.where(keep, scores, -np.inf), self.offsets)
@@ -130,8 +142,8 @@ class PairTable:
         return outcome_of_choice(chosen, self.offsets, self.intersection, self.union, self.area)
 
     def filtered(self, filters: Filters) -> PairTable:
-        """The table without the pairs whose proposal a filter rejects."""
-        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept)
+        """The table without the pairs whose proposal a filter rejects, and without those that are ``lost``."""
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept) & ~self.lost & (scores > -np.inf)
         if keep.all():
             return self
         counts = np.bincount(owners_of(self.offsets)[keep], minlength=len(self.group))
@@ -225,7 +237,7 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
     columns = Columns(path)
     table = read_table(path, "pairs", (*ROWS, *COLUMNS))
     dots = columns.dots(f"global.k{k}", LOCAL, table.attrs["score_rule"])
-    offsets, proposal = dots.offsets, table["proposal"]
+    offsets, proposal, state = dots.offsets, table["proposal"], np.array(table["expression_state"], np.str_)
     pairs = PairTable(
         dots=dots,
         groups=[(dataset, split) for dataset, split in table.attrs["groups"]],
@@ -233,7 +245,8 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
         image=table["expression_image"],
         ref=table["expression_ref"],
         area=table["expression_area"],
-        evaluated=np.array([not status for status in table["expression_status"]], np.bool_),
+        evaluated=np.isin(state, EVALUATED),
+        state=state,
         truncated=table["expression_truncated"],
         intersection=table["intersection"],
         union=table["union"],

@@ -11,7 +11,7 @@ from stages.datasets.choice import differing_counts
 from stages.datasets.counts import Counts, count, differences
 from stages.datasets.registry import KINDS, Choice
 from stages.datasets.rows import RefRow, SentenceRow
-from tests.helpers.refer_files import data_root
+from tests.helpers.refer_files import data_root, write_images
 
 
 def ref(ref_id: int, image_id: int, *splits: str, sentences: int = 2, status: str = "") -> RefRow:
@@ -69,7 +69,7 @@ def test_the_published_counts() -> None:
 
 
 def test_a_read_data_set_of_another_size_is_a_warning_and_no_error(tmp_path: Path) -> None:
-    data_root(tmp_path)
+    write_images(data_root(tmp_path))
     values = {"datasets": {"mine": {"folder": "refcoco", "split_by": "unc", "splits": ["val", "train"]}}}
     paths = index.Paths(annotations=tmp_path, images=tmp_path, index=tmp_path / "index.h5")
     summary = index.run(checked(index.Params, values, "index"), paths, Context(tmp_path / "work"))

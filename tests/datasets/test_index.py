@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.arguments import checked
 from stages import index
 from stages.contract import Context, Summary
-from store.errors import ParameterError
+from store.errors import DataError, ParameterError
 from store.table import Table, read_table
 
 SIZE = (60, 80)  # height, width
@@ -175,3 +175,153 @@ def test_the_index_does_not_depend_on_the_order_of_refs(benchmark: Benchmark) ->
     benchmark.refs.reverse()
     again, _ = benchmark.index()
     assert again.digest == table.digest
+
+
+def words(reading: dict[str, Any]) -> Any:
+    """A change of a benchmark's first sentence."""
+    return {"sentences": [{"sent_id": 1, **reading}]}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "expected"),
+    [
+        ({"raw": "The Left One", "sent": "left", "tokens": ["x"]}, "The Left One"),
+        ({"sent": "left one", "tokens": ["x"]}, "left one"),
+        ({"tokens": ["the", "left", "one"]}, "the left one"),
+        ({"raw": None, "sent": "left one"}, "left one"),
+        ({"raw": 5, "tokens": ("left", "one")}, "left one"),
+        ({"raw": "", "sent": "left one"}, "left one"),
+        ({"raw": " \t\n", "sent": "\u200b", "tokens": ["left"]}, "left"),
+        ({"raw": "half \ud800", "sent": "left one"}, "left one"),
+        ({"sent": "", "raw": "x"}, "x"),
+    ],
+)
+def test_a_sentence_is_read_from_raw_else_sent_else_tokens(
+    benchmark: Benchmark, sentence: dict[str, Any], expected: str
+) -> None:
+    benchmark.add(1, **words(sentence))
+    benchmark.add(2, "the other")
+    table, summary = benchmark.index()
+    assert table["expression_raw"] == [expected, "the other"]
+    assert table["expression_status"] == ["", ""]
+    assert not summary.warnings
+    noted = [line for line in summary.skipped if "read from" in line]
+    assert len(noted) == (expected not in (sentence.get("raw"),))
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        {},
+        {"raw": ""},
+        {"raw": "  ", "sent": "\n", "tokens": []},
+        {"raw": None, "sent": None, "tokens": None},
+        {"raw": 7, "sent": ["a", 3], "tokens": ["a", None]},
+        {"tokens": "the left one"[:0]},
+        {"raw": b"bytes"},
+        {"raw": "\u200b\u200d"},
+    ],
+)
+def test_a_sentence_without_words_is_faulty_and_says_why(benchmark: Benchmark, sentence: dict[str, Any]) -> None:
+    benchmark.add(1, **words(sentence))
+    benchmark.add(2, "the other")
+    table, summary = benchmark.index()
+    assert [bool(status) for status in table["expression_status"]] == [True, False]
+    for key in ("raw", "sent", "tokens"):
+        assert f"{key}: " in table["expression_status"][0]
+    assert table["ref_status"] == ["", ""]
+    (loss,) = table.attrs["losses"]
+    assert (loss["state"], loss["count"], loss["of"]) == ("faulty sentence", 1, 2)
+    (warning,) = summary.warnings
+    assert warning.startswith("1 of 2 sentences of data set shapes cannot be used: 1 x faulty sentence, such as ref 1")
+
+
+def test_a_sentence_that_is_no_dict_is_faulty_and_one_without_an_id_is_not(benchmark: Benchmark) -> None:
+    benchmark.add(1, sentences=["just text", {"raw": "no id"}])
+    table, _ = benchmark.index()
+    assert table["expression_raw"] == ["", "no id"]
+    assert table["expression_status"][0].startswith("expected a dict, got str; ")
+    assert table["expression_status"][1] == ""
+
+
+def test_many_sentences_without_raw_are_noted_once(benchmark: Benchmark) -> None:
+    for number in range(1, 30):
+        benchmark.add(number, **words({"sent": f"square {number}"}))
+    _, summary = benchmark.index()
+    (line,) = summary.skipped
+    assert "raw: expected text, it is missing; read from sent; other rows of this kind are not listed" in line
+
+
+@pytest.mark.parametrize("convert", [str, float, "{:05d}".format])
+def test_ids_as_text_or_float_are_taken_for_the_integer_and_noted_once(benchmark: Benchmark, convert: Any) -> None:
+    for number in (1, 2, 3):
+        benchmark.add(number)
+    plain, _ = benchmark.index()
+    for row in benchmark.refs:
+        row |= {key: convert(row[key]) for key in ("ref_id", "ann_id", "image_id", "category_id")}
+        row["sentences"][0]["sent_id"] = convert(row["sentences"][0]["sent_id"])
+    for row in benchmark.instances["annotations"]:
+        row |= {key: convert(row[key]) for key in ("id", "image_id", "category_id")}
+    for row in benchmark.instances["images"] + benchmark.instances["categories"]:
+        row["id"] = convert(row["id"])
+    table, summary = benchmark.index()
+    assert table.digest == plain.digest
+    assert len(summary.skipped) == 8, "each key of each list of each file once"
+    assert all("taken for 1; other rows" in line for line in summary.skipped)
+
+
+@pytest.mark.parametrize("bad", [1.5, "one", "1.0", "-1", True, None, [1]])
+def test_refs_of_which_none_is_usable_are_an_error(benchmark: Benchmark, bad: Any) -> None:
+    for number in (1, 2, 3):
+        benchmark.add(number)
+        benchmark.refs[-1]["image_id"] = bad
+    with pytest.raises(
+        DataError, match=r"none of 3 refs of data set shapes can be used: 3 x no ground truth, such as ref 1: "
+    ):
+        benchmark.index()
+    benchmark.refs[0]["image_id"] = 1
+    table, summary = benchmark.index()
+    assert any(w.startswith("2 of 3 refs of data set shapes cannot be used: ") for w in summary.warnings)
+    assert [loss["count"] for loss in table.attrs["losses"] if loss["state"] == "no ground truth"] == [2]
+
+
+def test_images_of_which_none_is_usable_are_an_error(benchmark: Benchmark) -> None:
+    for number in (1, 2):
+        benchmark.add(number, file=None)
+    with pytest.raises(
+        DataError, match=r"none of 2 images of data set shapes can be used: 2 x unreadable image.*images\)"
+    ):
+        benchmark.index()
+    assert not (benchmark.folder / "index.h5").exists()
+
+
+def test_sentences_of_which_none_is_usable_are_an_error(benchmark: Benchmark) -> None:
+    for number in (1, 2):
+        benchmark.add(number, " ")
+    with pytest.raises(DataError, match=r"none of 2 sentences of data set shapes can be used: 2 x faulty sentence"):
+        benchmark.index()
+
+
+def test_missing_files_are_to_be_tried_again_and_broken_ones_are_not(benchmark: Benchmark) -> None:
+    benchmark.add(1)
+    benchmark.add(2, file=None)
+    benchmark.add(3, file=b"not an image")
+    benchmark.add(4, file=b"\0")
+    table, summary = benchmark.index()
+    assert [bool(status) for status in table["image_status"]] == [False, True, True, True]
+    assert len(summary.transient) == 1
+    assert "image_2.png" in summary.transient[0]
+    (warning,) = summary.warnings
+    assert warning.startswith("3 of 4 images of data set shapes cannot be used: ")
+    (loss,) = table.attrs["losses"]
+    assert (loss["state"], loss["count"], loss["of"]) == ("unreadable image", 3, 4)
+
+
+def test_images_too_thin_or_too_large_are_known_before_any_work(benchmark: Benchmark) -> None:
+    benchmark.add(1)
+    benchmark.add(2)
+    benchmark.instances["images"][1] |= {"width": 2000, "height": 3}
+    Image.new("RGB", (2000, 3)).save(benchmark.folder / "images" / "image_2.png")
+    table, summary = benchmark.index()
+    assert "2000 x 3 is longer than 20 times its short side" in table["image_status"][1]
+    assert not summary.transient

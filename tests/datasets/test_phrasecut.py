@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.arguments import checked
 from stages import index
@@ -54,6 +55,11 @@ def write(root: Path, images: Any = IMAGES, **splits: Any) -> Path:
     for split, rows in splits.items():
         (folder / f"refer_{split}.json").write_text(json.dumps(rows))
     return root
+
+
+def write_picture(root: Path) -> None:
+    """The file of image 5."""
+    Image.new("RGB", (14, 8)).save(root / "5.jpg")
 
 
 def read(root: Path, *splits: str) -> ReferData:
@@ -126,7 +132,7 @@ _BAD_TASKS: list[tuple[Any, str]] = [
     (task(1, task_id=""), "task_id: expected text, got an empty one"),
     (without(task(1), "task_id"), "task_id: expected text, it is missing"),
     (task(2), "task_id '5__2' appears a second time"),
-    (task(1, image_id="5"), "image_id: expected an integer"),
+    (task(1, image_id="five"), "image_id: expected an integer"),
     (task(1, image_id=-3), "image_id: expected an integer"),
     (task(1, 77), "image 77: is not in image_data_split3000.json"),
     (task(1, Polygons=None), "Polygons: expected a list of one or more instances"),
@@ -225,6 +231,7 @@ def test_an_instance_outside_the_image_leaves_the_phrase_its_others(tmp_path: Pa
         task(4, Polygons=[[thin]]),
     ]
     write(tmp_path, test=rows)
+    write_picture(tmp_path)
     values = {"datasets": {"phrasecut": {"kind": "phrasecut", "splits": ["test"]}}}
     paths = index.Paths(annotations=tmp_path, images=tmp_path, index=tmp_path / "index.h5")
     summary = index.run(checked(index.Params, values, "index"), paths, Context(tmp_path / "work"))
@@ -262,9 +269,22 @@ def test_no_row_stops_the_reading(bad_task: Any, bad_image: Any) -> None:
         assert (data.refs[0].status, data.refs[0].annotation_ids) == ("", (0,))
         assert all(problem.where and problem.reason for problem in data.problems)
         assert all(ref.ref_id != NO_ID for ref in data.refs if not ref.status)
+        write_picture(root)
         values = {"datasets": {"phrasecut": {"kind": "phrasecut", "splits": ["test"]}}}
         paths = index.Paths(annotations=root, images=root, index=root / "index.h5")
         index.run(checked(index.Params, values, "index"), paths, Context(root / "work"))
         table = read_table(paths.index, "index")
         assert len(table["ref_id"]) == 2
         assert table["ref_mask"][table["ref_id"].tolist().index(task_number("5__2"))]
+
+
+@pytest.mark.parametrize("phrase", [None, 5, "", "  ", "\u200b", ["a"], "half \ud800"])
+def test_a_phrase_without_words_is_a_faulty_sentence_up_to_the_index(tmp_path: Path, phrase: Any) -> None:
+    write(tmp_path, test=[task(1, phrase=phrase), task(2)])
+    write_picture(tmp_path)
+    values = {"datasets": {"phrasecut": {"kind": "phrasecut", "splits": ["test"]}}}
+    paths = index.Paths(annotations=tmp_path, images=tmp_path, index=tmp_path / "index.h5")
+    index.run(checked(index.Params, values, "index"), paths, Context(tmp_path / "work"))
+    table = read_table(paths.index, "index")
+    assert [status.partition(":")[0] for status in table["expression_status"]] == ["phrase", ""]
+    assert [(loss["state"], loss["count"]) for loss in table.attrs["losses"]] == [("faulty sentence", 1)]

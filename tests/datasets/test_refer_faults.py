@@ -21,7 +21,7 @@ _BAD_REFS: list[tuple[dict[str, Any], str]] = [
     (ref_row(8, 90, 9, "val", sentences=[]), "sentences: expected a list"),
     (ref_row(8, 90, 9, "val", sentences="abc"), "sentences: expected a list"),
     ({**ref_row(8, 90, 9, "val"), "image_id": [9]}, "image_id: expected an integer"),
-    ({**ref_row(8, 90, 9, "val"), "ann_id": "90"}, "ann_id: expected an integer from 0, got str '90'"),
+    ({**ref_row(8, 90, 9, "val"), "ann_id": "ninety"}, "ann_id: expected an integer from 0, got str 'ninety'"),
     ({**ref_row(8, 90, 9, "val"), "ref_id": None}, "ref_id: expected an integer"),
     ({**ref_row(8, 90, 9, "val"), "ref_id": True}, "ref_id: expected an integer"),
     ({**ref_row(8, 90, 9, "val"), "ref_id": -3}, "ref_id: expected an integer"),
@@ -60,12 +60,12 @@ def test_a_ref_without_a_split_is_a_problem(tmp_path: Path, bad: object) -> None
     ],
 )
 def test_a_bad_sentence_is_kept(tmp_path: Path, sentence: Any, reason: str) -> None:
-    good = {"raw": "", "sent_id": 2}  # empty is a sentence
+    good = {"raw": "the cat", "sent_id": 2}
     data = read_refer(
         data_root(tmp_path, [ref_row(1, 90, 9, "val", sentences=[sentence, good])]), "refcoco", "unc", ["val"]
     )
     assert data.refs[0].status == ""
-    assert data.refs[0].sentences[1] == SentenceRow(2, "", "")
+    assert data.refs[0].sentences[1] == SentenceRow(2, "the cat", "")
     assert reason in data.refs[0].sentences[0].status
     assert data.problems[0].where.endswith("[0] sentences[0]")
     assert reason in data.problems[0].reason

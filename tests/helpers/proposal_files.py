@@ -36,7 +36,7 @@ def write_index(path: Path, instances: dict[int, list[Mask]] | None = None) -> N
         "instance_mask": [compressed(mask)["counts"].encode() for masks in drawn for mask in masks],
         "ref_group": none.astype(np.int32),
         **dict.fromkeys(("ref_id", "ref_image", "expression_id", "expression_ref"), none),
-        **{name: [] for name in ("ref_category", "ref_mask", "ref_status", "expression_raw")},
+        **{name: [] for name in ("ref_category", "ref_mask", "ref_status", "expression_raw", "expression_status")},
     }
     write_table(path, "index", columns, {}, {}, groups=[])
 

@@ -114,6 +114,7 @@ def build(
         "instance_mask": [],
     }
     expressions = {"expression_id": np.arange(100, 106), "expression_ref": np.array(REF_OF), "expression_raw": TEXTS}
+    expressions["expression_status"] = [""] * 6
     index = write_table(
         paths.index, "index", images | refs | expressions, own["index"], {}, groups=groups, origins=origins or {}
     )
@@ -125,6 +126,7 @@ def build(
         "score": np.array([0.9, 0.8, 0.3, 0.7, 0.6], np.float32),
         "area": np.array([rectangle(box).sum() for box in flat]),
         "status": ["", "", "no proposal above the thresholds"],
+        "state": ["", "", "no proposals"],
     }
     proposals = write_table(paths.proposals, "proposals", columns, own["proposals"], {"index": index.digest})
     lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
@@ -182,6 +184,7 @@ def pair_columns(proposals: Any) -> dict[str, Any]:
         "expression_ref": np.array(REF_OF),
         "expression_group": np.array([GROUP_OF_REF[ref] for ref in REF_OF], np.int32),
         "expression_area": np.array([rectangle(TRUTHS[ref][1]).sum() for ref in REF_OF]),
+        "expression_state": [""] * 5 + ["no proposals"],
         "expression_status": [""] * 6,
         "expression_truncated": np.zeros(6, np.bool_),
         **{name: np.ones(6, np.float32) for name in texts},

@@ -23,6 +23,7 @@ def proposals(rows: int = 3) -> dict[str, Any]:
         "score": np.linspace(1, 0, rows, dtype=np.float32),
         "area": np.arange(rows) * 10,
         "status": ["", "nichts gefunden – 無"],
+        "state": ["", "no proposals"],
     }
 
 

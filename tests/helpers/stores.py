@@ -112,6 +112,7 @@ def _write_index(made: Synthetic, sizes: list[tuple[int, ...]]) -> Table:
         "expression_id": np.arange(len(made.ref)) + 1000,
         "expression_ref": np.array(made.ref),
         "expression_raw": [STRINGS[s].title() for s, _ in made.strings],
+        "expression_status": [""] * len(made.ref),
     }
     return write_table(made.paths["index"], "index", columns, {}, {}, groups=GROUPS)
 
@@ -124,6 +125,7 @@ def _write_proposals(made: Synthetic, index: Table) -> Table:
         "score": made.scores,
         "area": np.array([m.sum() for masks in made.proposals for m in masks], np.int64),
         "status": ["" if len(masks) else "nothing found" for masks in made.proposals],
+        "state": ["" if len(masks) else "no proposals" for masks in made.proposals],
     }
     return write_table(made.paths["proposals"], "proposals", columns, {}, {"index": index.digest})
 

@@ -17,6 +17,7 @@ from PIL import Image
 from stages.page import charts, page, tables
 from store.errors import StoreError
 from store.table import write_table
+from store.usable import pattern
 from tests.helpers.report_page import CHOSEN, Element, build, card, iou, make, without_vega
 
 no_vega = pytest.fixture(without_vega)
@@ -162,8 +163,8 @@ def test_chart_data_cannot_end_their_script() -> None:
 
 def test_reasons_that_differ_in_names_and_numbers_are_one_group() -> None:
     same = ["a/b/1.png: image file is empty (0 bytes)", "c/2.png: image file is empty (0 bytes)"]
-    assert len({tables._pattern(reason) for reason in same}) == 1
-    assert tables._pattern("no category 'x'") == tables._pattern("no category 'y'") != tables._pattern("no category")
+    assert len({pattern(reason) for reason in same}) == 1
+    assert pattern("no category 'x'") == pattern("no category 'y'") != pattern("no category")
 
 
 @pytest.mark.parametrize("size", [2, 3, 41, 42, 101, 1001])

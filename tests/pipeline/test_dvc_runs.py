@@ -167,3 +167,37 @@ def test_a_misspelt_parameter_stops_the_run_and_names_the_nearest(project: Proje
     project.set(score={"alhpa": 0.5})
     with pytest.raises(AssertionError, match="unknown parameter 'alhpa'; did you mean 'alpha'"):
         project.repro()
+
+
+def test_a_run_that_lost_files_is_tried_again_by_the_next(tmp_path: Path) -> None:
+    """The image folder is no dependency of DVC: what tells it is the exit status."""
+    project = Project(tmp_path / "project")
+    pictures = project.folder / "data/pictures"
+    (project.folder / "data/refshapes/images").rename(pictures)  # where no dependency of DVC sees them
+    params = project.folder / "demo/params.yaml"
+    params.write_text(
+        yaml.safe_dump({**yaml.safe_load(params.read_text()), "images": "data/pictures"}, sort_keys=False)
+    )
+    images = sorted(pictures.glob("*.png"))
+    kept = tmp_path / images[0].name
+
+    def repro() -> list[str]:
+        said = project.dvc("repro", "demo/dvc.yaml:embed_masks")
+        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", said)
+
+    images[0].rename(kept)
+    with pytest.raises(AssertionError, match="stopped: 1 file was not there"):
+        repro()
+    kept.rename(images[0])
+    assert repro() == ["index", "propose", "embed_masks"]
+    assert repro() == []
+    shutil.rmtree(project.folder / ".work/demo/embed_masks")
+    project.set(embed_masks={"fill": "mean"})
+    images[0].rename(kept)
+    with pytest.raises(AssertionError, match="stopped: 1 file was not there"):
+        repro()
+    kept.rename(images[0])
+    assert repro() == ["embed_masks"]
+    record = project.record("embed_masks")
+    assert record["computed"]["images"] == 1
+    assert record["reused"]["images"] > 1

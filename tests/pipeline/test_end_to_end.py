@@ -270,7 +270,12 @@ def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     proposals = read_table(data / "proposals.h5", "proposals")
     status = dict(zip(read_table(data / "index.h5", "index")["image_name"], proposals["status"], strict=True))
     assert "cannot be decoded" in status["image_6.png"]
-    assert counts["images_without_proposals"] == sum(1 for s in status.values() if s) >= 1
+    state = dict(zip(read_table(data / "index.h5", "index")["image_name"], proposals["state"], strict=True))
+    assert {name for name, s in state.items() if s} == {name for name, s in status.items() if s}
+    assert state["image_6.png"] == "unreadable image"
+    assert counts["images_without_proposals"] == sum(s == "no proposals" for s in state.values()) >= 1
+    assert (counts["unreadable image"], counts["faulty sentence"], counts["not_evaluated"]) == (1, 2, 3)
+    assert (counts["no ground truth"], counts["lost feature"], counts["lost_pairs"]) == (0, 0, 0)
     assert any("image_6.png" in line for line in records["propose"]["skipped"])
     parse = read_table(data / "parse.h5", "parse")
     assert [row for row, s in enumerate(parse["status"]) if s] == [1, 2]
@@ -278,13 +283,20 @@ def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     scores, pairs = read_table(data / "scores.h5", "scores"), read_table(data / "pairs.h5", "pairs")
     empty = np.diff(pairs["expression_offsets"]) == 0
     assert ((scores["chosen.global_local"] == -1) == empty).all()
-    assert counts["no_choice"] == empty.sum()
+    assert pairs["expression_state"][1:3] == ["faulty sentence"] * 2
+    assert pairs["expression_state"][5] == "unreadable image"
+    assert counts["no_choice"] == counts["no proposals"] == empty.sum() - 1, "the unreadable image is none of them"
+    assert records["score"]["warnings"] == [
+        "shapes val: expressions left out of the metrics: 3 of 9 (unreadable image 1, faulty sentence 2)"
+    ]
+    assert any("2 of 9 sentences of data set shapes cannot be used" in w for w in records["index"]["warnings"])
+    assert any("such as image_6.png" in w for w in records["propose"]["warnings"])
     assert pairs["expression_area"][6] == 0
     page = (data / "report.html").read_text()
     assert "cannot be decoded" in page
     metrics = json.loads(Path(faulty["metrics"]).read_text())["shapes"]["val"]["global_local"]
-    assert metrics["n"] == 9
-    assert metrics["skip"]["n"] == 9 - counts["no_choice"]
+    assert metrics["n"] == 6
+    assert metrics["skip"]["n"] == 6 - counts["no_choice"]
 
 
 @pytest.mark.parametrize("break_it", [lambda path: path.unlink(), lambda path: path.write_bytes(b"other")])
@@ -298,13 +310,18 @@ def test_an_image_that_is_not_what_was_indexed_is_recorded_and_tried_again(fault
     break_it(image)
     record = run_stages(faulty, "propose")["propose"]
     assert any("image_1.png" in line and "run stage index again" in line for line in record["skipped"])
+    assert record["stopped"]
+    assert len(record["transient"]) == 1
     image.write_bytes(data)
     assert run_stages(faulty, "propose")["propose"]["computed"]["images"] == 1
     shutil.rmtree(Path(faulty["work"], "embed_masks"), ignore_errors=True)
     break_it(image)
     record = run_stages(faulty, "embed_masks")["embed_masks"]
     assert any("image_1.png" in line for line in record["skipped"])
+    assert record["stopped"]
+    assert any("lost feature, such as" in line and "image_1.png" in line for line in record["warnings"])
     image.write_bytes(data)
+    assert not run_stages(faulty, "embed_masks")["embed_masks"]["stopped"]
     run_stages(faulty, "embed_masks")
     assert {path.name: path.read_bytes() for path in Path(faulty["data"]).rglob("*") if path.is_file()} == good
 
@@ -314,6 +331,7 @@ def test_a_sliver_of_an_image_does_not_fill_the_memory(tmp_path: Path) -> None:
     name = benchmark.add(1)
     benchmark.instances["images"][0] |= {"width": 2000, "height": 3}
     Image.new("RGB", (2000, 3)).save(benchmark.folder / "images" / name)
+    benchmark.add(2)
     benchmark.write()
     values = profile_at(tmp_path, benchmark.folder)
     values["index"]["datasets"] = {"shapes": {"split_by": "synth", "splits": ["val"]}}

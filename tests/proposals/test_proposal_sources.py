@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 
+from stages.contract import Summary
 from stages.proposals.boxes import RULES, boxes_by_rule
 from store.errors import DataError
 from store.segmentation import encode
@@ -38,6 +39,10 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
+def about_file(project: Project, summary: Summary) -> list[str]:
+    return [warning for warning in summary.warnings if warning.startswith(f"{project.file}: ")]
+
+
 WITH_GAP = rectangle(0, 0, 2, 6) | rectangle(7, 2, 8, 3)
 
 
@@ -47,7 +52,10 @@ def test_masks_areas_boxes_and_scores(project: Project, rule: str) -> None:
     check(table, 0, [(WITH_GAP, 0.25)], rule)
     check(table, 2, [(rectangle(1, 2, 3, 4), 0.75)], rule)
     assert table["status"] == ["", "no proposal in rows.json", "", *["no proposal in rows.json"] * 2, "no such file"]
-    assert summary.warnings == []
+    assert summary.warnings == [
+        "3 of 5 images to propose for cannot be used: 3 x no proposals, such as a/two.png: no proposal in rows.json; check "
+        "propose.input and the values of propose (source coco), or the image files"
+    ]
     assert summary.read == {"images": 6, "rows": 2}
     assert summary.skipped == [f"{n}: {s}" for n, s in zip(NAMES, table["status"], strict=True) if s]
 
@@ -77,14 +85,18 @@ def test_the_best_come_first_and_equal_scores_keep_the_order_of_the_file(project
     check(table, 0, [(masks[n], scores[n]) for n in order])
     table, summary = project.propose([*rows, row(22, masks[0])], max_proposals=4)
     check(table, 0, [(masks[n], scores[n]) for n in order[:4]])
-    assert summary.warnings == [f"{project.file}: 3 of 8 rows are not among the 4 best of their image (max_proposals)"]
+    assert about_file(project, summary) == [
+        f"{project.file}: 3 of 8 rows are not among the 4 best of their image (max_proposals)"
+    ]
 
 
 def test_without_any_score_the_order_of_the_file_counts(project: Project) -> None:
     masks = [rectangle(0, 0, n, 1) for n in (3, 1, 2)]
     table, summary = project.propose([row(11, mask, None) for mask in masks])
     check(table, 0, [(mask, 1.0) for mask in masks])
-    assert summary.warnings == [f"{project.file}: no row has a score: all count as 1.0, and the file's order is kept"]
+    assert about_file(project, summary) == [
+        f"{project.file}: no row has a score: all count as 1.0, and the file's order is kept"
+    ]
     with pytest.raises(DataError, match=r"rows\.json \[1\]: expected a score as in other rows, found none \(2 of 3"):
         project.propose([row(11, masks[0]), row(11, masks[1], None), row(99, masks[2], None)])
 
@@ -94,7 +106,7 @@ def test_rows_of_other_images_are_counted_in_one_warning(project: Project) -> No
     rows = [row(9, mask), row(11, mask), row(10**30, mask), row(-1, mask), row(11, mask, file_name="no.png")]
     table, summary = project.propose(rows)
     check(table, 0, [(mask, 0.5)])
-    assert summary.warnings == [f"{project.file}: 4 of 5 rows are of images that no chosen data set has"]
+    assert about_file(project, summary) == [f"{project.file}: 4 of 5 rows are of images that no chosen data set has"]
     assert not any("rows.json [" in line for line in summary.skipped)
 
 
@@ -102,7 +114,9 @@ def test_rows_of_an_image_that_cannot_be_used(project: Project) -> None:
     table, summary = project.propose([row(66, rectangle(1, 1, 2, 2)), row(11, rectangle(1, 1, 2, 2))])
     assert of_image(table, BROKEN) == []
     assert table["status"][BROKEN] == "no such file"
-    assert summary.warnings == [f"{project.file}: 1 of 2 rows are of images that cannot be used (see stage index)"]
+    assert about_file(project, summary) == [
+        f"{project.file}: 1 of 2 rows are of images that cannot be used (see stage index)"
+    ]
 
 
 def test_an_id_of_two_images_is_refused_unless_the_row_has_a_name(project: Project) -> None:
@@ -113,7 +127,7 @@ def test_an_id_of_two_images_is_refused_unless_the_row_has_a_name(project: Proje
     check(table, 3, [(small, 0.5)])
     (line,) = [line for line in summary.skipped if "[0]" in line]
     assert "image_id 44 may be any of image_id 44 (three.png), image_id 44 (four.png); add the whole file_name" in line
-    table, _ = project.propose(rows[:1])
+    table, _ = project.propose([rows[0], row(11, mask)])
     assert table["status"][3:5] == ["no usable proposal in rows.json, where 1 rows name the image"] * 2
 
 
@@ -137,7 +151,7 @@ def test_a_file_name_wins_and_may_be_the_end_of_a_name(project: Project) -> None
 MALFORMED: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     ("no object", lambda good: [1, 2], "expected an object, got list"),
     ("no image", lambda good: {k: v for k, v in good.items() if k != "image_id"}, "image_id: expected an integer"),
-    ("text as id", lambda good: {**good, "image_id": "11"}, "image_id: expected an integer, got str"),
+    ("text as id", lambda good: {**good, "image_id": "eleven"}, "image_id: expected an integer, got str"),
     ("true as id", lambda good: {**good, "image_id": True}, "image_id: expected an integer, got bool"),
     ("number as name", lambda good: {**good, "file_name": 5}, "file_name: expected text, got int"),
     ("NaN", lambda good: {**good, "score": float("nan")}, "score: expected a finite number, got float nan"),
@@ -181,9 +195,10 @@ def test_a_part_of_a_mask_that_cannot_be_used_is_named_and_the_rest_counts(proje
 
 
 def test_an_image_whose_rows_are_all_malformed_says_so(project: Project) -> None:
-    table, _ = project.propose([row(11, WITH_GAP, float("nan")), row(11, WITH_GAP, float("nan"))])
+    table, _ = project.propose([row(11, WITH_GAP, float("nan")), row(11, WITH_GAP, float("nan")), row(22, WITH_GAP)])
     assert table["status"][0] == "no usable proposal in rows.json, where 2 rows name the image"
-    assert len(table["mask"]) == 0
+    assert table["state"] == ["no proposals", "", *["no proposals"] * 3, "unreadable image"]
+    assert table["image_offsets"].tolist() == [0, 0, 1, 1, 1, 1, 1]
 
 
 def test_a_file_for_other_images_shows_ids_of_both_sides(project: Project) -> None:
@@ -234,7 +249,7 @@ def test_a_file_with_a_byte_order_mark_is_read(project: Project) -> None:
     check(project.propose()[0], 0, [(WITH_GAP, 0.5)])
 
 
-def test_the_table_says_what_it_was_made_of(project: Project) -> None:
+def test_the_table_says_what_it_was_made_of(project: Project, tmp_path_factory: pytest.TempPathFactory) -> None:
     table, _ = project.propose([row(11, WITH_GAP)])
     digest = table.attrs["config"]["input"]
     assert table.attrs["config"] == {"source": "coco", "box": "reference", "max_proposals": 100, "input": digest}
@@ -243,7 +258,8 @@ def test_the_table_says_what_it_was_made_of(project: Project) -> None:
     other, _ = project.propose([row(11, WITH_GAP, 0.25)])
     assert other.attrs["config"]["input"] != digest
     assert not (project.folder / "work").exists(), "no parts"
-    table, _ = project.propose(source="instances", box="tight")
+    instances = Project(tmp_path_factory.mktemp("drawn"), {0: [WITH_GAP]})
+    table, _ = instances.propose(source="instances", box="tight")
     assert table.attrs["config"] == {"source": "instances", "box": "tight"}
 
 
@@ -281,6 +297,79 @@ def test_instances_are_the_annotated_objects_in_their_order(tmp_path: Path, rule
     assert table["status"] == ["", nothing, nothing, "", nothing, "no such file"]
     assert not project.file.exists(), "no input is read"
     assert summary.wrote == {"proposals": 4}
+
+
+A6 = [
+    ("boxes only", {"bbox": [1, 1, 3, 3], "segmentation": None}, "expected polygons or an RLE, got NoneType"),
+    ("width before height", {"segmentation": {"size": [9, 6], "counts": [54]}}, "RLE: expected size [6, 9]"),
+    ("size of the network", {"segmentation": compressed(rectangle(0, 0, 5, 5, (20, 30)))}, "RLE: expected size [6, 9]"),
+    ("text of bytes", {"segmentation": {"size": [6, 9], "counts": str(b"0f1")}}, "counts are damaged"),
+    ("base64", {"segmentation": {"size": [6, 9], "counts": "PDE1MjQ+"}}, "RLE"),
+    ("text as score", {"score": "0.9"}, "score: expected a finite number, got str"),
+    ("points", {"segmentation": [[1, 1], [4, 1], [4, 4]]}, "expected 3 or more points"),
+    ("four numbers", {"segmentation": [1, 1, 3, 3]}, "expected a polygon or an RLE, got int"),
+    (
+        "shares of the image",
+        {"segmentation": [[0.1, 0.1, 0.9, 0.1, 0.9, 0.9]]},
+        "expected pixels, got numbers from 0 to 1",
+    ),
+    ("whole shares", {"segmentation": [[0, 0, 1, 0, 1, 1, 0, 1]]}, "expected pixels, got numbers from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), [case[1:] for case in A6], ids=[case[0] for case in A6])
+def test_a_file_of_which_no_row_is_usable_is_an_error_with_the_reason(
+    project: Project, change: dict[str, Any], reason: str
+) -> None:
+    rows = [{**row(image_id, WITH_GAP), **change} for image_id in (11, 22, 33, 11)]
+    with pytest.raises(DataError) as error:
+        project.propose(rows)
+    said = str(error.value)
+    assert said.startswith(f"none of 4 rows of {project.file} can be used: ")
+    assert "x unusable row, such as " in said
+    assert f"{project.file} [0]: " in said
+    assert reason in said
+    assert "propose.input" in said
+    assert not (project.folder / "proposals.h5").exists()
+    table, summary = project.propose([row(22, WITH_GAP), *rows])
+    check(table, 1, [(WITH_GAP, 0.5)])
+    (warning,) = [w for w in summary.warnings if w.startswith("4 of 5 rows of ")]
+    assert reason in warning
+    assert [loss["count"] for loss in table.attrs["losses"] if loss["state"] == "unusable row"] == [4]
+
+
+def test_the_most_frequent_reason_comes_first(project: Project) -> None:
+    rows = [row(11, WITH_GAP, float("nan")), *[{**row(n, WITH_GAP), "segmentation": None} for n in (22, 33, 22)]]
+    with pytest.raises(
+        DataError,
+        match=r"3 x unusable row, such as .* \[1\]: segmentation: .*; 1 x unusable row, such as .* \[0\]: score: .*float nan",
+    ):
+        project.propose(rows)
+
+
+def test_ids_as_text_or_float_are_taken_for_the_integer_and_noted(project: Project) -> None:
+    """000000000022 is how COCO's file names write 22."""
+    rows = [row(n, WITH_GAP) for n in ("11", 22.0, "000000000022", 33)]  # type: ignore[arg-type]
+    table, summary = project.propose(rows)
+    assert np.diff(table["image_offsets"]).tolist() == [1, 2, 1, 0, 0, 0]
+    (said,) = about_file(project, summary)
+    assert said == f"{project.file}: 3 of 4 rows have no integer as image_id, such as str '11'; taken for the integer"
+    for image_id in (11.5, "11.0", "0x11", True, "-11", " 11", "¹¹", 1e300, float("nan")):
+        with pytest.raises(DataError, match=r"of such an image|none of 1 rows"):
+            project.propose([row(image_id, WITH_GAP)])  # type: ignore[arg-type]
+
+
+def test_no_image_with_a_proposal_is_an_error(tmp_path: Path) -> None:
+    """All rows are good, and of the one image that cannot be used."""
+    project = Project(tmp_path)
+    with pytest.raises(
+        DataError, match=r"none of 5 images to propose for can be used: 5 x no proposals, such as a/one\.png"
+    ):
+        project.propose([row(66, WITH_GAP)])
+    with pytest.raises(
+        DataError, match=r"none of 5 images to propose for can be used: 5 x no proposals.*no annotated object"
+    ):
+        project.propose(source="instances")
 
 
 # A row and what it means: (image, mask, score), or why it is none.
@@ -333,6 +422,11 @@ def test_any_rows_against_a_plain_loop(
     skipped = [line for line in summary.skipped if not line.startswith(tuple(NAMES))]
     assert len(skipped) == sum(m == "skipped" for m in meanings if isinstance(m, str))
     said = [(strangers, "no chosen data set has"), (left_out, f"the {limit} best")]
-    assert len(summary.warnings) == sum(bool(n) for n, _ in said)
+    assert len(about_file(project, summary)) == sum(bool(n) for n, _ in said)
     for n, text in said:
         assert not n or any(f": {n} of {len(rows) + 1} rows" in w and text in w for w in summary.warnings)
+    unusable = sum(m == "skipped" for m in meanings if isinstance(m, str))
+    ours = len(rows) + 1 - strangers
+    assert [w.partition(" rows")[0] for w in summary.warnings if f"rows of {project.file}" in w] == (
+        [f"{unusable} of {ours}"] if unusable else []
+    )

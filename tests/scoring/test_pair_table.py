@@ -102,3 +102,12 @@ def test_global_and_cropping_are_the_ends_of_alpha() -> None:
     assert chosen["global"].tolist() == [0, 1]
     assert chosen["cropping"].tolist() == [1, 0]
     assert chosen["global_local"].tolist() == [1, 1]
+
+
+def test_a_score_of_minus_infinity_is_never_chosen() -> None:
+    """A rule says so of a proposal that it cannot rank; where it says so of all, the expression has no choice."""
+    ones = np.ones(4, np.float32)
+    dots = Dots(np.array([0, 2, 4]), *[ones] * 7, text_norms=np.ones((2, 3), np.float32))
+    pairs = table_of(dots, [1] * 4, [1] * 4)
+    scores = np.array([-np.inf, -5, -np.inf, -np.inf], np.float32)
+    assert pairs.choice(scores, Filters()).tolist() == [1, -1]

@@ -102,8 +102,14 @@ def test_score_stage_against_loops(
                 {i for i in images if not any(kept_positions(made, e, filters) for e in every if made.image_of(e) == i)}
             ),
             "truncated_texts": sum(CUT in made.strings[e] for e in every),
+            "lost_pairs": 0,
             "not_evaluated": len(every) - len(rows),
-            "no_choice": sum(chosen["global_local"][e] < 0 for e in every),
+            "no_choice": sum(chosen["global_local"][e] < 0 for e in rows),
+            "unreadable image": 0,
+            "faulty sentence": 0,
+            "lost feature": 0,
+            "no ground truth": len(every) - len(rows),
+            "no proposals": sum(not len(made.rows_of(e)) for e in rows),
         }
 
 

@@ -65,6 +65,7 @@ def test_empty_table(tmp_path: Path) -> None:
         "score": as_rows([], "float32"),
         "area": as_rows([], "int64"),
         "status": [],
+        "state": [],
     }
     write(tmp_path / "t.h5", columns)
     table = read_table(tmp_path / "t.h5", "proposals")
@@ -95,7 +96,7 @@ def test_families_of_columns() -> None:
         ({"box": np.zeros((3, 5), np.float32)}, "4 .* 5 in column box"),
         ({"box": np.zeros(12, np.float32)}, r"column box: expected shape \(N, 4\)"),
         ({"mask": [b"", b""]}, "N"),
-        ({"status": [""]}, "expected 2 offsets, got 3"),
+        ({"status": [""], "state": [""]}, "expected 2 offsets, got 3"),
         ({"image_offsets": np.array([0, 3])}, "expected 3 offsets, got 2"),
     ],
 )
