@@ -143,7 +143,7 @@ class PairTable:
 
     def filtered(self, filters: Filters) -> PairTable:
         """The table without the pairs whose proposal a filter rejects, and without those that are ``lost``."""
-        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept) & ~self.lost & (scores > -np.inf)
+        keep = filters.keeps(self.proposal_score, self.proposal_area, self.kept) & ~self.lost
         if keep.all():
             return self
         counts = np.bincount(owners_of(self.offsets)[keep], minlength=len(self.group))
