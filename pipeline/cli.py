@@ -141,6 +141,16 @@ def clean(
 
 
 @app.command()
+def repair(output: Annotated[Path, typer.Argument(help="the output, or a file in it")]) -> None:
+    """Make one output again: through `dvc repro`, after dropping what is damaged of it, in DVC's cache too."""
+    from pipeline.commands.repair import repair as repair_output
+
+    for file in repair_output(output):
+        print(f"{file}: was damaged, removed from DVC's cache")
+    print(f"{output}: made again")
+
+
+@app.command()
 def score(
     params: ParamsFile = DEMO,
     alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,

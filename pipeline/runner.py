@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -21,8 +20,8 @@ from pipeline.project import load_project
 from pipeline.registry import stage_module
 from pipeline.reruns import Reruns
 from stages.contract import Context, Profile, Summary
+from store.document import write_document
 from store.errors import ParameterError
-from store.publish import replacing
 from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
 
@@ -131,9 +130,7 @@ def run_stage(
         "values": params.config(),
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
-    path = work / "records" / f"{name}.json"
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    write_document(work / "records" / f"{name}.json", record, name)
     print(_line(record), flush=True)
     return record
 

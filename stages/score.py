@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +18,8 @@ from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, Rules
 from stages.scoring.table import PairTable, Scoring, load_pairs
+from store.document import write_document
 from store.errors import ParameterError
-from store.publish import replacing
 from store.table import write_table
 
 __all__ = ["RULES", "Params", "Paths", "choose", "fused_scores", "metrics_of", "rule_scores", "run"]
@@ -56,8 +55,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         metrics = metrics_of(pairs, params, chosen)
     columns = {"score": scores[params.enabled[0]], **{f"chosen.{rule}": rows for rule, rows in chosen.items()}}
     write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, rules=params.enabled)
-    with replacing(paths.metrics) as temporary:
-        temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    write_document(paths.metrics, metrics, "score")
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary
 

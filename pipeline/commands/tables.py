@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from stages.score import Params, choose, metrics_of, rule_scores
 from stages.scoring.rules.registry import label_of
 from stages.scoring.table import load_pairs
 from stages.sweep import best_point, surface
+from store.document import content_of, read_document
 from store.errors import DataError, ParameterError, nearest
 
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
@@ -76,7 +76,7 @@ def print_last_run(project: LoadedProject) -> None:
         raise DataError(
             f"{file}: expected the metrics of a run, found none; run: dvc repro {project.file.parent}/dvc.yaml"
         )
-    print_metrics(json.loads(file.read_text()))
+    print_metrics(content_of(read_document(file, "score")))
     print(
         f"report: {report}"
         if report.is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from stages.contract import Paths
 from stages.scoring.metrics import outcome_of_choice
 from stages.scoring.table import Scoring
-from store.errors import StoreError, again, reading
+from store.document import content_of, read_document, read_record
+from store.errors import StoreError, reading, repair
 from store.schema import members
 from store.table import Table, read_table, require_same
 
@@ -160,30 +160,25 @@ def load_data(paths: Inputs) -> Data:
 
 def _by_split(path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None) -> dict[str, Any]:
     """A file that holds something for every split, under ``key`` if that is given."""
-    with reading(path, again(stage)):
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = content_of(read_document(path, stage))
+    with reading(path, repair(path)):
         by_dataset = content[key] if key else content
         absent = [f"{dataset} {split}" for dataset, split in groups if split not in by_dataset.get(dataset, {})]
     if absent:
         raise StoreError(
-            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {again(stage)}"
+            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {repair(path)}"
         )
     return content
 
 
 def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
-    with reading(path, again("ablations")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_document(path, "ablations")
+    with reading(path, repair(path)):
         return {name: content[name] for name in ("ablations", "differences")}
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
     """The records of all stages but this one, which is not done yet; [] without the folder."""
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        with reading(path, "remove it, it is only shown in the report"):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["stage"] != "report":
-                records.append(record)
+    records = [read_record(path) for path in sorted(folder.glob("*.json")) if path.stem != "report"]
     order = {stage: place for place, stage in enumerate(_STAGES)}
     return sorted(records, key=lambda record: order.get(record["stage"], len(order)))

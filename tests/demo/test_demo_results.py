@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from demo.refshapes import write_benchmark
+from tests.helpers.documents import data_sets
 from tests.helpers.profile import ROOT
 
-METRICS = json.loads((ROOT / "demo/metrics.json").read_text())
+METRICS = data_sets(ROOT / "demo/metrics.json")
 
 
 @pytest.mark.parametrize("split", ["testA", "testB"])
@@ -40,7 +40,7 @@ def test_every_family_and_rule_is_there() -> None:
 def test_the_committed_lock_fits_code_and_parameters(tmp_path: Path) -> None:
     """DVC itself compares parameters, code, models and the benchmark's files with the lock; no output is needed."""
     project = tmp_path / "project"
-    for name in ("pipeline", "stages", "store", "demo", "models", ".dvc"):
+    for name in ("pipeline", "stages", "store", "extensions", "demo", "models", ".dvc"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, project / name)

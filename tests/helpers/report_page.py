@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw
 from stages import report
 from stages.contract import Context, Summary
 from stages.page import page
+from store.document import write_document
 from store.segmentation import encode
 from store.table import write_table
 
@@ -160,9 +160,9 @@ def build(
         {"pairs": pairs.digest},
         rules=["global_local", "global", "cropping"],
     )
-    paths.metrics.write_text(json.dumps(invented_metrics(groups)))
-    paths.ablations.write_text(json.dumps(invented_ablations(groups)))
-    paths.grid.write_text(json.dumps(invented_grid(groups)))
+    write_document(paths.metrics, invented_metrics(groups), "score")
+    write_document(paths.ablations, invented_ablations(groups), "ablations")
+    write_document(paths.grid, invented_grid(groups), "sweep")
     return paths
 
 
