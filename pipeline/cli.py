@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +30,6 @@ GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
 Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
-DISTRIBUTION = "glimpse-refseg"
 
 
 def main() -> None:
@@ -47,10 +45,12 @@ def main() -> None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        try:
-            print(f"glimpse {version(DISTRIBUTION)}")
-        except PackageNotFoundError:
-            print("glimpse, not installed as a package: its version is not known (make env installs it)")
+        from pipeline.identity import code_version
+
+        known = code_version()
+        print(
+            f"glimpse {known}" if known else "glimpse, not installed as a package: its version is not known (make env)"
+        )
         raise typer.Exit
 
 
@@ -179,6 +179,16 @@ def clean(
     for unused in found:
         print(f"{'kept' if unused.kept else done} {unused}")
     print(f"{done} {sum(unused.bytes for unused in found if not unused.kept):,} bytes")
+
+
+@app.command()
+def repair(output: Annotated[Path, typer.Argument(help="the output, or a file in it")]) -> None:
+    """Make one output again: through `dvc repro`, after dropping what is damaged of it, in DVC's cache too."""
+    from pipeline.commands.repair import repair as repair_output
+
+    for file in repair_output(output):
+        print(f"{file}: was damaged, removed from DVC's cache")
+    print(f"{output}: made again")
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Literal
 from pipeline.registry import STAGES, UP_TO_PAIR, module_name
 from stages.clip.backbone import BACKBONES
 from store.fingerprint import ROOT, import_closure
-from store.publish import replacing
+from store.publish import write_file
 
 DVC_FILE, COPY = ROOT / "dvc.yaml", ROOT / "demo/dvc.yaml"
 _CODE = re.compile(r"^      - (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
@@ -48,8 +48,7 @@ def main(file: Path = DVC_FILE, copy: Path = COPY) -> None:
     """Write ``file`` with its code dependencies, and its byte-equal ``copy``."""
     text = with_deps(file.read_text(encoding="utf-8"))
     for path in (file, copy):
-        with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_file(path, text)
 
 
 if __name__ == "__main__":

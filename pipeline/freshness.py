@@ -17,7 +17,8 @@ from pipeline.registry import STAGES, stage_module
 from pipeline.reruns import stage_values
 from stages.text.spacy_model import spacy_digest
 from store import schema
-from store.agreement import IDENTITY, disagreements
+from store.agreement import disagreements
+from store.document import read_document
 from store.errors import StoreError, WeightsError, again, reading
 from store.fingerprint import file_digest
 from store.table import check_description, read_table
@@ -142,17 +143,9 @@ def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[st
 
     A file that agrees is kept as it is (``store.agreement``), so the pair table that it names may be an earlier one.
     """
-    scores = made["scores"]
     try:
-        with reading(file, again("score")):
-            content = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError(f"expected data sets, got {type(content).__name__}")
+        content = read_document(file, "score")
     except StoreError as error:
         return [str(error)]
-    named = content.get(IDENTITY, {}).get("pairs")
-    if "metrics" in scores:
-        other = bool(disagreements(content, scores["metrics"]))
-    else:
-        other = named not in (None, scores.get("made_from", {}).get("pairs"))
+    other = bool(disagreements(content, made["scores"]["metrics"]))
     return [f"{file.name} holds other numbers than the last run of score found"] if other else []

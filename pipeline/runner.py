@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -17,13 +16,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked, split_values, words_to_values
+from pipeline.identity import identity
 from pipeline.progress import track
 from pipeline.project import load_project
 from pipeline.registry import stage_module
 from pipeline.reruns import Reruns
 from stages.contract import Context, Profile, Summary
+from store.document import write_document
 from store.errors import ParameterError
-from store.publish import replacing
 from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
 
@@ -131,7 +131,9 @@ def run_stage(
     execution.check_device()
     start = time.perf_counter()
     with execution.executor() as execute:
-        context = Context(work / name, execution.device, execution.batch, execution.unit, track, execute, profile)
+        context = Context(
+            work / name, execution.device, execution.batch, execution.unit, track, execute, profile, identity()
+        )
         summary: Summary = stage_module(name).run(params, paths, context)
     summary.peak_bytes, summary.device_peak_bytes = peak_bytes(), device_peak_bytes(execution.device)
     record = {
@@ -142,9 +144,7 @@ def run_stage(
         "values": params.config(),
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
-    path = work / "records" / f"{name}.json"
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    write_document(work / "records" / f"{name}.json", record, name)
     print(_line(record), flush=True)
     return record
 

@@ -17,6 +17,7 @@ from pipeline.project import LoadedProject
 from pipeline.registry import STAGES, UP_TO_PAIR
 from pipeline.reruns import stage_values
 from pipeline.runner import size_of
+from store.document import read_record
 from store.errors import StoreError
 from store.publish import remove
 from store.work import locked
@@ -28,7 +29,7 @@ _OTHER_COMMAND = "changed command"
 def records(project: LoadedProject) -> dict[str, dict[str, Any]]:
     """The records of each stage's last run in this work folder."""
     folder = project.path(project.values.work, "records")
-    return {name: json.loads(path.read_text()) for name in STAGES if (path := folder / f"{name}.json").is_file()}
+    return {name: read_record(path) for name in STAGES if (path := folder / f"{name}.json").is_file()}
 
 
 def dvc_states(project: LoadedProject) -> dict[str, str]:

@@ -5,7 +5,6 @@ Every stored k, sentence or phrase only, filters, prompts, and the deliberate di
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,8 +16,8 @@ from stages.contract import Paths as BasePaths
 from stages.scoring.fusion import Floats
 from stages.scoring.metrics import Empty, summarise
 from stages.scoring.table import Evaluation, PairTable, Scoring, load_pairs, with_k
-from store.errors import StoreError, again, reading
-from store.publish import replacing
+from store.document import read_document, write_document
+from store.errors import StoreError, repair
 
 
 class TriedFilters(BaseParams):
@@ -60,8 +59,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             file, setting = paths.variants / template["file"], f'template = "{template["template"]}"'
             tried += _rows_of_file(file, params, "template", setting)
         turned = differences(paths.variants, beside["switches"], pairs, scores, params)
-    with replacing(paths.ablations) as temporary:
-        temporary.write_text(json.dumps({"ablations": tried, "differences": turned}, indent=1) + "\n")
+    content = {"ablations": tried, "differences": turned}
+    write_document(paths.ablations, content, "ablations", {"pairs": attrs["digest"]})
     summary.wrote = {"ablations": len(tried), "differences": len(turned)}
     return summary
 
@@ -109,10 +108,9 @@ def differences(
 
 def _read_list(folder: Path, digest: str) -> dict[str, Any]:
     """What stage variants says of ``folder``, which it made beside the pair table of ``digest``."""
-    with reading(folder / "variants.json", again("variants")):
-        content: dict[str, Any] = json.loads((folder / "variants.json").read_text())
+    content = read_document(folder / "variants.json", "variants")
     if content["pairs"] != digest:
-        raise StoreError(f"{folder}: was made beside another pair table than the one given; {again('variants')}")
+        raise StoreError(f"{folder}: was made beside another pair table than the one given; {repair(folder)}")
     return content
 
 

@@ -110,6 +110,7 @@ class Context:
         track: wraps a sequence to show progress under a label.
         execute: runs units, here or on other processes, in any order; the results are the same to the byte.
         profile: the params file that the run belongs to, where there is one.
+        identity: which code runs, and when, for what says so: ``version``, ``commit``, ``date``.
     """
 
     work: Path
@@ -119,6 +120,7 @@ class Context:
     track: Callable[[Sequence[Any], str], Iterable[Any]] = _silent
     execute: Callable[[Load, Sequence[Unit], str], Iterable[Done]] = in_process
     profile: Profile | None = None
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 class Results:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
@@ -17,6 +17,7 @@ from stages.datasets.fields import NO_ID, is_blank
 from stages.datasets.ground_truth import Overlap, annotation_mask_rle, union
 from stages.datasets.registry import KINDS, Choice
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
+from store.document import RUN
 from store.errors import DataError, PassingError
 from store.images import open_image
 from store.ragged import offsets_of
@@ -26,10 +27,18 @@ from store.table import as_rows, write_table
 from store.usable import Lost, require_usable
 
 
+def _free_name(name: str) -> str:
+    if name == RUN:
+        raise ValueError(f"{RUN!r} stands for the run itself in the metrics; call the data set otherwise")
+    return name
+
+
 class Params(BaseParams):
     """The data sets, by the name under which they appear in the metrics."""
 
-    datasets: dict[str, Choice] = Field(min_length=1, description="name in the metrics -> which refs")
+    datasets: dict[Annotated[str, AfterValidator(_free_name)], Choice] = Field(
+        min_length=1, description="name in the metrics -> which refs"
+    )
     polygon_overlap: Overlap = Field(
         "union",
         description="kinds with the rule (refer): pixels under two polygons of one object are inside, or dropped as in the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +19,8 @@ from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, Rules
 from stages.scoring.table import PairTable, Scoring, load_pairs
 from store.agreement import says_the_same
+from store.document import RUN, write_document
 from store.errors import ParameterError
-from store.publish import replacing
 from store.states import State, left_out
 from store.table import write_table
 from store.usable import LOST_SHARE
@@ -66,11 +65,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             if counts["not_evaluated"] > LOST_SHARE * counts["expressions"]:
                 summary.warnings.append(f"{dataset} {split}: expressions left out of the metrics: {left_out(counts)}")
     columns = {"score": scores[params.enabled[0]], **{f"chosen.{rule}": rows for rule, rows in chosen.items()}}
+    run_of = {
+        "encoder": attrs["encoder"],
+        "values": {**attrs["configs"], "score": params.config()},
+        "pairs": attrs["digest"],
+        **context.identity,
+    }
     attributes = {"rules": params.enabled, "metrics": metrics}
     write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, **attributes)
-    if not says_the_same(paths.metrics, metrics):
-        with replacing(paths.metrics) as temporary:
-            temporary.write_text(json.dumps(metrics, indent=1) + "\n")
+    if not says_the_same(paths.metrics, "score", {**metrics, RUN: run_of}):
+        write_document(paths.metrics, metrics, "score", run_of)
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +15,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.surface import load_kernel, surface
 from stages.scoring.table import Evaluation, load_pairs
-from store.publish import replacing
+from store.document import write_document
 
 
 class Grid(BaseParams):
@@ -41,7 +40,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     with summary.timed("read"), ThreadPoolExecutor(1) as background:
         loaded = background.submit(load_kernel)
-        pairs, _ = load_pairs(paths.pairs, params.k)
+        pairs, attrs = load_pairs(paths.pairs, params.k)
         loaded.result()
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
@@ -53,8 +52,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             **{name: values[group].round(6).tolist() for name, values in surfaces.items()},
             "best": {name: best_point(values[group], alphas, betas) for name, values in surfaces.items()},
         }
-    with replacing(paths.grid) as temporary:
-        temporary.write_text(json.dumps({"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits}) + "\n")
+    grid = {"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits}
+    write_document(paths.grid, grid, "sweep", {"pairs": attrs["digest"]}, indent=None)
     summary.wrote = {"grid points": len(alphas) * len(betas)}
     return summary
 

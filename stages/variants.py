@@ -8,7 +8,6 @@ preprocess all visual features. Other prompts (``templates``) are measured in th
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,6 +18,7 @@ from stages.contract import Context, Listed, Profile, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.text.template import Template
+from store.document import write_document
 from store.errors import ParameterError
 from store.publish import remove, replacing
 from store.table import read_table
@@ -81,7 +81,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             templates.append({"file": file, "template": template})
         base = read_table(paths.pairs, "pairs", ())
         content = {"pairs": base.digest, "switches": switches, "templates": templates}
-        (temporary / "variants.json").write_text(json.dumps(content, indent=1) + "\n")
+        write_document(temporary / "variants.json", content, "variants")
     total.wrote = {"pair tables": len(switches) + len(templates)}
     return total
 

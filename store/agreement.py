@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from store.document import RUN, read_document
+from store.errors import StoreError
+
 TOLERANCE = 1e-6
 """Greatest difference of two numbers that agree. Metrics are fractions; one other choice changes the mean over n expressions
 by some 0.1 / n, another order of their sum by 1e-16."""
-IDENTITY = "run"
+IDENTITY = RUN
 """The key under which a document says which run made it; no part of its numbers."""
 VOLATILE = frozenset({"commit", "date", "digest", "machine", "pairs", "producer", "scores", "version", "versions"})
 """What two runs of the same values on two machines say differently under that key."""
@@ -35,17 +37,17 @@ def disagreements(first: Any, second: Any, tolerance: float = TOLERANCE) -> list
     ]
 
 
-def says_the_same(path: Path, content: Mapping[str, Any]) -> bool:
-    """Whether the document at ``path`` has the numbers of ``content``, and was made with the same values.
+def says_the_same(path: Path, producer: str, content: Mapping[str, Any]) -> bool:
+    """Whether the document at ``path``, of stage ``producer``, has the numbers of ``content`` and was made with its values.
 
     Such a file can stay as it is: it may be under version control, where only a date or a commit would change. A file that
     is not there, or is damaged, says nothing.
     """
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        before = read_document(path, producer)
+    except StoreError:
         return False
-    return isinstance(before, dict) and not disagreements(before, content) and _lasting(before) == _lasting(content)
+    return not disagreements(before, content) and _lasting(before) == _lasting(content)
 
 
 def _lasting(content: Mapping[str, Any]) -> Any:

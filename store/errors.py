@@ -13,6 +13,7 @@ A message says what was expected, what came, where (file, key, row) and what to 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -47,8 +48,16 @@ class BusyError(StoreError):
     """Another process holds the lock of a work folder."""
 
 
+def repair(path: Path) -> str:
+    """The remedy for an output that is missing, damaged or made from other inputs: make it again.
+
+    Not by `dvc repro --force`: an output may be a link into DVC's cache, where the damaged object would be taken for good.
+    """
+    return f"make it again: glimpse repair {shlex.quote(str(path))}"
+
+
 def again(stage: str) -> str:
-    """The remedy "run this stage again", for either profile's dvc.yaml."""
+    """The remedy "run this stage again" where no output of it is at fault, for either profile's dvc.yaml."""
     return f"run stage {stage} again: dvc repro --force --single-item dvc.yaml:{stage} (demo/dvc.yaml:{stage} for the demo)"
 
 

@@ -35,10 +35,10 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """sha256 hex digest of a file's contents."""
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """Hex digest of a file's contents."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import schema
-from store.errors import StoreError, again, reading
+from store.errors import StoreError, reading, repair
 from store.fingerprint import arrays_digest, canonical
-from store.publish import replacing
+from store.publish import DeferredErrors, replacing
 from store.ragged import Bytes
 
 _CHUNK = 1 << 18
@@ -106,7 +106,7 @@ def write_table(
         "config": dict(config),
         **attrs,
     }
-    with replacing(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with replacing(path) as temporary, DeferredErrors(temporary) as plain, h5py.File(plain, "w", libver="v110") as file:
         for key in sorted(arrays):
             array = arrays[key]
             options = (
@@ -121,7 +121,7 @@ def write_table(
 
 def stored_columns(path: Path, name: str) -> list[str]:
     """The names of a table's columns, none of which is read. Raises as ``read_table``."""
-    with reading(path, again(schema.TABLES[name].producer)), h5py.File(path, "r") as file:
+    with reading(path, repair(path)), h5py.File(path, "r") as file:
         return sorted({key.removesuffix(".bytes").removesuffix(".offsets") for key in file} - {_DESCRIPTION})
 
 
@@ -134,7 +134,7 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
         StoreError: no file, another table or schema version, a damaged byte.
     """
     described = schema.TABLES[name]
-    remedy = again(described.producer)
+    remedy = repair(path)
     with reading(path, remedy), h5py.File(path, "r") as file:
         attrs = check_description(
             path, name, file[_DESCRIPTION][()].tobytes() if _DESCRIPTION in file else b"{}", remedy
@@ -153,8 +153,8 @@ def check_description(path: Path, name: str, text: bytes, remedy: str) -> dict[s
     attrs: dict[str, Any] = json.loads(text)
     if attrs.get("schema") != name or attrs.get("version") != schema.VERSION:
         raise StoreError(
-            f"{path}: expected table {name!r} version {schema.VERSION}, found {attrs.get('schema')!r} version "
-            f"{attrs.get('version')}; {remedy}"
+            f"{path}: expected table {name!r} version {schema.VERSION} of stage {schema.TABLES[name].producer}, found "
+            f"{attrs.get('schema')!r} version {attrs.get('version')}; {remedy}"
         )
     return attrs
 
@@ -181,8 +181,7 @@ def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
     for made, name, source in uses:
         if made.attrs["made_from"].get(name) != source.attrs["digest"]:
             raise StoreError(
-                f"{consumer}: {made.path} was made from another {name} than {source.path}; "
-                f"{again(schema.TABLES[str(made.attrs['schema'])].producer)}"
+                f"{consumer}: {made.path} was made from another {name} than {source.path}; {repair(made.path)}"
             )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import schema
-from store.errors import StoreError, again, reading
+from store.errors import StoreError, reading, repair
 from store.fingerprint import arrays_digest, canonical, file_digest, fingerprint
 from store.publish import replacing
 from store.ragged import Bytes
@@ -135,7 +135,7 @@ class Vectors:
         import zarr
 
         self.path, self.name = path, name
-        self.remedy = again(schema.TABLES[name].producer)
+        self.remedy = repair(path)
         with reading(path, self.remedy):
             self.attrs = check_description(path, name, (path / MANIFEST).read_bytes(), self.remedy)
             if self.attrs.pop(_CHECK, None) != fingerprint(self.attrs):

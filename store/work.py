@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from store import schema
 from store.errors import BusyError, StoreError
 from store.fingerprint import canonical, fingerprint
-from store.publish import remove, replacing
+from store.publish import remove_leftovers, write_file, writing
 from store.ragged import offsets_of
 
 Item = Mapping[str, NDArray[Any]]
@@ -43,10 +43,12 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the only writer's lock of ``folder``.
 
     Raises:
-        BusyError: another process holds it.
+        BusyError: another process holds it. StoreError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -63,12 +65,14 @@ class Parts:
         """Open (or make) the folder of ``kind`` for ``config``; drop what an interrupted write left there."""
         described = {"kind": kind, "schema_version": schema.VERSION, **config}
         self.folder = work / kind / fingerprint(described)[:20]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "config.json").write_text(json.dumps(described, indent=1, sort_keys=True))
+        file, text = self.folder / "config.json", json.dumps(described, indent=1, sort_keys=True).encode()
+        if file.is_file() and file.read_bytes() == text:
+            os.utime(file)  # `glimpse clean` asks when it was last opened
+        else:
+            write_file(file, text)
         self._where: dict[str, tuple[str, int]] = {}
         self._open: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
-        for left in self.folder.glob(".*.tmp"):  # of a killed write: whoever opens parts holds the lock
-            remove(left)
+        remove_leftovers(self.folder)
         for line in self._manifest():
             for position, key in enumerate(line["inputs"]):
                 self._where[key] = (line["part"], position)
@@ -78,8 +82,7 @@ class Parts:
         text = path.read_text() if path.exists() else ""
         whole, newline, torn = text.rpartition("\n")
         if torn:  # the last line of a killed run; the next one must not be glued to it
-            with replacing(path) as temporary:
-                temporary.write_text(whole + newline)
+            write_file(path, whole + newline)
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
             return [line for line in lines if (self.folder / line["part"]).is_file()]
@@ -102,7 +105,8 @@ class Parts:
     def record(self, part: str, keys: Sequence[str], seconds: float, skipped: Sequence[str] = ()) -> None:
         """Count a part that ``write_part`` wrote, here or in another process: only now it stands for its inputs."""
         line = {"part": part, "inputs": list(keys), "seconds": round(seconds, 3), "skipped": list(skipped)}
-        with (self.folder / "manifest.jsonl").open("a") as file:
+        path = self.folder / "manifest.jsonl"
+        with writing(path), path.open("a") as file:
             file.write(canonical(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -154,8 +158,7 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     part = part_name(keys)
-    with replacing(folder / part) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    write_file(folder / part, buffer.getbuffer())
     return part
 
 

@@ -11,12 +11,12 @@ from pipeline.commands.single_image import segment
 from pipeline.project import LoadedProject
 from pipeline.runner import Execution
 from stages.device.memory import rows_for
-from stages.page.overlay import overlay
+from stages.page.overlay import overlay, png
 from stages.proposals.registry import SOURCES
 from stages.scoring.table import Scoring
 from store.errors import ParameterError
 from store.images import load_image
-from store.publish import replacing
+from store.publish import write_file
 
 _DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
 
@@ -72,7 +72,6 @@ def segment_file(
     said = f"{blank}{len(masks)} proposals; noun phrase {found.noun_phrase!r}; {score}"
     rest = np.delete(masks, found.chosen, axis=0) if choice is not None else masks
     drawn = overlay(image, choice=choice, proposals=rest, caption=[text, said], width=max(640, image.width))
-    with replacing(out) as temporary:
-        drawn.save(temporary, format="PNG")
+    write_file(out, png(drawn))
     note = f"\n{_DEMO_NOTE}" if "refshapes" in values.clip.weights.name else ""
     return f"{out}: {said}{note}"

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.project import LoadedProject
-from stages.page.overlay import overlay
+from stages.page.overlay import overlay, png
 from store.errors import ParameterError
 from store.images import read_image
-from store.publish import replacing
+from store.publish import write_file
 from store.segmentation import decode
 from store.table import Table, read_table, require_same
 
@@ -57,8 +57,7 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
         caption=lines,
         width=max(640, int(width)),
     )
-    with replacing(out) as temporary:
-        drawn.save(temporary, format="PNG")
+    write_file(out, png(drawn))
     return f"{out}: " + "; ".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -21,8 +20,8 @@ from stages.scoring.rules.registry import label_of
 from stages.scoring.surface import surface
 from stages.scoring.table import load_pairs
 from stages.sweep import best_point
-from store.agreement import IDENTITY
-from store.errors import ParameterError, nearest, reading
+from store.document import content_of, read_document
+from store.errors import ParameterError, nearest
 from store.states import left_out
 
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
@@ -52,7 +51,7 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     table = _table()
     for name in ("data set", "split", "rule", *VALUES.values(), "n"):
         table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
-    for name in [name for name in metrics if name != IDENTITY] if dataset is None else [dataset]:
+    for name in metrics if dataset is None else [dataset]:
         for split, rules in metrics[name].items():
             shown = [rule for rule in rules if rule != "counts"]
             for rule in shown:
@@ -85,10 +84,7 @@ def print_last_run(project: LoadedProject) -> None:
         StoreError: there is no metrics file yet, or it is damaged.
     """
     file, report = project.path(project.values.metrics), project.table("report.html")
-    remedy = f"run: {repro(project)} (another profile: --params FILE, or GLIMPSE_PARAMS)"
-    with reading(file, remedy):
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-        print_metrics(metrics)
+    print_metrics(content_of(read_document(file, "score")))
     print(f"report: {report}" if report.is_file() else f"no report at {report}; run: {repro(project)}")
 
 

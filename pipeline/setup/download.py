@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from store.errors import GlimpseError
+from store.publish import writing
 
 TIMEOUT = 60
 """Seconds without an answer after which a connection is given up."""
@@ -33,7 +34,8 @@ def download(url: str, part: Path, size: int, advance: Callable[[int], None]) ->
         FetchError: no connection, a refusal, a web page in place of the file, or an end before the last byte (``part``
             stays). The message is one line and says nothing of the file: the caller knows what it is.
     """
-    part.parent.mkdir(parents=True, exist_ok=True)
+    with writing(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
     try:
         reply, start = _open(url, part.stat().st_size if part.is_file() else 0)
         advance(start)
@@ -45,7 +47,8 @@ def download(url: str, part: Path, size: int, advance: Callable[[int], None]) ->
             length = reply.headers.get("Content-Length")
             total = start + int(length) if length else size
             while block := reply.read(_BLOCK):
-                file.write(block)
+                with writing(part):
+                    file.write(block)
                 advance(len(block))
             got = file.tell()
     except urllib.error.HTTPError as error:

@@ -20,7 +20,7 @@ from pipeline.setup.download import FetchError, download
 from pipeline.setup.holdings import compare, installed, missing_files, needed_files, record_of, recorded
 from pipeline.setup.sources import Archive, Item, Source, command, destination
 from pipeline.setup.unpack import ArchiveError, check_room, place, place_files, unpack, unpacked_bytes
-from store.publish import replacing
+from store.publish import replacing, write_file
 from store.work import locked
 
 
@@ -159,8 +159,7 @@ class _Fetch:
     def _keep(self, item: Item, digest: str) -> None:
         """Record the digest of an item that is in its place; for an archive, of one that is unpacked."""
         if recorded(self.project, item) != digest:
-            with replacing(record_of(self.project, item)) as temporary:
-                temporary.write_text(f"{digest}  {item.name}\n")
+            write_file(record_of(self.project, item), f"{digest}  {item.name}\n")
 
     def _download(self, item: Item) -> None:
         target = destination(self.project, item)

@@ -8,9 +8,11 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.setup.download import FetchError
+from store.publish import writing
 
 _BLOCK = 1 << 20
 _TEMPORARY = ".unpacking"
@@ -38,7 +40,7 @@ def unpack(
         FetchError: too little disk room, or a file in ``folder`` that differs.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with writing(folder), zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive, strip, wanted)
             folder.mkdir(parents=True, exist_ok=True)
             check_room(folder, sum(info.file_size for info in members.values()))
@@ -48,7 +50,8 @@ def unpack(
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise ArchiveError(f"{archive}: not a zip file that can be read: truncated or damaged ({error})") from error
     finally:
-        (folder / _TEMPORARY).unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide the first error; the next unpacking writes over it
+            (folder / _TEMPORARY).unlink(missing_ok=True)
     return len(members)
 
 
@@ -71,13 +74,14 @@ def place(file: Path, target: Path) -> None:
 
 def place_files(files: Mapping[str, Path], folder: Path, advance: Callable[[int], None]) -> None:
     """Place the user's files (path below ``folder`` -> file) in ``folder``; those that are there stay."""
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / _TEMPORARY
     for name, file in files.items():
         if not (folder / name).exists():
-            temporary.unlink(missing_ok=True)
-            place(file, temporary)
-            os.replace(temporary, folder / name)
+            with writing(folder / name):
+                folder.mkdir(parents=True, exist_ok=True)
+                temporary.unlink(missing_ok=True)
+                place(file, temporary)
+                os.replace(temporary, folder / name)
         advance(file.stat().st_size)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from numpy.typing import NDArray
 from stages.contract import Paths
 from stages.scoring.metrics import outcome_of_choice
 from stages.scoring.table import Scoring
-from store.errors import StoreError, again, reading
+from store.agreement import disagreements
+from store.document import RUN, content_of, read_document, read_record
+from store.errors import StoreError, reading, repair
 from store.schema import members
 from store.table import Table, read_table, require_same
 
@@ -72,6 +73,7 @@ class Data:
     iou: rule -> IoU of its choice (E,), 0 without a choice.
     metrics, ablations, differences, grid: as their stages wrote them.
     records: of the other stages, in order of the pipeline.
+    run: what the metrics file says of itself: encoder, values, and which code made it when.
     main, rival: the rule of the run, and the one that pictures compare it with (None where it is the only one).
     """
 
@@ -89,6 +91,7 @@ class Data:
     differences: list[dict[str, Any]]
     grid: dict[str, Any]
     records: list[dict[str, Any]]
+    run: dict[str, Any]
     main: str
     rival: str | None
 
@@ -152,38 +155,58 @@ def load_data(paths: Inputs) -> Data:
         main=rules[0],
         rival=RIVAL if RIVAL in rules[1:] else next(iter(rules[1:]), None),
         metrics=_by_split(paths.metrics, "score", groups),
-        **_lists(paths.ablations),
-        grid=_by_split(paths.grid, "sweep", groups, "splits"),
+        run=_run_of(paths.metrics, scores),
+        **_lists(paths.ablations, pairs.digest),
+        grid=_by_split(paths.grid, "sweep", groups, "splits", pairs.digest),
         records=_records(paths.records),
     )
 
 
-def _by_split(path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None) -> dict[str, Any]:
-    """A file that holds something for every split, under ``key`` if that is given."""
-    with reading(path, again(stage)):
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+def _run_of(path: Path, scores: Table) -> dict[str, Any]:
+    """What the metrics file says of its run.
+
+    Raises:
+        StoreError: its numbers are not those that were found with the scores table.
+    """
+    document = read_document(path, "score")
+    if found := disagreements(document, scores.attrs["metrics"]):
+        raise StoreError(
+            f"{path}: expected the numbers that were found with {scores.path}, got others ({found[0]}); {repair(path)}"
+        )
+    return dict(document[RUN])
+
+
+def _of_these_pairs(path: Path, stage: str, pairs: str) -> dict[str, Any]:
+    """A document of ``stage``, made from the pair table of digest ``pairs``."""
+    document = read_document(path, stage)
+    if document[RUN].get("pairs") != pairs:
+        raise StoreError(f"{path}: was made from another pair table than the scores; {repair(path)}")
+    return document
+
+
+def _by_split(
+    path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None, pairs: str | None = None
+) -> dict[str, Any]:
+    """A file that holds something for every split, under ``key`` if that is given; made from ``pairs`` likewise."""
+    content = content_of(read_document(path, stage) if pairs is None else _of_these_pairs(path, stage, pairs))
+    with reading(path, repair(path)):
         by_dataset = content[key] if key else content
         absent = [f"{dataset} {split}" for dataset, split in groups if split not in by_dataset.get(dataset, {})]
     if absent:
         raise StoreError(
-            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {again(stage)}"
+            f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {repair(path)}"
         )
     return content
 
 
-def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
-    with reading(path, again("ablations")):
-        content = json.loads(path.read_text(encoding="utf-8"))
+def _lists(path: Path, pairs: str) -> dict[str, list[dict[str, Any]]]:
+    content = _of_these_pairs(path, "ablations", pairs)
+    with reading(path, repair(path)):
         return {name: content[name] for name in ("ablations", "differences")}
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:
     """The records of all stages but this one, which is not done yet; [] without the folder."""
-    records = []
-    for path in sorted(folder.glob("*.json")):
-        with reading(path, "remove it, it is only shown in the report"):
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if record["stage"] != "report":
-                records.append(record)
+    records = [read_record(path) for path in sorted(folder.glob("*.json")) if path.stem != "report"]
     order = {stage: place for place, stage in enumerate(_STAGES)}
     return sorted(records, key=lambda record: order.get(record["stage"], len(order)))

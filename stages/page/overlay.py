@@ -7,6 +7,7 @@ near its border the blur is a known function of the distance, which gives smooth
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -146,6 +147,13 @@ class _Outline:
         along = np.where(rows * columns > 0, x - y, x + y) / np.float32(2 * length * sqrt(2))
         stripes: Plane = np.clip(2 * length * (0.27 - np.abs(along % 1 - 0.5)) + 0.5, 0, 1).astype(np.float32)
         return stripes
+
+
+def png(picture: Image.Image) -> bytes:
+    """``picture`` as a PNG file. In memory: Pillow says "encoder error" where a disk is full, and not which error."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _scaled(mask: Mask, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:

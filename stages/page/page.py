@@ -16,7 +16,7 @@ from stages.page.cards import Card, make_cards
 from stages.page.data import Inputs, load_data
 from stages.page.reported import MARKS
 from stages.scoring.rules.registry import label_of
-from store.publish import replacing
+from store.publish import write_file
 
 _FOLDER = Path(__file__).parent
 
@@ -45,6 +45,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
                 main=data.main,
                 rival=data.rival,
                 encoder=data.encoder,
+                identity=tables.identity(data),
                 metrics=tables.metrics(data.metrics),
                 empty=data.scores.attrs["config"].get("empty", "count"),
                 points=tables.points(data),
@@ -63,8 +64,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
             )
         with summary.timed("chart library"):
             page = page.replace("/*vega*/", libraries.result(), 1)
-    with replacing(out) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_file(out, page)
     summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
     summary.wrote = {"pictures": len(shown), "charts": len(specs), "bytes": out.stat().st_size}
     summary.skipped = [f"picture of expression {card.expression_id}: {card.problem}" for card in shown if card.problem]
@@ -87,7 +87,7 @@ def _vega(folder: Path) -> str:
     """
     kept = folder / f"vega-{version('vl-convert-python')}.js"
     if kept.is_file():
-        digest, _, script = kept.read_text(encoding="utf-8").partition("\n")
+        digest, _, script = kept.read_text(encoding="utf-8", errors="replace").partition("\n")
         if digest == _digest(script):
             return script
     import vl_convert
@@ -96,8 +96,7 @@ def _vega(folder: Path) -> str:
     # Only a string can hold these: a regular expression may well hold "</", which must stay.
     bundle = re.sub(r"<(?=/script|!--)", r"\\x3c", bundle, flags=re.IGNORECASE)
     script = "(() => {" + bundle + "})();"
-    with replacing(kept) as temporary:
-        temporary.write_text(f"{_digest(script)}\n{script}", encoding="utf-8")
+    write_file(kept, f"{_digest(script)}\n{script}")
     return script
 
 

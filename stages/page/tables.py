@@ -120,6 +120,12 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
     ]
 
 
+def identity(data: Data) -> list[tuple[str, str]]:
+    """(name, value) of what this run is: which code and when, as far as is known, and the encoder whole."""
+    code = [(name, str(data.run[name])) for name in ("version", "commit", "date") if data.run.get(name)]
+    return code + [(f"encoder {name}", value) for name, value in data.encoder.items() if value]
+
+
 def parameters(data: Data) -> list[tuple[str, list[tuple[str, str]]]]:
     """Stage -> (parameter, value) of every stage that led to the scores."""
     configs = {**data.pairs.attrs["configs"], "score": data.scores.attrs["config"]}

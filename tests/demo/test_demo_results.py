@@ -19,10 +19,11 @@ from store.agreement import IDENTITY, disagreements
 from store.errors import StoreError
 from store.schema import SCORES
 from store.table import read_table, write_table
+from tests.helpers.documents import data_sets
 from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages
 from tests.helpers.stores import synthetic
 
-METRICS = json.loads((ROOT / "demo/metrics.json").read_text())
+METRICS = data_sets(ROOT / "demo/metrics.json")
 
 
 @pytest.mark.parametrize("split", ["testA", "testB"])

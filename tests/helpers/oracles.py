@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from stages import pair as pair_stage
 from stages.contract import Context
 from stages.scoring.score_rule import ScoreRule
 from stages.scoring.table import Filters
+from store.document import write_document
 from store.table import read_table
 from tests.helpers.stores import Synthetic, synthetic
 
@@ -115,7 +115,7 @@ def no_differences(made: Synthetic) -> Path:
     folder = made.paths["pairs"].parent / "variants"
     folder.mkdir(exist_ok=True)
     content = {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest, "switches": [], "templates": []}
-    (folder / "variants.json").write_text(json.dumps(content))
+    write_document(folder / "variants.json", content, "variants")
     return folder
 
 

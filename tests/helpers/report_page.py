@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -17,8 +16,9 @@ from PIL import Image, ImageDraw
 from stages import report
 from stages.contract import Context, Summary
 from stages.page import page
+from store.document import write_document
 from store.segmentation import encode
-from store.table import write_table
+from store.table import read_table, write_table
 
 HEIGHT, WIDTH = 48, 64
 HOSTILE = """</script><script>alert("x")</script><img src=http://evil.example/x onerror='alert(1)'> {{ 7*7 }} "quoted" & 'so'"""
@@ -38,6 +38,7 @@ PAPER_ENCODER = {
     "weights": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     "precision": "float32",
 }
+RUN_OF = {"version": "0.9.7", "commit": "abc123def456", "date": "2026-11-25T12:00:00+00:00"}
 GROUP_OF_REF = [0, 0, 1, 1]
 CHOSEN = {
     "chosen.global_local": [0, 2, 1, 0, 1, -1],
@@ -162,10 +163,18 @@ def build(
         {"pairs": pairs.digest},
         rules=["global_local", "global", "cropping"],
     )
-    paths.metrics.write_text(json.dumps(invented_metrics(groups)))
-    paths.ablations.write_text(json.dumps(invented_ablations(groups)))
-    paths.grid.write_text(json.dumps(invented_grid(groups)))
+    set_metrics(paths, invented_metrics(groups))
+    write_document(paths.ablations, invented_ablations(groups), "ablations", {"pairs": pairs.digest})
+    write_document(paths.grid, invented_grid(groups), "sweep", {"pairs": pairs.digest})
     return paths
+
+
+def set_metrics(paths: report.Paths, metrics: dict[str, Any]) -> None:
+    """The metrics file, and what the scores table says was found."""
+    table = read_table(paths.scores, "scores")
+    attrs = {name: table.attrs[name] for name in ("config", "made_from")}
+    write_table(paths.scores, "scores", table.columns, **attrs, rules=table.attrs["rules"], metrics=metrics)
+    write_document(paths.metrics, metrics, "score", RUN_OF)
 
 
 def pair_columns(proposals: Any) -> dict[str, Any]:

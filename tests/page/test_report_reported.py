@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from stages import report
 from stages.datasets.choice import published_split
 from stages.page.comparison import AS_CONFIGURED, SWITCHES, differences, signed, switches
 from stages.page.reported import ENCODERS, MARKS, METRICS, PHRASECUT, ROWS, SPLITS
-from tests.helpers.report_page import HOSTILE, PAPER_ENCODER, Element, build, make, without_vega
+from tests.helpers.documents import changed, data_sets, write_record
+from tests.helpers.report_page import HOSTILE, PAPER_ENCODER, Element, build, make, set_metrics, without_vega
 
 no_vega = pytest.fixture(without_vega)
 
@@ -104,11 +104,11 @@ def test_a_split_is_known_by_where_it_comes_from(origin: dict[str, str], split: 
 
 def with_skips(paths: report.Paths, dataset: str, split: str, **values: float | None) -> None:
     """Set the ``skip`` numbers of all rules of a split."""
-    metrics = json.loads(paths.metrics.read_text())
+    metrics = data_sets(paths.metrics)
     for rule, content in metrics[dataset][split].items():
         if rule != "counts":
             content["skip"] = {"oiou": None, "miou": None, "n": 1234} | values
-    paths.metrics.write_text(json.dumps(metrics))
+    set_metrics(paths, metrics)
 
 
 def test_without_reported_numbers_the_section_is_a_sentence(tmp_path: Path, no_vega: None) -> None:
@@ -316,9 +316,9 @@ def test_the_differences_are_a_table_of_the_page(tmp_path: Path, no_vega: None) 
     paths = build(tmp_path, OURS)
     page, _ = make(paths)
     assert not page.tags("section", id="differences")
-    tried = json.loads(paths.ablations.read_text())
     for rows in ([], difference_rows()):
-        paths.ablations.write_text(json.dumps(tried | {"differences": rows}))
+        with changed(paths.ablations) as tried:
+            tried["differences"] = rows
         page, _ = make(paths)
         assert len(page.tags("section", id="differences")) == bool(rows)
         assert len(page.tags("a", href="#differences")) == bool(rows)
@@ -350,14 +350,14 @@ def test_warnings_are_shown_by_stage(tmp_path: Path, no_vega: None) -> None:
     assert "No records" in section().text
     paths.records.mkdir()
     old = {"stage": "score", "total_seconds": 1.0}
-    (paths.records / "score.json").write_text(json.dumps(old))
-    (paths.records / "parse.json").write_text(json.dumps(old | {"stage": "parse", "warnings": []}))
+    write_record(paths.records, old)
+    write_record(paths.records, old | {"stage": "parse", "warnings": []})
     assert "None was recorded by any stage." in section().text
     for stage, warnings in (
         ("sweep", ["only one split"]),
         ("index", ["refcoco val: 10 refs, 3811 published", HOSTILE]),
     ):
-        (paths.records / f"{stage}.json").write_text(json.dumps(old | {"stage": stage, "warnings": warnings}))
+        write_record(paths.records, old | {"stage": stage, "warnings": warnings})
     rows = [(row.attributes["data-warned"], row.tags("td")[0].text) for row in section().tags("tr")[1:]]
     assert rows == [("index", "refcoco val: 10 refs, 3811 published"), ("index", HOSTILE), ("sweep", "only one split")]
     assert [(th.text, th.attributes["rowspan"]) for th in section().tags("tbody")[0].tags("th")] == [

@@ -15,10 +15,12 @@ import vl_convert
 from PIL import Image
 
 from stages.page import charts, page, tables
+from store.document import write_document
 from store.errors import StoreError
 from store.table import write_table
 from store.usable import pattern
-from tests.helpers.report_page import CHOSEN, Element, build, card, iou, make, without_vega
+from tests.helpers.documents import changed, write_record
+from tests.helpers.report_page import CHOSEN, PAPER_ENCODER, RUN_OF, Element, build, card, iou, make, without_vega
 
 no_vega = pytest.fixture(without_vega)
 
@@ -85,7 +87,7 @@ def test_records_are_shown_in_the_order_of_the_pipeline(tmp_path: Path, no_vega:
     }
     lost = {**record, "stage": "embed_masks", "total_seconds": 3.0, "skipped": ["mask 1: empty", "mask 2: empty"]}
     for content in (record, lost, {**record, "stage": "report"}):
-        (paths.records / f"{content['stage']}.json").write_text(json.dumps(content))
+        write_record(paths.records, content)
     page, summary = make(paths)
     rows = [
         row.attributes["data-stage"]
@@ -126,30 +128,31 @@ def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> Non
         "score": np.zeros(0, np.float32)
     }
     write_table(paths.scores, "scores", columns, {}, {"pairs": "another"})
-    with pytest.raises(StoreError, match=r"scores\.h5 was made from another pairs .* run stage score again"):
+    with pytest.raises(StoreError, match=r"scores\.h5 was made from another pairs .* glimpse repair .*scores\.h5$"):
         make(paths)
 
 
-@pytest.mark.parametrize(("name", "stage"), [("metrics", "score"), ("grid", "sweep")])
-def test_a_file_without_a_split_or_damaged_is_refused(tmp_path: Path, no_vega: None, name: str, stage: str) -> None:
+@pytest.mark.parametrize("name", ["metrics", "grid"])
+def test_a_file_without_a_split_is_refused(tmp_path: Path, no_vega: None, name: str) -> None:
     paths = build(tmp_path)
     file = getattr(paths, name)
-    content = json.loads(file.read_text())
-    del (content["splits"] if name == "grid" else content)["other"]
-    file.write_text(json.dumps(content))
-    with pytest.raises(StoreError, match=rf"{name}\.json: expected every split .* none for other test; .*{stage}"):
+    with changed(file) as content:
+        del (content["splits"] if name == "grid" else content)["other"]
+    with pytest.raises(
+        StoreError, match=rf"{name}\.json: expected every split .* other test; .*glimpse repair {file}$"
+    ):
         make(paths)
 
 
 @pytest.mark.parametrize("name", ["metrics", "ablations", "grid"])
 def test_a_damaged_file_is_refused(tmp_path: Path, no_vega: None, name: str) -> None:
     paths = build(tmp_path)
-    for content, said in {
-        "{": "cannot be read",
-        "{}": "expected every" if name == "metrics" else "cannot be read",
-    }.items():
-        getattr(paths, name).write_text(content)
-        with pytest.raises(StoreError, match=rf"{name}\.json: {said}"):
+    file: Path = getattr(paths, name)
+    edited = file.read_text().replace("0.", "0.9", 1)
+    assert edited != file.read_text()
+    for content, said in {"{": "cannot be read", "{}": "expected a JSON document", edited: "its content has"}.items():
+        file.write_text(content)
+        with pytest.raises(StoreError, match=rf"{name}\.json: {said}.*glimpse repair {file}$"):
             make(paths)
     assert not paths.report.exists()
 
@@ -215,3 +218,36 @@ def test_the_chart_library_is_bundled_once_and_again_when_its_file_is_damaged(
     kept.write_text(kept.read_text().replace("1 */", "2 */"))
     assert page._vega(tmp_path) == first.replace("1 */", "2 */")
     assert len(made) == 2
+
+
+def test_the_page_says_which_encoder_and_code_made_it(tmp_path: Path, no_vega: None) -> None:
+    made, _ = make(build(tmp_path))
+    (line,) = made.tags("p", id="encoder")
+    text = " ".join(line.text.split())
+    assert "Encoder ViT-B/32, weights 40d365715913…, float32" in text
+    for name, value in RUN_OF.items():
+        assert f"{name} {value}" in text
+    (table,) = made.tags("table", id="run")
+    assert PAPER_ENCODER["weights"] in table.text
+
+
+def test_metrics_of_other_scores_are_refused(tmp_path: Path, no_vega: None) -> None:
+    """A well-formed file of another run, under the same name."""
+    paths = build(tmp_path)
+    with changed(paths.metrics) as content:
+        content["refshapes"]["val"]["global_local"]["miou"] += 0.01
+    with pytest.raises(StoreError, match=r"metrics\.json: expected the numbers that were found with .*glimpse repair"):
+        make(paths)
+
+
+@pytest.mark.parametrize("name", ["grid", "ablations"])
+def test_documents_of_another_pair_table_are_refused(tmp_path: Path, no_vega: None, name: str) -> None:
+    paths = build(tmp_path)
+    file = getattr(paths, name)
+    document = json.loads(file.read_text())
+    run = document.pop("run")
+    write_document(file, document, run["producer"], {"pairs": "0" * 64})
+    with pytest.raises(
+        StoreError, match=rf"{name}\.json: was made from another pair table than the scores; .*glimpse repair"
+    ):
+        make(paths)

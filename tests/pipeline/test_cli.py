@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from store.errors import GlimpseError, StoreError
 from store.units import Result
 from store.work import Parts
 from tests.datasets.test_index import Benchmark
+from tests.helpers.documents import write_record
 from tests.helpers.profile import ROOT, demo_values
 
 
@@ -142,8 +142,7 @@ def project_with_parts(tmp_path: Path) -> tuple[Path, Path]:
         "bytes": {"proposals": 2_500_000},
         "skipped": ["a", "b"],
     }
-    (tmp_path / "work" / "records").mkdir()
-    (tmp_path / "work" / "records" / "propose.json").write_text(json.dumps(record))
+    write_record(tmp_path / "work" / "records", record)
     return tmp_path / "params.yaml", unused
 
 

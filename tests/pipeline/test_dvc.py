@@ -87,11 +87,12 @@ def test_params_are_listed_and_those_that_no_command_holds_are_dependencies() ->
         assert set(named) == (sections if name == "variants" else set()), name
 
 
-def test_dvc_stays_offline_and_links() -> None:
+def test_dvc_stays_offline_links_and_stages_nothing_in_git() -> None:
     config = (ROOT / ".dvc/config").read_text()
     assert "analytics = false" in config
     assert "check_update = false" in config
     assert '"hardlink,symlink"' in config
+    assert "autostage = false" in config
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"/data/", "/.work/"} <= set(ignored)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import yaml
 
 from demo.refshapes import write_benchmark
 from pipeline.registry import STAGES
+from store.table import read_table
 from tests.helpers.profile import ROOT
 
 AFTER_SCORE = ["score", "ablations", "report"]
@@ -48,20 +51,20 @@ class Project:
             values[section] |= change
         file.write_text(yaml.safe_dump(values, sort_keys=False))
 
-    def dvc(self, *words: str) -> str:
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        for name in ("PYTHONPATH", "GLIMPSE_BATCH", "GLIMPSE_UNIT"):
+    def typed(self, line: str, status: int = 0) -> str:
+        """What a line typed in the project's folder says; it is to end with ``status``."""
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder)}
+        for name in ("GLIMPSE_BATCH", "GLIMPSE_UNIT"):
             environment.pop(name, None)
         done = subprocess.run(
-            [sys.executable, "-m", "dvc", *words],
-            cwd=self.folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
+            line, shell=True, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def dvc(self, *words: str) -> str:
+        return self.typed(shlex.join(["dvc", *words]))
 
     def repro(self) -> list[str]:
         """Names of the stages that ran."""
@@ -128,6 +131,78 @@ def test_status_follows_the_graph_from_changed_code(project: Project) -> None:
         assert state[stage] == "waits for parse"
     for stage in ("index", "propose", "embed_masks", "overlap"):
         assert state[stage] == "up to date"
+
+
+def flip(file: Path, at: int | None = None) -> None:
+    """Flip a bit (in the middle by default) as a disk does: neither the time nor the mode of the file tells."""
+    stat = file.stat()
+    place = stat.st_size // 2 if at is None else at
+    file.chmod(0o644)
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        (byte,) = opened.read(1)
+        opened.seek(place)
+        opened.write(bytes([byte ^ 1]))
+    file.chmod(stat.st_mode & 0o777)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+TABLE = "from store.table import read_table; read_table(Path('data/demo/pairs.h5'), 'pairs')"
+VECTORS = "from store.vectors import Vectors; Vectors(Path('data/demo/text_features'), 'text_features').rows('feature')"
+DOCUMENT = "from store.document import read_document; read_document(Path('{}'), '{}')"
+
+
+@pytest.mark.parametrize(
+    ("file", "reader"),
+    [
+        ("data/demo/pairs.h5", TABLE),
+        ("data/demo/text_features/feature/c/0/0", VECTORS),
+        ("data/demo/text_features/manifest.json", VECTORS),
+        ("data/demo/grid.json", DOCUMENT.format("data/demo/grid.json", "sweep")),
+        ("data/demo/variants/variants.json", DOCUMENT.format("data/demo/variants/variants.json", "variants")),
+        ("demo/metrics.json", DOCUMENT.format("demo/metrics.json", "score")),
+    ],
+)
+def test_the_remedy_in_the_message_repairs_a_damaged_output(project: Project, file: str, reader: str) -> None:
+    """An output is a hard link into DVC's cache: the bit flips there too, and DVC would put the damaged object back."""
+    path, read = project.folder / file, shlex.join(["python", "-c", f"from pathlib import Path; {reader}"])
+    good = path.read_bytes()
+    assert (path.stat().st_nlink > 1) == (file != "demo/metrics.json")
+    flip(path)
+    assert path.read_bytes() != good
+    said = project.typed(read, 1)
+    (remedy,) = re.findall(r"glimpse repair \S+$", said, re.MULTILINE)
+    assert "made again" in project.typed(remedy)
+    assert path.read_bytes() == good
+    project.typed(read)
+    assert "up to date" in project.dvc("status", "demo/dvc.yaml")
+    for cached in (project.folder / ".dvc/cache/files/md5").glob("*/*"):
+        assert hashlib.md5(cached.read_bytes()).hexdigest() == (cached.parent.name + cached.name).removesuffix(".dir")
+
+
+def test_the_remedy_works_for_the_root_profile(tmp_path: Path) -> None:
+    """Missing outputs too; what is no output is refused."""
+    project = Project(tmp_path / "a project")
+    values = yaml.safe_load((project.folder / "demo/params.yaml").read_text())
+    values |= {
+        "root": ".",
+        "profile": "params.yaml",
+        "data": "data/full",
+        "work": ".work/full",
+        "metrics": "metrics.json",
+    }
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    said = project.typed("glimpse repair data/full/parse.h5")  # nothing was ever run
+    assert re.findall(r"Running stage '(\w+)'", said) == ["index", "parse"]
+    file = project.folder / "data/full/parse.h5"
+    good = file.read_bytes()
+    flip(file, good.index("".join(read_table(file, "parse", ("noun_phrase",))["noun_phrase"])[:30].encode()))
+    said = project.typed("dvc repro --single-item embed_text", 255)
+    (remedy,) = re.findall(r"glimpse repair \S+$", said, re.MULTILINE)
+    assert re.findall(r"Running stage '(\w+)'", project.typed(remedy)) == ["parse"]
+    assert file.read_bytes() == good
+    assert "error: params.yaml: expected an output of a stage" in project.typed("glimpse repair params.yaml", 1)
+    assert not project.typed("git diff --cached --name-only"), "something was staged behind the user's back"
 
 
 def test_alpha_reruns_score_ablations_and_report_only(project: Project) -> None:

@@ -32,6 +32,7 @@ from store.errors import ParameterError, StoreError
 from store.table import read_table
 from store.vectors import Vectors
 from tests.datasets.test_index import Benchmark
+from tests.helpers.documents import data_sets
 from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages, unfolded
 
 Values = dict[str, Any]
@@ -72,7 +73,7 @@ def same_files(first: Path, second: Path) -> None:
 
 def test_the_whole_run_scores_every_expression(finished: tuple[Values, dict[str, Any]]) -> None:
     values, records = finished
-    metrics = json.loads(Path(values["metrics"]).read_text())
+    metrics = data_sets(Path(values["metrics"]))
     assert {dataset: list(splits) for dataset, splits in metrics.items()} == {
         "refshapes": ["val", "testA", "testB"],
         "refshapes+": ["val", "testA", "testB"],
@@ -264,7 +265,7 @@ def faulty(tmp_path: Path) -> Values:
 def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     records = run_stages(faulty)
     data = Path(faulty["data"])
-    counts = json.loads(Path(faulty["metrics"]).read_text())["shapes"]["val"]["counts"]
+    counts = data_sets(Path(faulty["metrics"]))["shapes"]["val"]["counts"]
     assert counts["expressions"] == counts["refs"] == counts["images"] == 9
     assert counts["truncated_texts"] >= 1
     proposals = read_table(data / "proposals.h5", "proposals")
@@ -294,7 +295,7 @@ def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     assert pairs["expression_area"][6] == 0
     page = (data / "report.html").read_text()
     assert "cannot be decoded" in page
-    metrics = json.loads(Path(faulty["metrics"]).read_text())["shapes"]["val"]["global_local"]
+    metrics = data_sets(Path(faulty["metrics"]))["shapes"]["val"]["global_local"]
     assert metrics["n"] == 6
     assert metrics["skip"]["n"] == 6 - counts["no_choice"]
 
@@ -350,7 +351,7 @@ def test_outputs_that_do_not_belong_together_are_refused(
     run_stages(mixed, "propose")
     with pytest.raises(StoreError, match=r"pair: .*overlap\.h5 was made from another proposals"):
         run_stages(mixed, "pair")
-    with pytest.raises(StoreError, match=r"run stage overlap again: dvc repro --force"):
+    with pytest.raises(StoreError, match=r"make it again: glimpse repair .*overlap\.h5"):
         run_stages(mixed, "pair")
 
 
@@ -363,7 +364,7 @@ def params_file(finished: tuple[Values, dict[str, Any]], tmp_path: Path) -> Path
 
 
 def test_scoring_from_the_table_equals_the_stage(finished: tuple[Values, dict[str, Any]], params_file: Path) -> None:
-    written = json.loads(Path(finished[0]["metrics"]).read_text())
+    written = data_sets(Path(finished[0]["metrics"]))
     computed = scored(load_project(params_file), {})
     for dataset, splits in written.items():
         for split, rules in splits.items():
@@ -443,7 +444,5 @@ def test_segment_equals_the_stages(finished: tuple[Values, dict[str, Any]], para
 
 
 def test_a_missing_input_names_file_and_remedy(profile: Values) -> None:
-    with pytest.raises(
-        StoreError, match=r"index\.h5.*run stage index again: dvc repro --force --single-item dvc\.yaml:index"
-    ):
+    with pytest.raises(StoreError, match=r"index\.h5.*make it again: glimpse repair .*index\.h5$"):
         run_stages(profile, "overlap")

@@ -21,7 +21,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 from typer.testing import CliRunner
 
-from pipeline.cli import DISTRIBUTION, app
+from pipeline.cli import app
+from pipeline.identity import DISTRIBUTION
 from pipeline.runner import Execution
 from store.errors import ParameterError
 from tests.helpers.profile import ROOT

@@ -28,6 +28,7 @@ from pipeline.golden.folder import Folder
 from pipeline.registry import STAGES
 from store.table import read_table
 from store.vectors import Vectors
+from tests.helpers.documents import data_sets
 from tests.helpers.profile import ROOT
 from tests.helpers.refer_generator import write_phrasecut, write_refer
 
@@ -93,7 +94,7 @@ class Project:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        return dict(json.loads((self.folder / "metrics.json").read_text()))
+        return data_sets(self.folder / "metrics.json")
 
 
 @pytest.fixture(scope="module")

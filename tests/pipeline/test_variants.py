@@ -18,6 +18,7 @@ from stages.scoring.table import load_pairs
 from stages.variants import Switch
 from store.errors import ParameterError, StoreError
 from store.table import read_table
+from tests.helpers.documents import changed, data_sets
 from tests.helpers.profile import demo_values, run_stages
 
 UP_TO_PAIRS = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair")
@@ -92,7 +93,7 @@ def test_only_what_depends_on_a_switch_is_computed(profile: dict[str, Any], reco
 def test_every_switch_is_scored(profile: dict[str, Any], record: dict[str, Any]) -> None:
     run_stages(profile, "score", "ablations")
     found = json.loads((Path(profile["data"]) / "ablations.json").read_text())
-    metrics = json.loads(Path(profile["metrics"]).read_text())["refshapes"]
+    metrics = data_sets(Path(profile["metrics"]))["refshapes"]
     rows = {(row["name"], row["split"]): row for row in found["differences"]}
     assert {name for name, _ in rows} == {"as configured", "empty", *SWITCHES}
     for split in ("testA", "testB"):
@@ -118,8 +119,8 @@ def test_every_switch_is_scored(profile: dict[str, Any], record: dict[str, Any])
 
 def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(Path(profile["data"]) / "variants", tmp_path / "data/variants")
-    file = tmp_path / "data/variants/variants.json"
-    file.write_text(file.read_text().replace(json.loads(file.read_text())["pairs"], "0" * 64))
+    with changed(tmp_path / "data/variants/variants.json") as content:
+        content["pairs"] = "0" * 64
     shutil.copy(Path(profile["data"]) / "pairs.h5", tmp_path / "data/pairs.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):

@@ -22,6 +22,7 @@ from stages.proposals.freesolo import FreeSolo
 from store.errors import ParameterError
 from store.segmentation import decode
 from store.table import Table, read_table
+from tests.helpers.documents import data_sets
 from tests.helpers.profile import demo_values, run_stages
 
 Values = dict[str, Any]
@@ -174,7 +175,7 @@ def test_the_upper_bound_of_annotated_objects_is_perfect(profile: Values) -> Non
     assert records["propose"]["wrote"]["proposals"] == len(proposals["mask"]) == len(index["instance_mask"])
     assert list(proposals["mask"]) == list(index["instance_mask"])
     assert set(proposals["score"].tolist()) == {1.0}
-    metrics = json.loads(Path(profile["metrics"]).read_text())
+    metrics = data_sets(Path(profile["metrics"]))
     for splits in metrics.values():
         for split in splits.values():
             assert split["upper_bound"]["n"] == split["counts"]["expressions"] > 0

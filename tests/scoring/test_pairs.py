@@ -104,7 +104,7 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
     else:
         table = read_table(path, consumer)
         write_table(path, consumer, table.columns, {}, {**table.attrs["made_from"], source: "0" * 64})
-    with pytest.raises(StoreError, match=rf"pair: {path} was made from another {source} than .*dvc repro"):
+    with pytest.raises(StoreError, match=rf"pair: {path} was made from another {source} than .*glimpse repair {path}$"):
         make_pairs(made)
     assert not made.paths["pairs"].exists()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from stages import score as score_stage
 from stages.scoring.score_rule import ScoreRule
 from stages.scoring.table import Filters, load_pairs
 from store.table import read_table
+from tests.helpers.documents import data_sets
 from tests.helpers.oracles import (
     RULES,
     context,
@@ -44,7 +44,7 @@ def test_score_stage_against_loops(
     )
     score_stage.run(params, paths, context(tmp_path))
     table = read_table(tmp_path / "scores.h5", "scores")
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    metrics = data_sets(tmp_path / "metrics.json")
 
     expressions = range(len(made.ref))
     chosen: dict[str, dict[int, int]] = {name: {} for name in ("global_local", "global", "cropping", "upper_bound")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,19 @@ from typing import Any
 import pytest
 
 from store.agreement import TOLERANCE, disagreements, says_the_same
+from store.document import content_of, write_document
 
 DOCUMENT: dict[str, Any] = {
     "toy": {"val": {"miou": 0.123457, "ci": [0.1, 0.2], "n": 7, "p50": None}},
     "run": {"date": "Monday", "commit": "abc", "pairs": "d1", "values": {"score": {"alpha": 0.5}}},
 }
+
+
+STAGE = "score"
+
+
+def write(file: Path, document: dict[str, Any]) -> None:
+    write_document(file, content_of(document), STAGE, document["run"])
 
 
 def changed(*path: str | int, to: Any) -> dict[str, Any]:
@@ -56,8 +63,8 @@ def test_every_kind_of_difference_is_named_and_the_file_written_anew(
     other = changed(*path, to=value)
     assert disagreements(DOCUMENT, other) == [where]
     file = tmp_path / "metrics.json"
-    file.write_text(json.dumps(DOCUMENT))
-    assert not says_the_same(file, other)
+    write(file, DOCUMENT)
+    assert not says_the_same(file, STAGE, other)
 
 
 @pytest.mark.parametrize(
@@ -71,15 +78,15 @@ def test_every_kind_of_difference_is_named_and_the_file_written_anew(
 )
 def test_a_last_digit_or_another_date_is_no_difference(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
     file = tmp_path / "metrics.json"
-    file.write_text(json.dumps(DOCUMENT))
-    assert says_the_same(file, changed(*path, to=value))
+    write(file, DOCUMENT)
+    assert says_the_same(file, STAGE, changed(*path, to=value))
     assert disagreements(DOCUMENT, changed(*path, to=value)) == []
 
 
 def test_equal_numbers_of_other_values_are_written_anew(tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
-    file.write_text(json.dumps(DOCUMENT))
-    assert not says_the_same(file, changed("run", "values", to={"score": {"alpha": 0.6}}))
+    write(file, DOCUMENT)
+    assert not says_the_same(file, STAGE, changed("run", "values", to={"score": {"alpha": 0.6}}))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff\xfe{}"])
@@ -87,9 +94,17 @@ def test_no_file_and_a_damaged_one_say_nothing(tmp_path: Path, content: bytes | 
     file = tmp_path / "metrics.json"
     if content is not None:
         file.write_bytes(content)
-    assert not says_the_same(file, DOCUMENT)
+    assert not says_the_same(file, STAGE, DOCUMENT)
 
 
 @pytest.mark.parametrize(("share", "agree"), [(0.9, True), (1.1, False)])
 def test_the_tolerance_is_that_of_differences(share: float, agree: bool) -> None:
     assert (disagreements({"a": 0.0}, {"a": -share * TOLERANCE}) == []) is agree
+
+
+def test_a_file_whose_digest_does_not_fit_is_written_anew(tmp_path: Path) -> None:
+    """A last digit that was edited is within the tolerance; but its readers would refuse the file for good."""
+    file = tmp_path / "metrics.json"
+    write(file, DOCUMENT)
+    file.write_text(file.read_text().replace("0.123457", "0.123458"))
+    assert not says_the_same(file, STAGE, DOCUMENT)

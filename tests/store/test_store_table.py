@@ -126,22 +126,22 @@ def test_the_written_table_is_the_read_one(tmp_path: Path) -> None:
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"nothing\.h5.*dvc repro .*propose"):
+    with pytest.raises(StoreError, match=r"nothing\.h5.*glimpse repair .*nothing\.h5$"):
         read_table(tmp_path / "nothing.h5", "proposals")
 
 
 def test_other_table_version_and_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "t.h5"
     write(path)
-    with pytest.raises(StoreError, match=r"t\.h5.*'overlap'.*'proposals'.*dvc repro .*overlap"):
+    with pytest.raises(StoreError, match=r"t\.h5.*'overlap'.*stage overlap, .*'proposals'.*glimpse repair .*t\.h5$"):
         read_table(path, "overlap")
-    with pytest.raises(StoreError, match=r"t\.h5.*no column boxes.*box.*dvc repro"):
+    with pytest.raises(StoreError, match=r"t\.h5.*no column boxes.*box.*glimpse repair .*t\.h5$"):
         read_table(path, "proposals", ["boxes"])
     with pytest.raises(StoreError, match=r"t\.h5.*'boxes'"):
         read_table(path, "proposals")["boxes"]
     written = schema.VERSION
     monkeypatch.setattr(schema, "VERSION", 7001)
-    with pytest.raises(StoreError, match=rf"t\.h5.*version 7001.*version {written}.*dvc repro"):
+    with pytest.raises(StoreError, match=rf"t\.h5.*version 7001.*version {written}.*glimpse repair .*t\.h5$"):
         read_table(path, "proposals")
 
 
@@ -153,7 +153,7 @@ def test_not_a_table(tmp_path: Path, data: bytes | None) -> None:
             file["x"] = 1
     else:
         path.write_bytes(data)
-    with pytest.raises(StoreError, match=r"t\.h5.*dvc repro"):
+    with pytest.raises(StoreError, match=r"t\.h5.*glimpse repair .*t\.h5$"):
         read_table(path, "proposals")
 
 
@@ -172,7 +172,7 @@ def test_flipped_bytes_of_a_table(tmp_path: Path) -> None:
     damaged = bytearray(data)
     damaged[data.index(columns["area"].tobytes()) + 9] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"t\.h5.*damaged.*dvc repro"):
+    with pytest.raises(StoreError, match=r"t\.h5.*damaged.*glimpse repair .*t\.h5$"):
         read()
 
 
@@ -182,7 +182,7 @@ def test_truncated_table(tmp_path: Path, kept: float) -> None:
     write(path)
     data = path.read_bytes()
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(StoreError, match=r"t\.h5.*dvc repro"):
+    with pytest.raises(StoreError, match=r"t\.h5.*glimpse repair .*t\.h5$"):
         read_table(path, "proposals")
 
 
@@ -194,7 +194,7 @@ def test_require_same(tmp_path: Path) -> None:
     }
     made = write_table(tmp_path / "o.h5", "overlap", columns, {}, {"proposals": first.digest})
     require_same("pair", (made, "proposals", first))
-    with pytest.raises(StoreError, match=r"pair: .*o\.h5 .*proposals.*b\.h5.*run stage overlap again: dvc repro"):
+    with pytest.raises(StoreError, match=r"pair: .*o\.h5 .*proposals.*b\.h5.*glimpse repair .*o\.h5$"):
         require_same("pair", (made, "proposals", first), (made, "proposals", other))
     with pytest.raises(StoreError, match="index"):
         require_same("pair", (made, "index", first))

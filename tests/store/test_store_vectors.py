@@ -95,12 +95,12 @@ def test_vectors_are_checked_by_the_schema(tmp_path: Path, names: list[str], sta
 
 
 def test_no_folder_and_other_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(StoreError, match=r"v.*dvc repro .*embed_masks"):
+    with pytest.raises(StoreError, match=r"v.*glimpse repair .*/v$"):
         Vectors(tmp_path / "v", "mask_features")
     write_features(tmp_path / "v")
-    with pytest.raises(StoreError, match=r"v: .*'text_features'.*'mask_features'.*dvc repro .*embed_text"):
+    with pytest.raises(StoreError, match=r"v: .*'text_features'.*'mask_features'.*glimpse repair .*/v$"):
         Vectors(tmp_path / "v", "text_features")
-    with pytest.raises(StoreError, match=r"view\.global\.k3.*dvc repro .*embed_masks"):
+    with pytest.raises(StoreError, match=r"view\.global\.k3.*glimpse repair .*/v$"):
         Vectors(tmp_path / "v", "mask_features").rows("view.global.k3")
     written = schema.VERSION
     monkeypatch.setattr(schema, "VERSION", 7001)
@@ -121,12 +121,12 @@ def test_every_missing_or_short_file_is_an_error_on_opening(tmp_path: Path) -> N
             (folder / name).unlink()
             if rest is not None:
                 (folder / name).write_bytes(rest)
-            with pytest.raises(StoreError, match=rf"v/{name}.*dvc repro .*embed_masks"):
+            with pytest.raises(StoreError, match=rf"v/{name}.*glimpse repair .*/v$"):
                 Vectors(folder, "mask_features")
             (folder / name).write_bytes(whole)
     Vectors(folder, "mask_features")
     (folder / vectors.MANIFEST).unlink()
-    with pytest.raises(StoreError, match=r"dvc repro .*embed_masks"):
+    with pytest.raises(StoreError, match=r"glimpse repair .*/v$"):
         Vectors(folder, "mask_features")
 
 
@@ -147,5 +147,5 @@ def test_a_flipped_vector_is_found_on_reading_it_only(tmp_path: Path) -> None:
     shard.write_bytes(data)
     opened = Vectors(tmp_path / "v", "mask_features")
     np.testing.assert_array_equal(opened.rows("view.global.k1"), stored["view.global.k1"])
-    with pytest.raises(StoreError, match=r"v/view\.local: .*damaged.*dvc repro .*embed_masks"):
+    with pytest.raises(StoreError, match=r"v/view\.local: .*damaged.*glimpse repair .*/v$"):
         opened.rows("view.local", 3, 4)

@@ -1,0 +1,96 @@
+"""``glimpse repair``: make one output again, also where DVC's cache holds it damaged.
+
+DVC takes an object in its cache for good as long as it is read-only. An output may be a link to that object, so what
+damages one damages both, and `dvc repro --force` would put the damaged object back in place of the new output.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from store.errors import StoreError
+from store.fingerprint import file_digest
+from store.publish import remove
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An output, the DVC project and the stage that it belongs to, and the stage's damaged objects in DVC's cache."""
+
+    output: Path
+    project: Path
+    stage: str
+    damaged: list[Path]
+
+
+def repair(path: Path) -> list[Path]:
+    """Make the output ``path`` (or that it lies in) again; returns the objects removed from DVC's cache.
+
+    Removed are the output and every object of its stage in the cache that is not what its name says. Then `dvc repro`
+    takes the output from the cache if it is whole there, else it runs the stage (and stages before it if they are stale).
+
+    Raises:
+        StoreError: ``path`` is no output of a stage, or `dvc repro` failed.
+    """
+    removed: list[Path] = []
+    found = _find(path)
+    for _ in range(_ATTEMPTS):  # a damaged list of a folder's files hides which of them are damaged
+        for file in found.damaged:
+            remove(file)
+        removed += found.damaged
+        remove(found.output)
+        command = ["dvc", "repro", found.stage]
+        if subprocess.run([sys.executable, "-m", *command], cwd=found.project, check=False).returncode:
+            raise StoreError(
+                f"{path}: `{' '.join(command)}` in {found.project} failed, see above; mend that, then repair it"
+            )
+        found = _find(path)
+        if not found.damaged:
+            return removed
+    raise StoreError(f"{path}: damaged again {_ATTEMPTS} times; check the disk that {found.damaged} lie on")
+
+
+def _find(path: Path) -> _Found:
+    from dvc.exceptions import DvcException, OutputNotFoundError
+    from dvc.repo import Repo
+
+    target = Path(os.path.abspath(path))
+    folder = next(folder for folder in target.parents if folder.is_dir())
+    try:
+        with Repo(str(folder)) as repo:
+            for place in (target, *target.parents):
+                try:
+                    output = repo.find_outs_by_path(str(place))[0]
+                except OutputNotFoundError:
+                    continue
+                stage, project = output.stage, Path(repo.root_dir)
+                damaged = [file for out in stage.outs for file in _damaged(out)]
+                name = f"{os.path.relpath(stage.path, project)}:{stage.name}"
+                return _Found(Path(output.fs_path), project, name, damaged)
+    except DvcException as error:
+        raise StoreError(f"{path}: expected an output of a stage of a dvc.yaml ({error})") from error
+    raise StoreError(f"{path}: expected an output of a stage of a dvc.yaml, no stage has it; run again what made it")
+
+
+def _damaged(output: Any) -> Iterator[Path]:
+    """The objects of a DVC output in DVC's cache of which the content is not what their name, an MD5 digest, says."""
+    if not output.use_cache or not output.hash_info:
+        return
+    names = [output.hash_info.value]
+    for name in names:
+        file = Path(output.cache.oid_to_path(name))
+        if not file.exists():
+            continue
+        if file_digest(file, "md5") != name.removesuffix(".dir"):
+            yield file
+        elif name.endswith(".dir"):  # lists the files of a folder
+            names += [entry["md5"] for entry in json.loads(file.read_bytes())]
