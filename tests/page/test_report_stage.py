@@ -122,7 +122,7 @@ def test_equal_runs_give_equal_pages(tmp_path: Path, no_vega: None) -> None:
 
 def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> None:
     paths = build(tmp_path / "a")
-    shutil.copy(build(tmp_path / "b", [("x", "val"), ("y", "test")], {"alpha": 0.5}).scores, paths.scores)
+    shutil.copy(build(tmp_path / "b", config={"alpha": 0.5}).scores, paths.scores)
     make(paths)  # the same columns made from the same pairs: only the parameters differ
     columns = {name: np.zeros(0, np.int64) for name in (*CHOSEN, "chosen.upper_bound")} | {
         "score": np.zeros(0, np.float32)

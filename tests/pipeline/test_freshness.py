@@ -24,6 +24,7 @@ from store.errors import StoreError
 from store.fingerprint import file_digest
 from store.table import read_table, write_table
 from tests.helpers import stores
+from tests.helpers.documents import changed
 from tests.helpers.profile import DVC_STAGES, demo_values, run_stages, unfold
 from tests.helpers.stores import synthetic
 
@@ -169,28 +170,14 @@ def test_stages_that_have_not_run_are_told_in_one_list(values: Values, tmp_path:
 
 def test_a_metrics_file_of_another_run_is_told(values: Values, tmp_path: Path) -> None:
     file = tmp_path / "metrics.json"
-    metrics = json.loads(file.read_text())
-    metrics["toy"]["val"]["global_local"]["miou"] += 0.01
-    file.write_text(json.dumps(metrics))
+    with changed(file) as metrics:
+        metrics["toy"]["val"]["global_local"]["miou"] += 0.01
     assert "stale: metrics.json holds other numbers than the last run of score found" in stale_line(
         project(values), "score"
     )
-    for damaged in ("{", "[1]"):
+    for damaged in ("{", "[1]", file.read_text().replace("0.", "0.1", 1)):
         file.write_text(damaged)
-        assert "metrics.json: cannot be read, it is damaged" in stale_line(project(values), "score")
-
-
-def test_a_metrics_file_that_names_another_pair_table_is_told_where_the_scores_hold_no_numbers(
-    values: Values, tmp_path: Path
-) -> None:
-    scores = read_table(tmp_path / "data/scores.h5", "scores")
-    write_table(scores.path, "scores", scores.columns, scores.attrs["config"], scores.attrs["made_from"])
-    file = tmp_path / "metrics.json"
-    metrics = json.loads(file.read_text())
-    assert stale_line(project(values), "score") == ""
-    for pairs, stale in ((scores.attrs["made_from"]["pairs"], False), ("0" * 64, True)):
-        file.write_text(json.dumps({**metrics, "run": {"pairs": pairs}}))
-        assert ("metrics.json holds other numbers" in stale_line(project(values), "score")) is stale
+        assert re.search(r"metrics\.json: .*(damaged|no.* digest|found none)", stale_line(project(values), "score"))
 
 
 def test_a_damaged_or_older_output_is_told(values: Values, tmp_path: Path) -> None:
