@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from stages import report
+from tests.helpers.documents import data_sets
 from tests.helpers.report_page import (
     CHOSEN,
     GROUPS,
@@ -43,7 +44,7 @@ def page(real: report.Paths) -> Element:
 
 
 def test_the_table_holds_the_numbers_of_metrics_json(real: report.Paths, page: Element) -> None:
-    metrics = json.loads(real.metrics.read_text())
+    metrics = data_sets(real.metrics)
     assert len(page.tags("tbody", data_split="val")) == len(page.tags("tbody", data_split="test")) == 1
     for dataset, split in GROUPS:
         (body,) = page.tags("tbody", data_dataset=dataset, data_split=split)
@@ -170,7 +171,7 @@ def test_parameters_are_shown(page: Element) -> None:
 
 def test_heat_maps_hold_the_surface_and_both_points(real: report.Paths, page: Element) -> None:
     specs = json.loads(page.tags("script", id="specs")[0].text)
-    grid, metrics = json.loads(real.grid.read_text()), json.loads(real.metrics.read_text())
+    grid, metrics = json.loads(real.grid.read_text()), data_sets(real.metrics)
     assert set(specs) == {"heat-0", "heat-1", "iou-0", "iou-1"} == {e.attributes["id"] for e in page.classed("chart")}
     for group, (dataset, split) in enumerate(GROUPS):
         surface = grid["splits"][dataset][split]

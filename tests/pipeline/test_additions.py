@@ -34,6 +34,7 @@ from store.errors import ParameterError
 from store.registry import ROOMS, load_extensions
 from store.table import Table, read_table
 from store.vectors import Vectors
+from tests.helpers.documents import data_sets
 from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages, unfolded
 
 Values = dict[str, Any]
@@ -143,7 +144,7 @@ def squares_are_the_proposals(values: Values, records: dict[str, dict[str, Any]]
         for ref in np.flatnonzero(index["ref_image"] == image):
             truth = dense(index["ref_mask"][ref], (height, width))
             best[int(ref)] = max((truth & square).sum() / (truth | square).sum() for square in expected)
-    metrics = json.loads(Path(values["metrics"]).read_text())
+    metrics = data_sets(Path(values["metrics"]))
     for group, (dataset, split) in enumerate(index.attrs["groups"]):
         bounds = [best[ref] for ref in index["expression_ref"].tolist() if index["ref_group"][ref] == group]
         found = metrics[dataset][split]["upper_bound"]

@@ -115,7 +115,7 @@ def test_overlap_refuses_proposals_of_another_index(tmp_path: Path) -> None:
     table = read_table(made.paths["proposals"], "proposals")
     write_table(made.paths["proposals"], "proposals", table.columns, {}, {"index": "0" * 64})
     with pytest.raises(
-        StoreError, match=rf"overlap: {made.paths['proposals']} was made from another index than .*dvc repro"
+        StoreError, match=rf"overlap: {made.paths['proposals']} was made from another index than .*glimpse repair"
     ):
         overlap_stage.run(overlap_stage.Params(), fields(made, overlap_stage), context(tmp_path))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from stages.sweep import surface
 from store.errors import DataError
 from store.table import read_table, write_table
 from store.vectors import Vectors, write_vectors
+from tests.helpers.documents import data_sets
 from tests.helpers.oracles import context, fields, make_pairs, overlap_of, plain_best, plain_metrics, plain_scores
 from tests.helpers.stores import Synthetic, synthetic
 
@@ -63,7 +63,7 @@ def scored(made: Synthetic, folder: Path, **values: Any) -> tuple[dict[str, Any]
     make_pairs(made)
     paths = fields(made, score_stage, metrics=folder / "metrics.json")
     summary = score_stage.run(score_stage.Params(resamples=0, k=1, **values), paths, context(folder))
-    return json.loads(paths.metrics.read_text()), dict(read_table(paths.scores, "scores").columns), summary
+    return data_sets(paths.metrics), dict(read_table(paths.scores, "scores").columns), summary
 
 
 BAD = {

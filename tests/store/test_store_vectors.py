@@ -168,7 +168,7 @@ def test_every_shard_of_equal_size_swapped_in_is_refused(tmp_path: Path) -> None
     for swapped in (folder / "view.global.k1/c/0/0", folder / "view.local/c/1/0", other / "view.local/c/0/0"):
         assert len(swapped.read_bytes()) == len(kept)
         shard.write_bytes(swapped.read_bytes())
-        with pytest.raises(StoreError, match=r"v/view.local/c/0/0: .*dvc repro .*embed_masks"):
+        with pytest.raises(StoreError, match=r"v/view.local/c/0/0: .*glimpse repair"):
             Vectors(folder, "mask_features")
     shard.write_bytes(kept)
     Vectors(folder, "mask_features")
@@ -186,7 +186,7 @@ def test_values_written_by_other_means_are_refused(tmp_path: Path) -> None:
         stored = write_features(folder)
         array = zarr.open_group(folder, mode="r+")[column]
         array[3] = value
-        with pytest.raises(StoreError, match=rf"{folder}/{column}/c/0.*dvc repro .*embed_masks"):
+        with pytest.raises(StoreError, match=rf"{folder}/{column}/c/0.*glimpse repair"):
             Vectors(folder, "mask_features")
         assert stored
 
@@ -201,7 +201,7 @@ def test_a_shard_that_goes_or_changes_after_opening(tmp_path: Path) -> None:
     kept = shard.read_bytes()
     shard.unlink()
     np.testing.assert_array_equal(opened.rows("view.local", 0, 6), stored["view.local"][:6])  # of other shards
-    with pytest.raises(StoreError, match=r"v/view.local/c/1/0: .*found no file; .*dvc repro"):
+    with pytest.raises(StoreError, match=r"v/view.local/c/1/0: .*found no file; .*glimpse repair"):
         opened.rows("view.local", 5, 7)
     shutil.copy(folder / "view.global.k1/c/1/0", shard)
     with pytest.raises(StoreError, match=r"v/view.local/c/1/0: expected what was written"):
@@ -209,7 +209,7 @@ def test_a_shard_that_goes_or_changes_after_opening(tmp_path: Path) -> None:
     shard.write_bytes(kept)
     np.testing.assert_array_equal(opened.rows("view.local"), stored["view.local"])
     shutil.rmtree(folder)
-    with pytest.raises(StoreError, match=r"v/view.local: .*dvc repro"):
+    with pytest.raises(StoreError, match=r"v/view.local: .*glimpse repair"):
         opened.rows("view.local")
 
 
