@@ -3,18 +3,23 @@
 What is sent is a unit (ids and keys); a worker loads the models once, reads what it needs from the shared files, writes its
 parts itself and returns their names. This process alone holds the lock and counts the parts. A unit whose worker dies is
 given to another one; what the dead one left half written counts for nothing.
+
+Workers may outlive a run. What one has loaded it knows by its content (``store.loader``): other weights, tables or values
+are loaded anew, and one that has loaded other code or libraries than the run's refuses.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from store.errors import ParameterError
+from store.errors import CodeError, ParameterError, StoreError
+from store.fingerprint import library_versions
+from store.loader import Loader, code_of, require_loaded
 from store.registry import extensions_folder, load_extensions
 from store.units import Compute, Done, Load, Unit, finish, recovered
 
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
 
 _RETRIES = 3
 _loaded: dict[bytes, Compute] = {}
-"""In a worker: the models it has, by what loads them; one at a time."""
+"""In a worker: the models it has, by what loads them (a pickled ``Loader`` with its content); one at a time."""
+_versions: dict[str, str] = {}
+"""In a worker: the version of each library when it was first needed, so the one that is loaded."""
 
 
 class Workers:
@@ -47,15 +54,23 @@ class Workers:
 
     def __call__(self, load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:
         """Run ``units``; yield each as it is finished."""
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         client = self._connected()
         local = self._workers and "OMP_NUM_THREADS" not in os.environ
         threads = max(1, (os.cpu_count() or 1) // self._workers) if local else 0
-        sent = (pickle.dumps(load), device, threads, extensions_folder())
+        sent = (pickle.dumps(load), device, threads, extensions_folder(), code_of(__name__))
         futures = [client.submit(_work, unit, *sent, pure=False, retries=_RETRIES) for unit in units]
         for future in as_completed(futures):
-            yield future.result()
+            try:
+                done = future.result()
+            except KilledWorker as error:
+                raise StoreError(
+                    f"{error.allowed_failures + 1} workers died of the same unit, the last one at "
+                    f"{error.last_worker.address}: most often for want of memory; run again with fewer workers, or with "
+                    "GLIMPSE_BATCH or GLIMPSE_UNIT smaller"
+                ) from error
+            yield done
             future.release()
 
     def _connected(self) -> Client:
@@ -84,27 +99,48 @@ class Workers:
         return self._client
 
 
-def _work(unit: Unit, load: bytes, device: str, threads: int, extensions: Path | None) -> Done:
+def _work(unit: Unit, load: bytes, device: str, threads: int, extensions: Path | None, code: dict[str, str]) -> Done:
     """In a worker: compute a unit and write its parts.
 
     Args:
         load: a pickled ``Load``, which may be of a module that only ``extensions`` has.
         threads: for torch, 0 to leave its own choice.
         extensions: the run's folder of additions.
+        code: of this module where the run was started (see ``store.loader.code_of``).
     """
     from distributed import get_worker
 
     if extensions is not None and load_extensions(extensions):
         _loaded.clear()
-    key = pickle.dumps((load, device))
+    key = pickle.dumps((load, device, threads, code))
     if key not in _loaded:
-        import torch
-
-        if threads:
-            torch.set_num_threads(threads)
         _loaded.clear()
-        _loaded[key] = pickle.loads(load)(_own_device(device, get_worker().name, torch.cuda.device_count()))
+        require_loaded(code)
+        loader = pickle.loads(load)
+        if isinstance(loader, Loader):
+            _require_libraries(loader.libraries)
+        devices = 0
+        if threads or device == "cuda":
+            import torch
+
+            torch.set_num_threads(threads or torch.get_num_threads())
+            devices = torch.cuda.device_count()
+        _loaded[key] = loader(_own_device(device, get_worker().name, devices))
     return recovered(unit) or finish(unit, _loaded[key])
+
+
+def _require_libraries(expected: Mapping[str, str]) -> None:
+    """Raise a CodeError unless this worker has the libraries of the run.
+
+    What is installed may be newer than what a living process has loaded, so the first look counts.
+    """
+    _versions.update(library_versions(*(set(expected) - set(_versions))))
+    other = [f"{n} {_versions[n]} instead of {version}" for n, version in expected.items() if _versions[n] != version]
+    if other:
+        raise CodeError(
+            f"this worker has other libraries than the run: {', '.join(other)}; install the run's there (pip install -c "
+            "constraints.txt -e .), restart the dask workers, and run the same command again"
+        )
 
 
 def _own_device(device: str, worker: object, devices: int) -> str:

@@ -46,7 +46,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the ablations file: ``ablations`` and ``differences``, lists of rows, one per setting and split.
 
     Raises:
-        StoreError: the differences were made beside another pair table.
+        StoreError: the differences were made beside another pair table, or a table of theirs is another one.
     """
     summary = Summary()
     with summary.timed("read"):
@@ -57,8 +57,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
         tried = ablations(pairs, scores, attrs["ks"], params)
         for template in beside["templates"]:
-            file, setting = paths.variants / template["file"], f'template = "{template["template"]}"'
-            tried += _rows_of_file(file, params, "template", setting)
+            setting = f'template = "{template["template"]}"'
+            tried += _rows_of_file(paths.variants, template, params, "template", setting)
         turned = differences(paths.variants, beside["switches"], pairs, scores, params)
     with replacing(paths.ablations) as temporary:
         temporary.write_text(json.dumps({"ablations": tried, "differences": turned}, indent=1) + "\n")
@@ -102,7 +102,7 @@ def differences(
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        found = _rows_of_file(folder / switch["file"], scoring, name, setting)
+        found = _rows_of_file(folder, switch, scoring, name, setting)
         rows += [{**row, "release": switch["release"]} for row in found]
     return rows
 
@@ -116,9 +116,13 @@ def _read_list(folder: Path, digest: str) -> dict[str, Any]:
     return content
 
 
-def _rows_of_file(file: Path, params: Scoring, name: str, setting: str) -> list[dict[str, Any]]:
-    """Rows of another pair table at the profile's point."""
-    table = load_pairs(file, params.k)[0]
+def _rows_of_file(
+    folder: Path, variant: dict[str, Any], params: Scoring, name: str, setting: str
+) -> list[dict[str, Any]]:
+    """Rows of another pair table, that of a ``variant`` as ``folder`` lists it, at the profile's point."""
+    table, attrs = load_pairs(folder / variant["file"], params.k)
+    if attrs["digest"] != variant["digest"]:
+        raise StoreError(f"{folder / variant['file']}: is not the table that variants.json lists; {again('variants')}")
     return _rows(table, table.dots.scores(table.alphas(params), params.beta), params, name, setting)
 
 

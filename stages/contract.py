@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from store.loader import Loader
 from store.units import Done, Load, Unit, in_process
 from store.work import Item, Parts
 
@@ -152,6 +153,8 @@ def compute_missing(
     summary: Summary,
     what: str,
     unit: int | None = None,
+    reads: Mapping[Path, str] | None = None,
+    modules: Sequence[str] = (),
 ) -> Results:
     """Compute, unit by unit, what no part holds yet.
 
@@ -160,12 +163,20 @@ def compute_missing(
         keys: kind -> key of each input: what its result depends on. All kinds have the same inputs, in the same order;
             inputs with equal keys are computed once.
         inputs: what ``compute`` gets for each input: small, because it may be sent to another process.
-        load: called only when something is missing, once in each process that computes.
+        load: called only when something is missing, once in each process that computes, and again where its content changed.
         what: the name of the inputs in the progress bar and the summary.
         unit: inputs per part, when it is not the context's.
+        reads: every file that ``load`` reads -> its digest as ``keys`` and ``kinds`` have it: ``Table.digest`` of a table,
+            sha256 of any other. Where a process finds another file, it refuses.
+        modules: those that ``load`` imports by their name, beside what its own module imports. A process that has loaded
+            them before they were edited refuses.
 
     Returns:
         What to assemble the output from.
+
+    Raises:
+        CodeError: a process that computes has loaded other code or libraries.
+        StoreError: a file of ``reads`` was replaced meanwhile.
     """
     known = Results(kinds)
     summary.parts = [str(parts.folder) for parts in kinds.values()]
@@ -186,7 +197,8 @@ def compute_missing(
         )
         for positions, missing in _units(wanted, unit or context.unit)
     ]
-    for _, done in zip(context.track(units, what), context.execute(load, units, context.device), strict=True):
+    loader = Loader.of(load, kinds, reads or {}, modules)
+    for _, done in zip(context.track(units, what), context.execute(loader, units, context.device), strict=True):
         for kind, part in done.parts.items():
             if part is not None:
                 kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)

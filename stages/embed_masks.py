@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from stages.clip.config import backbone_named, encoder_identity, vectors_of
+from stages.clip.config import backbone_named, encoder_files, encoder_identity, vectors_of
 from stages.contract import Context, Listed, Results, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
 from stages.views.known import VIEWS
 from stages.views.registry import labels_of
-from store.fingerprint import code_digest, fingerprint
+from store.fingerprint import code_digest, fingerprint, library_versions
 from store.registry import record_digest
 from store.states import State
 from store.table import Table, read_table, require_same
@@ -91,7 +91,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         boxes = {label: view.reads_boxes for label, (view, _) in labels_of(params.views, params).items()}
         keys = {label: [_input_key(index, proposals, image, boxes[label]) for image in images] for label in kinds}
         load = partial(_load, params, paths, context.batch)
-        results = compute_missing(kinds, keys, images, load, context, summary, "images")
+        reads = {paths.index: index.digest, paths.proposals: proposals.digest}
+        reads |= encoder_files(params.model, paths.weights, next(iter(kinds.values())).config)
+        results = compute_missing(
+            kinds, keys, images, load, context, summary, "images", reads=reads, modules=_modules(params)
+        )
         with summary.timed("assemble"):
             _assemble(params, paths, results, keys, proposals, summary)
     return summary
@@ -113,14 +117,20 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
         "antialias": params.antialiased,
         "short_side": params.short_side,
     }
-    backbone = backbone_named(params.model)
-    modules = ("stages.visual.compute", *backbone.modules("visual"))
-    compute = [record_digest(backbone), *map(code_digest, modules)]
+    compute = [record_digest(backbone_named(params.model)), code_digest(*_modules(params))]
+    libraries = library_versions("numpy", "open_clip_torch", "pillow", "torch")
     kinds = {}
     for label, (view, arguments) in labels_of(params.views, params).items():
         code = fingerprint([*compute, record_digest(view)])
-        kinds[label] = Parts(work, label, {**shared, **arguments, "view": view.name, "code": code})
+        kinds[label] = Parts(
+            work, label, {**shared, **arguments, "view": view.name, "code": code, "libraries": libraries}
+        )
     return kinds
+
+
+def _modules(params: Params) -> list[str]:
+    """The modules that compute what all views share."""
+    return ["stages.visual.compute", *backbone_named(params.model).modules("visual")]
 
 
 def _input_key(index: Table, proposals: Table, image: int, with_boxes: bool) -> str:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from stages.clip.config import backbone_named, encoder_identity, vectors_of
+from stages.clip.config import backbone_named, encoder_files, encoder_identity, vectors_of
 from stages.contract import Context, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
-from stages.device.memory import rows_for, shrinking
 from stages.device.precision import Precision
+from stages.text.compute import embedder
 from stages.text.template import Template
-from store.fingerprint import code_digest, fingerprint
+from store.fingerprint import code_digest, fingerprint, library_versions
 from store.registry import record_digest
 from store.states import State
 from store.table import read_table
-from store.units import Compute, Result
 from store.usable import Lost, lost_vectors, require_usable
 from store.vectors import write_vectors
 from store.work import Parts, locked
@@ -53,12 +51,15 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     strings, keys = list(rows), [fingerprint(string) for string in rows]
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
     encoder = encoder_identity(params.model, paths.weights, params.precision)
-    config = {**vectors_of(encoder), "code": _code(params.model)}
+    config = key_of(params, paths)
     with locked(context.work):
         parts = Parts(context.work, "text", config)
         load = partial(embedder, params, paths.weights, context.batch)
         results = compute_missing(
-            {"text": parts}, {"text": keys}, strings, load, context, summary, "strings", unit=_UNIT
+            *({"text": parts}, {"text": keys}, strings, load, context, summary, "strings"),
+            unit=_UNIT,
+            reads=encoder_files(params.model, paths.weights, config),
+            modules=[__name__, *modules_of(params.model)],  # its own: a worker gets the parameters
         )
         width = results.get("text", keys[0])["feature"].shape[1] if keys else 1
         truncated = np.array([results.get("text", key)["truncated"][0] for key in keys], np.bool_)
@@ -94,21 +95,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def _code(model: str) -> str:
-    """The digest of the code that computes the vectors."""
-    backbone = backbone_named(model)
-    modules = ("stages.embed_text", *backbone.modules("text"))
-    return fingerprint([record_digest(backbone), *map(code_digest, modules)])
+def modules_of(model: str) -> list[str]:
+    """The modules that compute the vectors of ``model``."""
+    return ["stages.text.compute", *backbone_named(model).modules("text")]
 
 
-def embedder(params: Params, weights: Path, batch: int | None, device: str) -> Compute:
-    """What computes units of strings."""
+def key_of(params: Params, paths: Paths) -> dict[str, Any]:
+    """What a text vector depends on, beside its string."""
     backbone = backbone_named(params.model)
-    model, tokenizer = backbone.loaded(params.model, weights, device=device, precision=params.precision)
-    encoder = backbone.text_tower(model, tokenizer, rows_for(device, batch))
-
-    def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:
-        pairs = zip(*encoder.encode(strings), strict=True)
-        return [Result({"text": {"feature": f[None], "truncated": np.array([cut])}}) for f, cut in pairs]
-
-    return shrinking(embed, encoder, device)
+    return {
+        **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
+        "code": fingerprint([record_digest(backbone), code_digest(*modules_of(params.model))]),
+        "libraries": library_versions("ftfy", "numpy", "open_clip_torch", "regex", "torch"),
+    }

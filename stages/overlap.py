@@ -13,7 +13,7 @@ from stages.contract import Paths as BasePaths
 from store.overlap_counts import overlap_counts
 from store.ragged import offsets_of
 from store.segmentation import areas, as_rle
-from store.table import read_table, write_table
+from store.table import read_table, require_same, write_table
 
 
 class Params(BaseParams):
@@ -32,6 +32,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     index = read_table(paths.index, "index")
     proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask"))
+    require_same("overlap", (proposals, "index", index))
     offsets, masks = proposals["image_offsets"], proposals["mask"]
     ref_image, truths = index["ref_image"], index["ref_mask"]
     summary.read = {"refs": len(truths), "proposals": len(masks)}

@@ -75,6 +75,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     made_from = {
         "index": index.digest,
         "proposals": proposals.digest,
+        "parse": parse.digest,
         "mask_features": masks.digest,
         "text_features": text.digest,
         "overlap": overlap.digest,

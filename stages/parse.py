@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from stages.contract import Context, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
-from store.fingerprint import code_digest, fingerprint
+from stages.text.parsing import parser
+from stages.text.spacy_model import spacy_digest
+from store.fingerprint import code_digest, fingerprint, library_versions
 from store.states import State
 from store.table import read_table, write_table
-from store.units import Compute, Result
 from store.usable import Lost, require_usable
 from store.work import Parts, locked
 
@@ -38,23 +37,17 @@ class Paths(BasePaths):
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the parse table; every distinct sentence is parsed once."""
-    from stages.text.spacy_model import spacy_digest
-
     summary = Summary()
     index = read_table(paths.index, "index", ("expression_raw", "expression_status"))
     raw = index["expression_raw"]
     keys = [fingerprint(sentence) for sentence in raw]
     summary.read = {"expressions": len(raw)}
-    config = {
-        "spacy_model": spacy_digest(params.spacy_model),
-        "spacy": version("spacy"),
-        "code": code_digest("stages.parse"),
-    }
+    config = key_of(params)
     with locked(context.work):
         parts = Parts(context.work, "parse", config)
-        load = partial(parser, params.spacy_model)
+        load = partial(parser, params.spacy_model, config["spacy_model"])
         results = compute_missing(
-            {"parse": parts}, {"parse": keys}, raw, load, context, summary, "sentences", unit=_UNIT
+            {"parse": parts}, {"parse": keys}, raw, load, context, summary, "sentences", unit=_UNIT, reads={}
         )
         parsed = [json.loads(results.get("parse", key)["json"].tobytes()) for key in keys]
     columns = {
@@ -82,16 +75,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def parser(spacy_model: str, device: str) -> Compute:
-    """What computes units of sentences. spaCy runs on the CPU."""
-    from stages.text.noun_phrase import parse_sentences
-    from stages.text.spacy_model import load_spacy
-
-    nlp = load_spacy(spacy_model)
-    return lambda sentences, kinds: [Result({"parse": _item(found)}) for found in parse_sentences(nlp, sentences)]
-
-
-def _item(parsed: Any) -> dict[str, Any]:
-    fields = ("sentence", "noun_phrase", "other_phrases", "position_words", "relation_words", "status")
-    text = json.dumps({name: getattr(parsed, name) for name in fields})
-    return {"json": np.frombuffer(text.encode(), np.uint8)}
+def key_of(params: Params) -> dict[str, Any]:
+    """What the parse of a sentence depends on, beside the sentence."""
+    return {
+        "spacy_model": spacy_digest(params.spacy_model),
+        "code": code_digest("stages.text.parsing"),
+        "libraries": library_versions("spacy"),
+    }

@@ -19,9 +19,9 @@ from stages.contract import Context, Listed, Profile, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.text.template import Template
-from store.errors import ParameterError
+from store.errors import ParameterError, StoreError, again
 from store.publish import remove, replacing
-from store.table import read_table
+from store.table import Table, read_table
 
 Switch = Literal["polygon_overlap", "box", "fill", "antialias", "preprocess", "release"]
 
@@ -53,20 +53,36 @@ class Paths(BasePaths):
     outputs: ClassVar[tuple[str, ...]] = ("variants",)
 
 
+_KEPT: dict[str, tuple[str, ...]] = {
+    "embed_text": ("index", "proposals", "parse", "overlap", "mask_features"),
+    "embed_masks": ("index", "proposals", "parse", "overlap", "text_features"),
+    "propose": ("index", "parse", "text_features"),
+    "index": (),
+}
+"""Section -> the tables that stay the profile's own when a value of it is changed."""
+
+
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write a pair table for each switch and template, and ``variants.json``: their lists, and whose they are."""
+    """Write a pair table for each switch and template, and ``variants.json``: their lists, and whose they are.
+
+    Raises:
+        StoreError: the pair table given is not that of the profile's other tables.
+    """
     profile, total = context.profile, Summary()
     if profile is None:
         raise ParameterError("variants: expected the params file whose stages it runs again; give --profile FILE")
+    base = read_table(paths.pairs, "pairs", ())
     switches, templates = [], []
     with replacing(paths.variants) as temporary:
         temporary.mkdir(parents=True)
 
-        def keep(name: str, change: dict[str, dict[str, str]]) -> str:
+        def keep(name: str, change: dict[str, dict[str, str]]) -> dict[str, str]:
             scratch = context.work / name
             shutil.copyfile(profile.pair_table(change, scratch, context, total), temporary / f"{name}.h5")
             remove(scratch)
-            return f"{name}.h5"
+            made = read_table(temporary / f"{name}.h5", "pairs", ())
+            _require_beside(base, made, change)
+            return {"file": f"{name}.h5", "digest": made.digest}
 
         for switch in dict.fromkeys(params.switches):
             turned = RELEASED if switch == "release" else {switch: _other(profile, switch)}
@@ -75,15 +91,24 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
                 change.setdefault(SECTION[name], {})[name] = value
             setting = ", ".join(f"{name} = {value}" for name, value in turned.items())
             released = turned.items() <= RELEASED.items()
-            switches.append({"name": switch, "file": keep(switch, change), "setting": setting, "release": released})
+            switches.append({"name": switch, **keep(switch, change), "setting": setting, "release": released})
         for number, template in enumerate(dict.fromkeys(params.templates), 1):
-            file = keep(f"template{number}", {"embed_text": {"template": template}})
-            templates.append({"file": file, "template": template})
-        base = read_table(paths.pairs, "pairs", ())
+            kept = keep(f"template{number}", {"embed_text": {"template": template}})
+            templates.append({**kept, "template": template})
         content = {"pairs": base.digest, "switches": switches, "templates": templates}
         (temporary / "variants.json").write_text(json.dumps(content, indent=1) + "\n")
     total.wrote = {"pair tables": len(switches) + len(templates)}
     return total
+
+
+def _require_beside(base: Table, made: Table, change: dict[str, dict[str, str]]) -> None:
+    """Raise a StoreError unless ``made``, the profile's pair table with ``change``, shares with ``base`` what it leaves."""
+    shared = set.intersection(*(set(_KEPT[section]) for section in change))
+    other = sorted(n for n in shared if base.attrs["made_from"].get(n) != made.attrs["made_from"][n])
+    if other:
+        raise StoreError(
+            f"variants: {base.path} was made from another {', '.join(other)} than the profile has; {again('pair')}"
+        )
 
 
 def _other(profile: Profile, switch: str) -> str:

@@ -5,6 +5,7 @@
     ├── DataError        annotations, images or masks as the user gave them
     │   └── PassingError a file that is not (now) what was indexed: never remembered as a result
     ├── WeightsError     model files
+    ├── CodeError        code and libraries: missing, or other ones than a process has loaded
     └── StoreError       what a stage wrote and another one reads
         └── BusyError    another process writes in the same work folder
 
@@ -37,6 +38,10 @@ class PassingError(DataError):
 
 class WeightsError(GlimpseError):
     """A model file is missing, broken, of another architecture or not the expected one."""
+
+
+class CodeError(GlimpseError):
+    """A source file or library is missing, or a process has loaded another one than the run's."""
 
 
 class StoreError(GlimpseError):

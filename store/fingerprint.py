@@ -9,16 +9,27 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from functools import cache
+import sys
+from collections.abc import Iterable
+from functools import cache, lru_cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from store.computing import computing_digest
+from store.errors import CodeError
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages", "store")
+BOOKKEEPING = frozenset(
+    {"stages.contract"}
+    | {f"store.{name}" for name in ("computing", "errors", "fingerprint", "loader", "publish", "schema")}
+    | {f"store.{name}" for name in ("registry", "table", "units", "vectors", "work")}
+)
+"""Modules that compute no value: how things lie on disk is covered by ``store.schema.VERSION``."""
 
 
 def canonical(value: Any) -> str:
@@ -41,13 +52,20 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def arrays_digest(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """sha256 hex digest of named arrays: names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(canonical([name, array.dtype.str, list(array.shape)]).encode())
-        digest.update(array.data if array.size else b"")
+def file_identity(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is replaced, moved or written to: a cheap "still the same?"; () where there is none."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """sha256 hex digest of an array: dtype, shape and values."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(canonical([array.dtype.str, list(array.shape)]).encode())
+    digest.update(array.data if array.size else b"")
     return digest.hexdigest()
 
 
@@ -64,51 +82,87 @@ def module_path(module: str) -> Path | None:
 
 def imported_names(file: Path) -> Iterable[str]:
     """What a Python file imports, in functions too: modules, and for ``from a import b`` also ``a.b``."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    return _imports(file.read_bytes())
+
+
+@lru_cache(maxsize=1024)
+def _imports(source: bytes) -> tuple[str, ...]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    return tuple(names)
 
 
 @cache
 def import_closure(module: str) -> tuple[Path, ...]:
     """Every source file of this project that ``module`` imports, directly or not, itself included; sorted.
 
-    Imports inside functions count; packages' ``__init__`` files count when they hold code.
+    Imports inside functions count; packages' ``__init__`` files count when they hold code. () for a foreign module.
     """
-    found: set[Path] = set()
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        path = module_path(name)
-        if path is None or path in found:
-            continue
-        found.add(path)
-        waiting.extend(name.rpartition(".")[:1])
-        waiting.extend(imported_names(path))
-    return tuple(sorted(path for path in found if path.read_bytes().strip()))
-
-
-class _WithoutDocstrings(ast.NodeTransformer):
-    """Drops every string that stands alone: those of modules, classes, functions, and of fields and constants."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        return None if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str) else node
+    return tuple(sorted(source_files(module).values())) if module_path(module) else ()
 
 
 @cache
-def code_digest(module: str) -> str:
-    """sha256 hex digest of what ``module`` and its closure compute.
+def code_digest(*modules: str) -> str:
+    """sha256 hex digest of what ``modules`` compute, with all that they import.
 
-    Comments, docstrings and layout do not count: a better comment must not cost hours of a GPU. Nor does the code of
-    ``store``: how things lie on disk is covered by ``store.schema.VERSION``.
+    Words do not count (see ``store.computing``): a better message must not cost hours of a GPU. Nor do the modules of
+    ``BOOKKEEPING``, and what only they import.
+
+    Args:
+        modules: names of modules of this project, or of loaded ones from elsewhere.
+
+    Raises:
+        CodeError: there is no source file of a module.
     """
-    digest = hashlib.sha256()
-    for path in import_closure(module):
-        if path.is_relative_to(ROOT / "store"):
+    files = source_files(*modules, without=BOOKKEEPING)
+    digests = {name: computing_digest(path.read_bytes()) for name, path in files.items()}
+    nothing = computing_digest(b"")  # a package that holds but a comment
+    return fingerprint({name: digest for name, digest in digests.items() if digest != nothing})
+
+
+def source_files(*modules: str, without: Iterable[str] = ()) -> dict[str, Path]:
+    """Module name -> source file of ``modules`` and all that they import of this project.
+
+    Args:
+        without: modules that are left out, with what only they import.
+
+    Raises:
+        CodeError: there is no source file of one of ``modules``.
+    """
+    found: dict[str, Path] = {}
+    waiting = list(modules)
+    skipped = set(without)
+    while waiting:
+        name = waiting.pop()
+        path = module_path(name) or (loaded_file(name) if name in modules else None)
+        if path is None and name in modules:
+            raise CodeError(f"module {name}: expected one of {', '.join(PACKAGES)} or a loaded one, has no source file")
+        if path is None or name in found or name in skipped:
             continue
-        digest.update(str(path.relative_to(ROOT)).encode())
-        digest.update(ast.dump(_WithoutDocstrings().visit(ast.parse(path.read_bytes()))).encode())
-    return digest.hexdigest()
+        found[name] = path
+        waiting += [name.rpartition(".")[0], *imported_names(path)]
+    return {name: path for name, path in sorted(found.items()) if path.read_bytes().strip()}
+
+
+def loaded_file(module: str) -> Path | None:
+    """The source file of a module that this process has loaded from elsewhere."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file and file.endswith(".py") else None
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Version of each installed distribution (``torch``, ``open_clip_torch``): part of the key of what they compute.
+
+    Raises:
+        CodeError: one is not installed.
+    """
+    try:
+        return {name: metadata.version(name) for name in sorted(names)}
+    except metadata.PackageNotFoundError as error:
+        raise CodeError(
+            f"expected the library {error.name}, it is not installed; run: pip install {error.name}"
+        ) from error

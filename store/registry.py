@@ -138,6 +138,11 @@ def extensions_folder() -> Path | None:
     return _state.folder
 
 
+def extension_digests() -> dict[str, str]:
+    """Module of an addition that this process has loaded -> digest of its file."""
+    return dict(_state.digests or {})
+
+
 def load_extensions(folder: Path) -> bool:
     """Run every Python file in the rooms of ``folder``, so that each adds its records; nothing if none changed since.
 

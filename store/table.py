@@ -1,14 +1,16 @@
 """Tables: an HDF5 file of typed, checksummed columns, written whole (see ``store.schema``).
 
-Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``digest`` (of
-all columns), ``made_from`` (name -> digest of the tables it was computed from), ``config`` (the parameters of its stage)
-and what the stage adds.
+Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``columns``
+(stored array -> digest of its values, compared whenever it is read), ``digest`` (of those, so of the whole content),
+``made_from`` (name -> digest of the tables it was computed from), ``config`` (the parameters of its stage) and what the
+stage adds.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from store import schema
 from store.errors import StoreError, again, reading
-from store.fingerprint import arrays_digest, canonical
+from store.fingerprint import array_digest, canonical, file_digest, fingerprint
 from store.publish import replacing
 from store.ragged import Bytes
 
@@ -101,7 +103,7 @@ def write_table(
     described = {
         "schema": name,
         "version": schema.VERSION,
-        "digest": arrays_digest(arrays),
+        **digests_of({key: array_digest(array) for key, array in arrays.items()}),
         "made_from": dict(made_from),
         "config": dict(config),
         **attrs,
@@ -131,7 +133,7 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
     ``utf8`` columns come as lists of str, ``bytes`` columns as ``store.ragged.Bytes``, the rest as arrays.
 
     Raises:
-        StoreError: no file, another table or schema version, a damaged byte.
+        StoreError: no file, another table or schema version, a damaged byte, a column of another table.
     """
     described = schema.TABLES[name]
     remedy = again(described.producer)
@@ -144,8 +146,35 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
         absent = sorted(set(wanted) - set(stored))
         if absent:
             raise StoreError(f"{path}: has no column {', '.join(absent)}; it has {', '.join(stored)}; {remedy}")
-        read = {key: _column(file, key, described.column(key)) for key in wanted}
+        ragged = {key for key in wanted if f"{key}.offsets" in file}
+        names = [n for key in wanted for n in ((f"{key}.bytes", f"{key}.offsets") if key in ragged else (key,))]
+        arrays = _verified(path, file, names, attrs["columns"], remedy)
+        read = {key: _column(arrays, key, described.column(key)) for key in wanted}
     return Table(path, read, attrs)
+
+
+def _verified(
+    path: Path, file: h5py.File, names: Sequence[str], digests: Mapping[str, str], remedy: str
+) -> dict[str, NDArray[Any]]:
+    """The stored arrays, each compared with its digest in another thread while the next one is read."""
+    with ThreadPoolExecutor(1) as pool:
+        arrays: dict[str, NDArray[Any]] = {}
+        found: dict[str, Future[str]] = {}
+        for name in names:
+            arrays[name] = file[name][()]
+            found[name] = pool.submit(array_digest, arrays[name])
+        for name, digest in found.items():
+            check_digest(path, name, digest.result(), digests, remedy)
+    return arrays
+
+
+def check_digest(path: Path, name: str, found: str, digests: Mapping[str, str], remedy: str) -> None:
+    """Raise a StoreError unless the values of a stored array are those that were written."""
+    if found != digests.get(name):
+        raise StoreError(
+            f"{path}: {name} is damaged or from another file: expected values with digest {digests.get(name)}, found "
+            f"{found}; {remedy}"
+        )
 
 
 def check_description(path: Path, name: str, text: bytes, remedy: str) -> dict[str, Any]:
@@ -156,13 +185,35 @@ def check_description(path: Path, name: str, text: bytes, remedy: str) -> dict[s
             f"{path}: expected table {name!r} version {schema.VERSION}, found {attrs.get('schema')!r} version "
             f"{attrs.get('version')}; {remedy}"
         )
+    if digests_of(attrs["columns"])["digest"] != attrs["digest"]:
+        raise StoreError(f"{path}: its digest is not that of its columns; {remedy}")
     return attrs
 
 
-def _column(file: h5py.File, key: str, column: schema.Column | None) -> Any:
+def digests_of(columns: Mapping[str, str]) -> dict[str, Any]:
+    """The attributes ``columns``, stored array -> digest of its values, and ``digest``, over all of them."""
+    return {"columns": dict(columns), "digest": fingerprint(dict(columns))}
+
+
+def content_digest(path: Path) -> str:
+    """The digest of a file's content: the one that a table (.h5) holds of its columns, sha256 of any other file.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    remedy = "put it back, or run the stage that makes it again"
+    with reading(path, remedy):
+        if path.suffix != ".h5":
+            return file_digest(path)
+        with h5py.File(path, "r") as file:
+            text = file[_DESCRIPTION][()].tobytes()
+        return str(check_description(path, json.loads(text)["schema"], text, remedy)["digest"])
+
+
+def _column(arrays: Mapping[str, NDArray[Any]], key: str, column: schema.Column | None) -> Any:
     if column is None or column.dtype not in ("utf8", "bytes"):
-        return file[key][()]
-    ragged = Bytes(file[f"{key}.bytes"][()], file[f"{key}.offsets"][()])
+        return arrays[key]
+    ragged = Bytes(arrays[f"{key}.bytes"], arrays[f"{key}.offsets"])
     return [row.decode("utf-8", "surrogatepass") for row in ragged] if column.dtype == "utf8" else ragged
 
 

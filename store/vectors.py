@@ -1,13 +1,16 @@
 """Vectors: a folder of sharded Zarr v3 arrays with checksums, and the manifest that makes it complete.
 
-A missing Zarr shard reads as zeros without an error, so completeness never comes from an array: ``manifest.json`` names
-every file, and opening a folder checks them. A flipped byte inside a chunk is caught by crc32c on reading; Zarr does not
-protect its own metadata, so the manifest holds their digests, and its own.
+Zarr reads a missing shard as zeros, takes any shard of the right form, and does not protect its own metadata. So
+``manifest.json`` names every file with what it must be: of a shard the digest of the checksums of its chunks (a
+thousandth of its bytes: opening a folder compares them all, see docs/performance.md), of metadata the digest, of a small
+column the digest of its values, and its own digest. Zarr compares each chunk that it reads with its crc32c, so values are
+those that were written, or there is an error. A file that is replaced or gone after opening is an error of the read.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +20,10 @@ from numpy.typing import NDArray
 
 from store import schema
 from store.errors import StoreError, again, reading
-from store.fingerprint import arrays_digest, canonical, file_digest, fingerprint
+from store.fingerprint import array_digest, canonical, file_digest, file_identity, fingerprint
 from store.publish import replacing
 from store.ragged import Bytes
-from store.table import check_description, flatten
+from store.table import check_description, check_digest, digests_of, flatten
 
 if TYPE_CHECKING:
     import zarr
@@ -29,6 +32,10 @@ CHUNK_ROWS = 256
 SHARD_ROWS = 16_384
 MANIFEST = "manifest.json"
 _CHECK = "manifest_digest"
+_CRC = 4
+"""Bytes of a crc32c."""
+_NONE = "no file"
+_ATTEMPTS = 3
 
 Blocks = Iterable[NDArray[np.float32]]
 
@@ -61,11 +68,11 @@ def write_vectors(
         small = {key: array for key, array in arrays.items() if key not in vectors}
         for key, array in small.items():
             _create(group, key, array.shape, array.dtype)[...] = array
-        digests[""] = arrays_digest(small)
+        digests |= {key: array_digest(array) for key, array in small.items()}
         described = {
             "schema": name,
             "version": schema.VERSION,
-            "digest": hashlib.sha256(canonical(digests).encode()).hexdigest(),
+            **digests_of(digests),
             "made_from": dict(made_from),
             "config": dict(config),
             "rows": rows,
@@ -80,9 +87,22 @@ def write_vectors(
         (temporary / MANIFEST).write_text(canonical({**described, _CHECK: fingerprint(described)}))
 
 
-def _stamp(file: Path) -> int | str:
-    """What the manifest holds of a file: the size of a shard, whose bytes are checksummed, else the digest."""
-    return file_digest(file) if file.name == "zarr.json" else file.stat().st_size
+def _stamp(file: Path) -> str:
+    """What the manifest holds of a file: of metadata the digest, of a shard that of its chunks' places and checksums.
+
+    A shard ends with offset and length of each chunk (-1 for one that is not there) and their crc32c; a chunk with its own.
+    """
+    if file.name == "zarr.json":
+        return file_digest(file)
+    with file.open("rb") as opened:
+        size, ends = opened.seek(0, os.SEEK_END), 16 * (SHARD_ROWS // CHUNK_ROWS) + _CRC
+        opened.seek(max(0, size - ends))
+        index = opened.read()
+        digest = hashlib.sha256(canonical(size).encode() + index)
+        for start, length in np.frombuffer(index[:-_CRC], "<u8").reshape(-1, 2).tolist() if size >= ends else ():
+            if start + length <= size:
+                digest.update(os.pread(opened.fileno(), _CRC, start + length - _CRC))
+    return digest.hexdigest()
 
 
 def _create(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: Any) -> zarr.Array[Any]:
@@ -124,7 +144,10 @@ def _write_blocks(group: zarr.Group, key: str, rows: int, width: int, blocks: Bl
 
 
 class Vectors:
-    """An opened vector table: ``rows(column, start, stop)`` reads a range, ``column(name)`` a small column whole."""
+    """An opened vector table: ``rows(column, start, stop)`` reads a range, ``column(name)`` a small column whole.
+
+    Each file that is read is still the one that was checked, also when the folder is replaced meanwhile.
+    """
 
     def __init__(self, path: Path, name: str) -> None:
         """Open the folder ``path`` as table ``name``.
@@ -136,16 +159,31 @@ class Vectors:
 
         self.path, self.name = path, name
         self.remedy = again(schema.TABLES[name].producer)
+        self._checked: dict[str, tuple[int, ...]] = {}
         with reading(path, self.remedy):
             self.attrs = check_description(path, name, (path / MANIFEST).read_bytes(), self.remedy)
             if self.attrs.pop(_CHECK, None) != fingerprint(self.attrs):
                 raise StoreError(f"{path / MANIFEST}: damaged, its digest is another one; {self.remedy}")
-            for file, stamp in self.attrs["files"].items():
-                found = _stamp(path / file) if (path / file).is_file() else None
-                if found != stamp:
-                    came = "no such file" if found is None else found
-                    raise StoreError(f"{path / file}: expected {stamp} (bytes, or sha256), found {came}; {self.remedy}")
+            shards = {file.relative_to(path).as_posix() for file in path.glob("*/c/**/*") if file.is_file()}
+            for file in sorted(shards | self.attrs["files"].keys()):
+                self._check(file)
             self.group = zarr.open_group(path, mode="r", zarr_format=3)
+
+    def _check(self, file: str) -> bool:
+        """Whether ``file`` had to be compared with the manifest, which is when it is not the one that was last.
+
+        Raises:
+            StoreError: it is not what was written there.
+        """
+        path, expected = self.path / file, self.attrs["files"].get(file, _NONE)
+        identity = file_identity(path)
+        if identity == self._checked.get(file, None):
+            return False
+        found = _stamp(path) if identity else _NONE
+        if found != expected:
+            raise StoreError(f"{path}: expected what was written ({expected[:16]}), found {found[:16]}; {self.remedy}")
+        self._checked[file] = identity
+        return True
 
     @property
     def digest(self) -> str:
@@ -169,14 +207,21 @@ class Vectors:
         """Rows [start, stop) of a vector column, float32 (stop - start, D); all by default.
 
         Raises:
-            StoreError: no such column, or a checksum that does not fit.
+            StoreError: no such column, a checksum that does not fit, or a file that is gone or another one by now.
         """
         with reading(self.path / column, self.remedy):
-            array = self.group[column]
-            return np.asarray(array[start : array.shape[0] if stop is None else stop])  # type: ignore[union-attr,index]
+            array: Any = self.group[column]
+            stop = array.shape[0] if stop is None else min(stop, array.shape[0])
+            shards = [f"{column}/c/{shard}/0" for shard in range(start // SHARD_ROWS, -(-stop // SHARD_ROWS))]
+            for _ in range(_ATTEMPTS):
+                values = np.asarray(array[start:stop])
+                replaced = [shard for shard in shards if self._check(shard)]
+                if not replaced:  # what was read came from the files that were checked before
+                    return values
+            raise StoreError(f"{self.path / column}: is written while it is read; wait for the writer, then run again")
 
     def column(self, name: str) -> Any:
-        """A small column: list of str for ``utf8``, else an array."""
+        """A small column: list of str for ``utf8``, else an array. Raises as ``rows``."""
         described = schema.TABLES[self.name].column(name)
         with reading(self.path / name, self.remedy):
             if described is not None and described.dtype == "utf8":
@@ -185,4 +230,6 @@ class Vectors:
             return self._whole(name)
 
     def _whole(self, key: str) -> NDArray[Any]:
-        return np.asarray(self.group[key][...])  # type: ignore[index]
+        array = np.asarray(self.group[key][...])  # type: ignore[index]
+        check_digest(self.path, key, array_digest(array), self.attrs["columns"], self.remedy)
+        return array

@@ -1,13 +1,14 @@
 """The resumable work folder of a stage: append-only parts, each the finished work of one unit.
 
     <work>/<kind>/<config key>/config.json      what the results depend on, apart from the data
-                              /manifest.jsonl   one line per part: file, inputs, seconds, skipped rows
-                              /<n>.npz          the part
+                              /manifest.jsonl   one line per part: file, inputs, seconds, skipped rows, digest of the line
+                              /<n>.npz          the part, and what it is: kind, config key, inputs, skipped rows
 
 The config key covers parameters, weights and code; the data do not enter it: a part says for which inputs (digests of
 images, strings) it stands. A run computes the inputs that no part holds. A part is written under a temporary name and
-renamed, and counts only once its manifest line stands, so a kill loses at most one unit. A lock keeps a second writer
-out; the operating system frees it when the process dies.
+renamed, and counts only once its manifest line stands, so a kill loses at most one unit. Reading a part compares what it is
+with what its line says: parts that were swapped or belong elsewhere, and lines that changed, are found. A lock keeps a
+second writer out; the operating system frees it when the process dies.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import fcntl
 import io
 import json
 import os
+import shlex
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +37,8 @@ Item = Mapping[str, NDArray[Any]]
 """The result for one input: named arrays, ragged along their first axis."""
 
 _OPEN_PARTS = 4
-_SKIPPED = "skipped"
+_LABEL = "label"
+_DIGEST = "digest"
 
 
 @contextmanager
@@ -57,34 +60,53 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Parts:
-    """The parts of one kind of result under one configuration."""
+    """The parts of one kind of result under one configuration.
+
+    Attributes:
+        folder: where they lie: ``<work>/<kind>/<config key>``.
+        config: what the results depend on, apart from the data.
+    """
 
     def __init__(self, work: Path, kind: str, config: Mapping[str, Any]) -> None:
-        """Open (or make) the folder of ``kind`` for ``config``; drop what an interrupted write left there."""
+        """Open (or make) the folder of ``kind`` for ``config``; drop what an interrupted write left there.
+
+        Raises:
+            StoreError: lines of the manifest are damaged.
+        """
         described = {"kind": kind, "schema_version": schema.VERSION, **config}
         self.folder = work / kind / fingerprint(described)[:20]
+        self.config = dict(config)
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.json").write_text(json.dumps(described, indent=1, sort_keys=True))
         self._where: dict[str, tuple[str, int]] = {}
+        self._inputs: dict[str, list[str]] = {}
         self._open: OrderedDict[str, dict[str, NDArray[Any]]] = OrderedDict()
         for left in self.folder.glob(".*.tmp"):  # of a killed write: whoever opens parts holds the lock
             remove(left)
         for line in self._manifest():
-            for position, key in enumerate(line["inputs"]):
-                self._where[key] = (line["part"], position)
+            self._count(line["part"], line["inputs"])
+
+    def _count(self, part: str, keys: list[str]) -> None:
+        self._inputs[part] = keys
+        self._where.update({key: (part, position) for position, key in enumerate(keys)})
 
     def _manifest(self) -> list[dict[str, Any]]:
+        """The lines whose parts are there. A last line without its end is dropped: of a killed run, it never counted."""
         path = self.folder / "manifest.jsonl"
-        text = path.read_text() if path.exists() else ""
-        whole, newline, torn = text.rpartition("\n")
-        if torn:  # the last line of a killed run; the next one must not be glued to it
+        text = path.read_bytes() if path.exists() else b""
+        whole, newline, torn = text.rpartition(b"\n")
+        if torn:  # the next line must not be glued to it
             with replacing(path) as temporary:
-                temporary.write_text(whole + newline)
-        try:
-            lines = [json.loads(line) for line in whole.splitlines()]
-            return [line for line in lines if (self.folder / line["part"]).is_file()]
-        except (ValueError, KeyError) as error:
-            raise StoreError(f"{path}: a damaged line ({error}); remove that line and run again") from error
+                temporary.write_bytes(whole + newline)
+        lines = [_line(text) for text in whole.split(b"\n")] if newline else []
+        damaged = [str(number) for number, line in enumerate(lines, 1) if line is None]
+        if damaged:
+            command = f"sed -i '{';'.join(f'{number}d' for number in damaged)}' {shlex.quote(str(path))}"
+            raise StoreError(
+                f"{path}: damaged, its line {', '.join(damaged)} is not what was written; remove that line and run again, "
+                f"which repeats its work alone: {command}"
+            )
+        return [line for line in lines if line is not None and (self.folder / line["part"]).is_file()]
 
     def __contains__(self, key: str) -> bool:
         return key in self._where
@@ -103,16 +125,16 @@ class Parts:
         """Count a part that ``write_part`` wrote, here or in another process: only now it stands for its inputs."""
         line = {"part": part, "inputs": list(keys), "seconds": round(seconds, 3), "skipped": list(skipped)}
         with (self.folder / "manifest.jsonl").open("a") as file:
-            file.write(canonical(line) + "\n")
+            file.write(canonical({**line, _DIGEST: fingerprint(line)}) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        self._where.update({key: (part, position) for position, key in enumerate(keys)})
+        self._count(part, list(keys))
 
     def get(self, key: str) -> dict[str, NDArray[Any]]:
         """The item of one input.
 
         Raises:
-            StoreError: no part holds it, or the part is damaged (its remedy: remove that file).
+            StoreError: no part holds it, or the part is damaged or another one (its remedy: remove that file).
         """
         if key not in self._where:
             raise StoreError(f"{self.folder}: no part holds input {key}")
@@ -126,9 +148,11 @@ class Parts:
         if part not in self._open:
             try:
                 with (self.folder / part).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    self._open[part] = {name: stored[name] for name in stored.files}
+                    arrays = {name: stored[name] for name in stored.files}
             except Exception as error:  # zip, numpy and OS errors alike: the part is not what was written
                 raise StoreError(f"{self.folder / part}: damaged part ({error}); remove it and run again") from error
+            _require_label(self.folder / part, arrays, self._inputs[part])
+            self._open[part] = arrays
             if len(self._open) > _OPEN_PARTS:
                 self._open.popitem(last=False)
         self._open.move_to_end(part)
@@ -150,7 +174,8 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped
             ("offsets", offsets_of(len(item[name]) for item in items)),
         )
     }
-    arrays[_SKIPPED] = np.frombuffer(json.dumps(list(skipped)).encode(), np.uint8)
+    label = {**_place(folder), "inputs": list(keys), "skipped": list(skipped)}
+    arrays[_LABEL] = np.frombuffer(canonical(label).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     part = part_name(keys)
@@ -160,9 +185,47 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped
 
 
 def skipped_of(folder: Path, keys: Sequence[str]) -> list[str] | None:
-    """What was degenerate in a part that stands there whole, counted or not; None where there is none."""
+    """What was degenerate in the part of these inputs that stands there whole, counted or not; None where there is none."""
     try:
         with np.load(folder / part_name(keys), allow_pickle=False) as stored:
-            return list(json.loads(stored[_SKIPPED].tobytes()))
+            label = json.loads({name: stored[name] for name in stored.files}[_LABEL].tobytes())
+        return list(label["skipped"]) if label == {**label, **_place(folder), "inputs": list(keys)} else None
     except Exception:  # absent or damaged: it is computed again
+        return None
+
+
+def _place(folder: Path) -> dict[str, str]:
+    """The kind and the config key that a folder of parts is for."""
+    return {"kind": folder.parent.name, "config": folder.name}
+
+
+def _require_label(path: Path, arrays: Mapping[str, NDArray[Any]], inputs: list[str]) -> None:
+    """Raise a StoreError unless a part says of itself what its place and its manifest line say."""
+    expected = {**_place(path.parent), "inputs": inputs}
+    label = json.loads(arrays[_LABEL].tobytes()) if _LABEL in arrays else {}
+    other = [name for name, value in expected.items() if label.get(name) != value]
+    if other:
+        raise StoreError(
+            f"{path}: expected the part that the manifest names, it is another one (its {', '.join(other)}: "
+            f"{', '.join(_shown(label.get(name)) for name in other)}); remove it and run again"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = canonical(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """A line of a manifest as it was written, else None."""
+    try:
+        line = json.loads(text)
+        return line if line.pop(_DIGEST) == fingerprint(line) else None
+    except (
+        ValueError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # no JSON, no object, without a digest, NaN
         return None

@@ -74,6 +74,12 @@ def encoder_identity(model: str, weights: Path, precision: str) -> dict[str, str
     }
 
 
+def encoder_files(model: str, weights: Path, identity: Mapping[str, str]) -> dict[Path, str]:
+    """The files that loading an encoder reads, with their digests as its identity has them."""
+    config = {Path(model): identity["model"]} if model.endswith(".json") else {}
+    return {weights: identity["weights"], **config}
+
+
 def vectors_of(identity: Mapping[str, str]) -> dict[str, str]:
     """What of an encoder's identity decides its vectors: all but the name for people."""
     return {name: value for name, value in identity.items() if name not in ("architecture", "standard")}

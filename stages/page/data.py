@@ -133,7 +133,7 @@ def load_data(paths: Inputs) -> Data:
     parse, pairs = read_table(paths.parse, "parse", _PARSE), read_table(paths.pairs, "pairs", _PAIRS)
     scores = read_table(paths.scores, "scores")
     require_same("report", (parse, "index", index), (pairs, "index", index), (pairs, "proposals", proposals))
-    require_same("report", (scores, "pairs", pairs))
+    require_same("report", (pairs, "parse", parse), (scores, "pairs", pairs))
     rules = [str(rule) for rule in scores.attrs["rules"]]
     groups = [(str(dataset), str(split)) for dataset, split in pairs.attrs["groups"]]
     counts = [pairs[name] for name in ("expression_offsets", "intersection", "union", "expression_area")]

@@ -11,13 +11,22 @@ from stages.proposals.boxes import BoxRule
 from stages.proposals.freesolo_units import proposer
 from stages.proposals.parts import kept_items
 from stages.proposals.registry import SOURCES, Found, ImageProposer, ProposalSource, Request
-from store.fingerprint import code_digest
+from store.fingerprint import code_digest, library_versions
 
 
 def _propose(request: Request) -> Found:
-    values = dict(request.values)
-    config = {**values, "input": request.input_digest(), "code": code_digest("stages.proposals.freesolo_units")}
-    return kept_items(request, config, partial(proposer, request.input, request.images, values)), config
+    config = key_of(request.values, request.input_digest())
+    return kept_items(request, config, partial(proposer, request.input, request.images, dict(request.values))), config
+
+
+def key_of(values: Mapping[str, Any], weights: str) -> dict[str, Any]:
+    """What the masks of an image depend on, beside its pixels. ``weights``: the digest of the file."""
+    return {
+        **values,
+        "input": weights,
+        "code": code_digest("stages.proposals.freesolo_units"),
+        "libraries": library_versions("numba", "numpy", "pillow", "pycocotools", "torch"),
+    }
 
 
 def _image_proposer(weights: Path, values: Mapping[str, Any], box: BoxRule, device: str) -> ImageProposer:

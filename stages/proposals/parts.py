@@ -16,7 +16,8 @@ def kept_items(request: Request, config: Mapping[str, Any], load: Load) -> list[
     """An item for each image of the index.
 
     Args:
-        config: all that an image's proposals depend on beside the image: parameters, digests of inputs and of code.
+        config: all that an image's proposals depend on beside the image: parameters, digests of code, versions of
+            libraries, and where ``load`` reads the request's input its digest, under "input".
         load: a module's function, or a partial of one: device -> what computes a unit of (image name, image digest).
     """
     index, context = request.index, request.context
@@ -25,7 +26,10 @@ def kept_items(request: Request, config: Mapping[str, Any], load: Load) -> list[
     with locked(context.work):
         parts = Parts(context.work, KIND, dict(config))
         keys, inputs = [digests[row] for row in usable], [(names[row], digests[row]) for row in usable]
-        results = compute_missing({KIND: parts}, {KIND: keys}, inputs, load, context, request.summary, "images")
+        reads = {request.input: str(config["input"])} if "input" in config else {}
+        results = compute_missing(
+            {KIND: parts}, {KIND: keys}, inputs, load, context, request.summary, "images", reads=reads
+        )
         known = {row: results.get(KIND, digests[row]) for row in usable}
     nothing = no_proposals("")
     return [known.get(row, nothing) for row in range(len(names))]

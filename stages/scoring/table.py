@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +17,11 @@ from stages.scoring.fusion import Dots, Floats, first_best
 from stages.scoring.metrics import Empty, Outcome, outcome_of_choice
 from stages.scoring.products import TEXTS, dot_name, text_product_name, view_product_name
 from stages.scoring.score_rule import ScoreRule
-from store.errors import ParameterError, nearest
+from store.errors import ParameterError, StoreError, nearest
 from store.ragged import Offsets, offsets_of, owners_of
 from store.schema import members
 from store.states import EVALUATED
-from store.table import read_table, stored_columns
+from store.table import Table, read_table, stored_columns
 from store.usable import lost_norms
 
 ROWS = tuple(f"expression_{name}" for name in ("offsets", "group", "image", "ref", "area", "state", "truncated"))
@@ -154,14 +155,16 @@ class PairTable:
 
 
 class Columns:
-    """The columns of a pair table that rules ask for, each read when it is first asked for.
+    """The columns of a pair table that rules ask for, each read when it is first asked for, all of the same file.
 
     Attributes:
+        digest: of the file as it was when this was made.
         views, texts: the labels of views and the names of texts that the table holds.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.digest = read_table(path, "pairs", ()).digest
         self.names = stored_columns(path, "pairs")
         cells = [cell.rpartition("*") for cell in members(self.names, "dot")]
         self.views = list(dict.fromkeys(view for view, _, _ in cells))
@@ -172,11 +175,18 @@ class Columns:
         """A column as it is stored.
 
         Raises:
-            StoreError: the table has none of that name, or it is damaged.
+            StoreError: the table has none of that name, it is damaged, or the file was replaced meanwhile.
         """
         if name not in self._read:
-            self._read[name] = read_table(self.path, "pairs", [name])[name]
+            self._read[name] = self.read([name])[name]
         return self._read[name]
+
+    def read(self, names: Sequence[str]) -> Table:
+        """Columns by their names. Raises as ``[name]``."""
+        table = read_table(self.path, "pairs", names)
+        if table.digest != self.digest:
+            raise StoreError(f"{self.path}: was replaced while it was read; run the same command again")
+        return table
 
     def dot(self, view: str, text: str) -> Floats:
         """A view's vector times a text's, float32 (P,)."""
@@ -235,7 +245,7 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
         ParameterError: k was not computed. StoreError: see ``store.table.read_table``.
     """
     columns = Columns(path)
-    table = read_table(path, "pairs", (*ROWS, *COLUMNS))
+    table = columns.read((*ROWS, *COLUMNS))
     dots = columns.dots(f"global.k{k}", LOCAL, table.attrs["score_rule"])
     offsets, proposal, state = dots.offsets, table["proposal"], np.array(table["expression_state"], np.str_)
     pairs = PairTable(

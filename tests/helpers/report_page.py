@@ -131,13 +131,13 @@ def build(
     proposals = write_table(paths.proposals, "proposals", columns, own["proposals"], {"index": index.digest})
     lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
     phrases = {"sentence": TEXTS, "noun_phrase": [*TEXTS[:5], ""], "status": [""] * 5 + ["empty sentence"]}
-    write_table(paths.parse, "parse", phrases | lists, own["parse"], {"index": index.digest})
+    parse = write_table(paths.parse, "parse", phrases | lists, own["parse"], {"index": index.digest})
     pairs = write_table(
         paths.pairs,
         "pairs",
         pair_columns(proposals),
         {},
-        {"index": index.digest, "proposals": proposals.digest},
+        {"index": index.digest, "proposals": proposals.digest, "parse": parse.digest},
         groups=groups,
         score_rule=score_rule,
         encoder=PAPER_ENCODER if encoder is None else encoder,

@@ -36,3 +36,16 @@ def refusing(device: str) -> Compute:
         raise DataError("picture 7: broken; put it right")
 
     return compute
+
+
+def scaled(file: Path, device: str) -> Compute:
+    """Multiplies its inputs by the number in ``file``, which it reads once."""
+    factor = int(file.read_text())
+    return lambda inputs, kinds: [Result({kind: {"product": np.array([n * factor])} for kind in kinds}) for n in inputs]
+
+
+def replacing_meanwhile(file: Path, device: str) -> Compute:
+    """Reads ``file`` once, then somebody replaces it."""
+    compute = scaled(file, device)
+    file.write_text("1000")
+    return compute

@@ -16,7 +16,7 @@ from PIL import Image
 
 from stages.page import charts, page, tables
 from store.errors import StoreError
-from store.table import write_table
+from store.table import read_table, write_table
 from store.usable import pattern
 from tests.helpers.report_page import CHOSEN, Element, build, card, iou, make, without_vega
 
@@ -127,6 +127,11 @@ def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> Non
     }
     write_table(paths.scores, "scores", columns, {}, {"pairs": "another"})
     with pytest.raises(StoreError, match=r"scores\.h5 was made from another pairs .* run stage score again"):
+        make(paths)
+    parse = read_table(paths.parse, "parse")
+    phrases = [f"{phrase} of another model" for phrase in parse["noun_phrase"]]
+    write_table(paths.parse, "parse", {**parse.columns, "noun_phrase": phrases}, {}, parse.attrs["made_from"])
+    with pytest.raises(StoreError, match=r"pairs\.h5 was made from another parse .* run stage pair again"):
         make(paths)
 
 

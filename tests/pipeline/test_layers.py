@@ -94,3 +94,13 @@ def test_checking_parameters_and_scoring_load_no_torch() -> None:
 def test_our_packages_come_from_this_repository() -> None:
     for package in ALLOWED:
         assert Path(__import__(package).__file__).resolve().is_relative_to(ROOT)
+
+
+def test_every_stage_says_what_its_load_reads() -> None:
+    """A worker that outlives a run would else go on with a file that was replaced."""
+    for module in map(module_name, STAGES):
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for call in calls:
+            if isinstance(call.func, ast.Name) and call.func.id == "compute_missing":
+                assert "reads" in {keyword.arg for keyword in call.keywords}, module

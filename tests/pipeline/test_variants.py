@@ -17,7 +17,7 @@ from stages.scoring.fusion import first_best
 from stages.scoring.table import load_pairs
 from stages.variants import Switch
 from store.errors import ParameterError, StoreError
-from store.table import read_table
+from store.table import read_table, write_table
 from tests.helpers.profile import demo_values, run_stages
 
 UP_TO_PAIRS = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair")
@@ -124,6 +124,41 @@ def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):
         run_stages(other, "ablations")
+
+
+def test_a_switch_s_table_of_another_run_is_refused(
+    profile: dict[str, Any], record: dict[str, Any], tmp_path: Path
+) -> None:
+    shutil.copytree(Path(profile["data"]) / "variants", tmp_path / "data/variants")
+    shutil.copy(Path(profile["data"]) / "pairs.h5", tmp_path / "data/pairs.h5")
+    other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
+    for name, source in (("box", "fill"), ("template1", "template2")):
+        file = tmp_path / f"data/variants/{name}.h5"
+        kept = file.read_bytes()
+        shutil.copy(tmp_path / f"data/variants/{source}.h5", file)
+        with pytest.raises(StoreError, match=rf"{name}\.h5: is not the table that variants\.json lists; .*variants"):
+            run_stages(other, "ablations")
+        file.write_bytes(kept)
+
+
+@pytest.mark.parametrize("source", ["index", "proposals", "mask_features"])
+def test_the_pair_table_of_another_run_is_refused(
+    profile: dict[str, Any], record: dict[str, Any], tmp_path: Path, source: str
+) -> None:
+    """A pairs.h5 under the right name, made from other tables than the profile's."""
+    data = tmp_path / "data"
+    shutil.copytree(Path(profile["data"]), data)
+    pairs = read_table(data / "pairs.h5", "pairs")
+    made_from = {**pairs.attrs["made_from"], source: "0" * 64}
+    own = {"schema", "version", "columns", "digest", "made_from", "config"}
+    attrs = {name: value for name, value in pairs.attrs.items() if name not in own}
+    write_table(data / "pairs.h5", "pairs", pairs.columns, {}, made_from, **attrs)
+    other = profile | {"data": str(data), "profile": str(tmp_path / "params.yaml")}
+    other["variants"] = {"switches": [], "templates": TEMPLATES}
+    with pytest.raises(
+        StoreError, match=rf"pairs\.h5 was made from another {source} than the profile has; run stage pair"
+    ):
+        run_stages(other, "variants")
 
 
 def test_a_template_without_a_place_for_the_text_is_refused(profile: dict[str, Any]) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from stages import score as score_stage
 from stages.scoring.fusion import Dots, first_best
 from stages.scoring.table import Filters, PairTable, load_pairs, with_k
-from store.errors import ParameterError
+from store.errors import ParameterError, StoreError
 from store.table import read_table
-from tests.helpers.oracles import RULES, kept_positions, store_with_pairs
-from tests.helpers.stores import GROUPS, Synthetic
+from tests.helpers.oracles import RULES, kept_positions, make_pairs, store_with_pairs
+from tests.helpers.stores import GROUPS, Synthetic, synthetic
 
 made = pytest.fixture(scope="module", params=RULES)(store_with_pairs)
 
@@ -28,6 +30,16 @@ def test_k(made: Synthetic) -> None:
             np.testing.assert_array_equal(getattr(other.dots, name), getattr(pairs.dots, name))
     with pytest.raises(ParameterError, match=rf"k = 2: {path} holds k = 1, 3; .*masked_blocks"):
         load_pairs(path, 2)
+
+
+def test_another_k_is_of_the_same_file(tmp_path: Path) -> None:
+    """Between reading one k and the next the file is replaced by that of another run."""
+    made, other = synthetic(tmp_path / "a"), synthetic(tmp_path / "b", seed=1)
+    path = make_pairs(made)
+    pairs, _ = load_pairs(path, 3)
+    path.write_bytes(make_pairs(other).read_bytes())
+    with pytest.raises(StoreError, match=rf"{path}: was replaced while it was read"):
+        with_k(pairs, 1)
 
 
 def test_alpha_of_a_data_set(made: Synthetic) -> None:

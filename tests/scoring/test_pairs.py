@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import overlap as overlap_stage
 from stages import pair as pair_stage
 from stages.scoring import products
 from stages.scoring.table import Columns
@@ -107,6 +108,16 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
     with pytest.raises(StoreError, match=rf"pair: {path} was made from another {source} than .*dvc repro"):
         make_pairs(made)
     assert not made.paths["pairs"].exists()
+
+
+def test_overlap_refuses_proposals_of_another_index(tmp_path: Path) -> None:
+    made = synthetic(tmp_path)
+    table = read_table(made.paths["proposals"], "proposals")
+    write_table(made.paths["proposals"], "proposals", table.columns, {}, {"index": "0" * 64})
+    with pytest.raises(
+        StoreError, match=rf"overlap: {made.paths['proposals']} was made from another index than .*dvc repro"
+    ):
+        overlap_stage.run(overlap_stage.Params(), fields(made, overlap_stage), context(tmp_path))
 
 
 class Held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 
 from store import schema
 from store.errors import StoreError
-from store.table import as_rows, read_table, require_same, write_table
+from store.fingerprint import fingerprint
+from store.table import as_rows, content_digest, read_table, require_same, write_table
 from tests.helpers.store_files import content, proposals, survivors, write
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=12)  # every code point, lone surrogates too
@@ -198,3 +201,47 @@ def test_require_same(tmp_path: Path) -> None:
         require_same("pair", (made, "proposals", first), (made, "proposals", other))
     with pytest.raises(StoreError, match="index"):
         require_same("pair", (made, "index", first))
+
+
+def test_a_column_of_another_table_is_refused(tmp_path: Path) -> None:
+    """Its checksum fits. Whatever else is read of the table is found good."""
+    path, other = tmp_path / "t.h5", tmp_path / "other.h5"
+    write(path)
+    columns = proposals()
+    write(other, {**columns, "area": columns["area"] + 1, "status": ["", "x" * 21]})
+    for name, stored in (("area", "area"), ("status", "status.bytes")):
+        whole = path.read_bytes()
+        with h5py.File(path, "r+") as file, h5py.File(other) as source:
+            del file[stored]
+            source.copy(stored, file)
+        for asked in (None, [name], [name, "box"]):
+            with pytest.raises(
+                StoreError, match=rf"t\.h5: {stored} is damaged or from another file.*dvc repro .*propose"
+            ):
+                read_table(path, "proposals", asked)
+        rest = read_table(path, "proposals", [n for n in columns if n != name])
+        np.testing.assert_array_equal(rest["box"], columns["box"])
+        path.write_bytes(whole)
+    read_table(path, "proposals")
+
+
+def test_the_digest_of_a_table_is_that_of_its_columns(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    table = write(path)
+    assert table.digest == fingerprint(table.attrs["columns"]) == content_digest(path)
+    assert set(table.attrs["columns"]) >= {"area", "box", "mask.bytes", "mask.offsets"}
+    with h5py.File(path, "r+") as file:
+        described = json.loads(file["description"][()].tobytes())
+        described["digest"] = "0" * 64
+        del file["description"]
+        file["description"] = np.frombuffer(json.dumps(described).encode(), np.uint8)
+    for read in (lambda: read_table(path, "proposals", ()), lambda: content_digest(path)):
+        with pytest.raises(StoreError, match=r"t\.h5: its digest is not that of its columns"):
+            read()
+
+
+def test_the_digest_of_another_file_and_of_none(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert content_digest(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(StoreError, match="gone"):
+        content_digest(tmp_path / "gone")

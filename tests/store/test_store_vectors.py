@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
 from store import schema, vectors
 from store.errors import StoreError
+from store.fingerprint import fingerprint
 from store.vectors import Vectors, write_vectors
 from tests.helpers.store_files import all_of, features, files_of, survivors, write_features
 
@@ -149,3 +153,109 @@ def test_a_flipped_vector_is_found_on_reading_it_only(tmp_path: Path) -> None:
     np.testing.assert_array_equal(opened.rows("view.global.k1"), stored["view.global.k1"])
     with pytest.raises(StoreError, match=r"v/view\.local: .*damaged.*dvc repro .*embed_masks"):
         opened.rows("view.local", 3, 4)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_every_shard_of_equal_size_swapped_in_is_refused(tmp_path: Path) -> None:
+    """Of another column, of another place, of another run; and a whole column."""
+    folder, other = tmp_path / "v", tmp_path / "other"
+    write_features(folder)
+    values = features(15, seed=9)
+    columns = {"view.local": [values], "view.global.k1": [values], "view.global.k12": [values]}
+    write_vectors(other, "mask_features", 15, 3, columns, {"status": [""] * 15}, {}, {})
+    shard = folder / "view.local/c/0/0"
+    kept = shard.read_bytes()
+    for swapped in (folder / "view.global.k1/c/0/0", folder / "view.local/c/1/0", other / "view.local/c/0/0"):
+        assert len(swapped.read_bytes()) == len(kept)
+        shard.write_bytes(swapped.read_bytes())
+        with pytest.raises(StoreError, match=r"v/view.local/c/0/0: .*dvc repro .*embed_masks"):
+            Vectors(folder, "mask_features")
+    shard.write_bytes(kept)
+    Vectors(folder, "mask_features")
+    shutil.rmtree(folder / "view.local")
+    shutil.copytree(other / "view.local", folder / "view.local")
+    with pytest.raises(StoreError, match=r"v/view.local/c/0/0"):
+        Vectors(folder, "mask_features")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_values_written_by_other_means_are_refused(tmp_path: Path) -> None:
+    """Checksums fit, but they are not those that were written; also of a small column."""
+    for column, value in (("view.local", 1.5), ("status.bytes", 65)):
+        folder = tmp_path / column
+        stored = write_features(folder)
+        array = zarr.open_group(folder, mode="r+")[column]
+        array[3] = value
+        with pytest.raises(StoreError, match=rf"{folder}/{column}/c/0.*dvc repro .*embed_masks"):
+            Vectors(folder, "mask_features")
+        assert stored
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_shard_that_goes_or_changes_after_opening(tmp_path: Path) -> None:
+    """Zarr would read zeros. One that comes back as it was is read as it is."""
+    folder = tmp_path / "v"
+    stored = write_features(folder)
+    shard, opened = folder / "view.local/c/1/0", Vectors(folder, "mask_features")
+    np.testing.assert_array_equal(opened.rows("view.local"), stored["view.local"])
+    kept = shard.read_bytes()
+    shard.unlink()
+    np.testing.assert_array_equal(opened.rows("view.local", 0, 6), stored["view.local"][:6])  # of other shards
+    with pytest.raises(StoreError, match=r"v/view.local/c/1/0: .*found no file; .*dvc repro"):
+        opened.rows("view.local", 5, 7)
+    shutil.copy(folder / "view.global.k1/c/1/0", shard)
+    with pytest.raises(StoreError, match=r"v/view.local/c/1/0: expected what was written"):
+        opened.rows("view.local")
+    shard.write_bytes(kept)
+    np.testing.assert_array_equal(opened.rows("view.local"), stored["view.local"])
+    shutil.rmtree(folder)
+    with pytest.raises(StoreError, match=r"v/view.local: .*dvc repro"):
+        opened.rows("view.local")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_shard_that_is_away_only_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No moment at which a look finds it missing: it is moved away before the read and back after it, the same file."""
+    folder = tmp_path / "v"
+    stored = write_features(folder)
+    shard, opened = folder / "view.local/c/1/0", Vectors(folder, "mask_features")
+    get, reads = zarr.Array.__getitem__, []
+
+    def hidden(array: Any, selection: Any) -> Any:
+        away = tmp_path / "away"
+        if not reads:
+            shard.rename(away)
+        values = get(array, selection)
+        if not reads:
+            away.rename(shard)
+        reads.append(values)
+        return values
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", hidden)
+    np.testing.assert_array_equal(opened.rows("view.local"), stored["view.local"])
+    assert not reads[0][6:12].any(), "the first read had zeros"
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_zeros_are_no_missing_shard_and_nothing_may_stand_in_their_place(tmp_path: Path) -> None:
+    folder = tmp_path / "v"
+    values = np.zeros((15, 3), np.float32)
+    values[:6] = 1
+    write_vectors(folder, "mask_features", 15, 3, {"view.local": [values]}, {"status": [""] * 15}, {}, {})
+    assert not (folder / "view.local/c/1/0").exists()
+    opened = Vectors(folder, "mask_features")
+    np.testing.assert_array_equal(opened.rows("view.local"), values)
+    (folder / "view.local/c/1").mkdir()
+    shutil.copy(folder / "view.local/c/0/0", folder / "view.local/c/1/0")
+    for read in (lambda: opened.rows("view.local"), lambda: Vectors(folder, "mask_features")):
+        with pytest.raises(StoreError, match=r"v/view.local/c/1/0: expected what was written \(no file\)"):
+            read()
+
+
+def test_the_digest_stands_for_all_values(tmp_path: Path) -> None:
+    write_features(tmp_path / "a", 5)
+    opened = Vectors(tmp_path / "a", "mask_features")
+    values = opened.rows("view.local")
+    expected = hashlib.sha256(values.tobytes()).hexdigest()
+    assert opened.attrs["columns"]["view.local"] == expected
+    assert opened.digest == fingerprint(opened.attrs["columns"])

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from store.errors import BusyError, StoreError
-from store.work import Parts, locked
+from store.work import Parts, locked, part_name, skipped_of, write_part
 from tests.helpers.profile import ROOT
 from tests.helpers.work_runs import KEYS, item, manifest, part_files, run, same
 
@@ -59,15 +60,102 @@ def test_temporaries_of_a_killed_write_are_removed(tmp_path: Path) -> None:
 
 
 def test_a_damaged_manifest_line_is_named(tmp_path: Path) -> None:
+    """Whatever is wrong with it, also where it is still JSON; the command that the message gives repeats its work alone."""
     _, parts, _ = run(tmp_path, KEYS)
     path = manifest(parts["kind"])
-    lines = path.read_text().splitlines(keepends=True)
-    for damaged in (lines[1].replace('"part"', '"qart"'), lines[1].replace("{", "", 1), "\n"):
-        path.write_text("".join([lines[0], damaged, *lines[2:]]))
-        with pytest.raises(StoreError, match=r"manifest\.jsonl.*remove that line"):
+    lines = path.read_bytes().splitlines(keepends=True)
+    line = json.loads(lines[1])
+    rotated = {**line, "inputs": [*line["inputs"][1:], line["inputs"][0]]}
+    damages = [
+        lines[1].replace(b'"part"', b'"qart"'),
+        lines[1].replace(b"{", b"", 1),
+        *(b"\n", b"null\n", b"[1]\n", b'"text"\n', b"{}\n", b"NaN\n", b"\xff\xfe\n", b"[" * 3000 + b"\n"),
+        json.dumps(rotated).encode() + b"\n",
+        json.dumps({**line, "skipped": ["x"]}).encode() + b"\n",
+        lines[1].replace(b"image-4", b"image-9"),
+        lines[1][:-1] + b" " + lines[2],
+    ]
+    for damaged in damages:
+        path.write_bytes(b"".join([lines[0], damaged, *lines[2:]]))
+        with pytest.raises(StoreError, match=r"manifest\.jsonl: damaged, its line 2 .*remove that line"):
             Parts(tmp_path, "kind", {})
-    path.write_text("".join([lines[0], *lines[2:]]))
-    assert run(tmp_path, KEYS)[0].computed == KEYS[3:6]
+    path.write_bytes(b"".join([lines[0], damages[0], damages[1], *lines[3:]]))
+    with pytest.raises(StoreError, match="its line 2, 3 ") as error:
+        Parts(tmp_path, "kind", {})
+    path.write_bytes(b"".join([lines[0], damages[0], *lines[2:3], damages[1]]))
+    with pytest.raises(StoreError, match="its line 2, 4 ") as error:
+        Parts(tmp_path, "kind", {})
+    subprocess.run(["sh", "-c", str(error.value).rpartition(": ")[2]], check=True)
+    assert run(tmp_path, KEYS)[0].computed == [*KEYS[3:6], *KEYS[9:]]
+
+
+def test_every_flipped_byte_of_a_manifest_is_found(tmp_path: Path) -> None:
+    """But one that makes the last line look torn: its work is done again."""
+    _, parts, _ = run(tmp_path, KEYS)
+    path = manifest(parts["kind"])
+    whole, folder = path.read_bytes(), parts["kind"].folder
+    assert len(whole) > 500
+    for at in range(0, len(whole) - 1, 3):
+        path.write_bytes(bytes([*whole[:at], whole[at] ^ 1 << at % 8, *whole[at + 1 :]]))
+        with pytest.raises(StoreError, match=rf"{folder}/manifest\.jsonl: damaged, its line \d"):
+            Parts(tmp_path, "kind", {})
+    path.write_bytes(whole[:-1] + b"\x0b")
+    assert KEYS[9] not in Parts(tmp_path, "kind", {})
+
+
+def test_parts_know_what_they_are(tmp_path: Path) -> None:
+    """Two swapped; one of another kind or configuration with the same inputs; a line that names other inputs."""
+    _, parts, _ = run(tmp_path, KEYS, ["kind", "other"])
+    run(tmp_path, KEYS, k=1)
+    first, second = part_files(parts["kind"])[:2]
+    kept = {path: path.read_bytes() for path in (first, second)}
+    foreign = [second, parts["other"].folder / first.name, Parts(tmp_path, "kind", {"k": 1}).folder / first.name]
+    key = next(line["inputs"][0] for line in _lines(parts["kind"]) if line["part"] == first.name)
+    for other, what in zip(foreign, ("inputs", "kind, config", "config"), strict=True):
+        first.write_bytes(other.read_bytes())
+        opened = Parts(tmp_path, "kind", {})
+        for _ in range(2):  # reading it once does not make it good
+            with pytest.raises(StoreError, match=rf"{first}: .*another one \(its {what}: .*remove it and run again"):
+                opened.get(key)
+        first.write_bytes(kept[first])
+    for path, other in ((first, second), (second, first)):
+        path.write_bytes(kept[other])
+    with pytest.raises(StoreError, match="another one"):
+        run(tmp_path, KEYS, ["kind", "other"])
+    first.unlink()
+    second.unlink()
+    lost = [
+        key for line in _lines(parts["kind"]) if line["part"] in (first.name, second.name) for key in line["inputs"]
+    ]
+    assert run(tmp_path, KEYS, ["kind", "other"])[0].computed == lost
+
+
+def test_a_manifest_that_was_forged_whole(tmp_path: Path) -> None:
+    """Rotated inputs under a digest that fits: the part itself says which they are."""
+    _, parts, _ = run(tmp_path, KEYS)
+    lines = _lines(parts["kind"])
+    keys = lines[0]["inputs"]
+    manifest(parts["kind"]).unlink()
+    forged = Parts(tmp_path, "kind", {})
+    forged.record(lines[0]["part"], [*keys[1:], keys[0]], 0.0)
+    for opened in (forged, Parts(tmp_path, "kind", {})):
+        with pytest.raises(StoreError, match=r"another one \(its inputs"):
+            opened.get(keys[0])
+
+
+def test_what_a_dead_worker_left_is_taken_only_if_it_is_of_these_inputs(tmp_path: Path) -> None:
+    folders = [tmp_path / kind / "0123" for kind in ("kind", "other")]
+    for folder in folders:
+        part = write_part(folder, KEYS[:2], [item(key) for key in KEYS[:2]], ["odd"])
+    assert [skipped_of(folder, KEYS[:2]) for folder in folders] == [["odd"], ["odd"]]
+    (folders[0] / part).write_bytes((folders[1] / part).read_bytes())
+    assert skipped_of(folders[0], KEYS[:2]) is None
+    (folders[1] / part_name(KEYS[1::-1])).write_bytes((folders[1] / part).read_bytes())
+    assert skipped_of(folders[1], KEYS[1::-1]) is None
+
+
+def _lines(parts: Parts) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in manifest(parts).read_text().splitlines()]
 
 
 def test_a_damaged_part_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""What a source file computes: its syntax tree without what only people read.
+
+Dropped are comments, layout, docstrings, annotations of functions, the words of errors and logs, descriptions of
+parameters, and whatever only they use. What stays decides every value, so two files with the same rest compute the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import lru_cache
+from typing import Any
+
+_LOGS = frozenset({"log", "logger", "logging", "warnings", "_log", "_logger", "LOG", "LOGGER"})
+_LOGGED = frozenset({"debug", "info", "warning", "warn", "error", "exception", "critical", "log"})
+_DESCRIBED = frozenset({"description", "meaning"})
+"""Arguments of records and of parameters' fields that people read."""
+_WORDING = frozenset({"join", "format", "sorted", "str", "repr", "len", "list", "min", "max", "set", "tuple", "items"})
+"""Calls that a message is put together with: without effect when nobody reads it."""
+
+
+@lru_cache(maxsize=1024)
+def computing_digest(source: bytes) -> str:
+    """sha256 hex digest of what the Python file ``source`` computes."""
+    return hashlib.sha256(ast.dump(computing_part(ast.parse(source))).encode()).hexdigest()
+
+
+def computing_part(tree: ast.Module) -> ast.Module:
+    """``tree``, changed in place: only what decides values. Names that only the dropped parts used go too."""
+    before = _read(tree)
+    _WithoutWords().visit(tree)
+    while unused := before - _read(tree):
+        size = len(ast.dump(tree))
+        _WithoutUnused(unused).visit(tree)
+        if len(ast.dump(tree)) == size:
+            break
+    return tree
+
+
+def _read(tree: ast.AST) -> set[str]:
+    """Every name that is read anywhere in ``tree``, or named in a list of exports."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
+    exports = [node.value for node in assigned if _targets(node.targets[0]) == ["__all__"]]
+    return names | {str(c.value) for export in exports for c in ast.walk(export) if isinstance(c, ast.Constant)}
+
+
+def _name(node: ast.AST) -> str:
+    """The last name of ``a.b.c``; "" for anything else."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _targets(target: ast.expr) -> list[str]:
+    """The names that an assignment to ``target`` sets; [] where it sets anything but plain names."""
+    parts = target.elts if isinstance(target, ast.Tuple) else [target]
+    names = [part.id for part in parts if isinstance(part, ast.Name)]
+    return names if len(names) == len(parts) else []
+
+
+class _WithoutWords(ast.NodeTransformer):
+    """Drops docstrings, annotations of functions, messages of errors and logs, descriptions, imports for types."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            return None  # of a module, class or function, and of a field or constant
+        return None if isinstance(node.value, ast.Call) and self._is_log(node.value.func) else self.generic_visit(node)
+
+    @staticmethod
+    def _is_log(function: ast.expr) -> bool:
+        if isinstance(function, ast.Attribute):
+            return function.attr in _LOGGED and _name(function.value) in _LOGS
+        return _name(function) == "print"
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        made = node.value.func if isinstance(node.value, ast.Call) else node.value
+        return None if _name(made) == "getLogger" else self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return ast.Raise(exc=error, cause=None)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        node.msg = None
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        name = _name(node.func)
+        if name[:1].isupper() and name.endswith(("Error", "Exception", "Warning")):
+            node.args, node.keywords = [], []
+        elif name[:1].isupper():
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg not in _DESCRIBED]
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        if _name(node.test) == "TYPE_CHECKING":
+            return [self.visit(statement) for statement in node.orelse]
+        return self.generic_visit(node)
+
+    def _function(self, node: Any) -> ast.AST:
+        node.returns = None
+        return self.generic_visit(node)
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _function
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        return ast.arg(arg=node.arg, annotation=None)
+
+
+class _WithoutUnused(ast.NodeTransformer):
+    """Drops imports, private functions, and values of no effect, all of whose names are among ``unused``."""
+
+    def __init__(self, unused: set[str]) -> None:
+        self._unused = unused
+        self._inside: type[ast.AST] = ast.Module
+
+    def _within(self, node: ast.AST) -> ast.AST:
+        outer, self._inside = self._inside, type(node)
+        self.generic_visit(node)
+        self._inside = outer
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._within(node)
+
+    def _function(self, node: Any) -> ast.AST | None:
+        return None if self._goes([node.name]) and not node.decorator_list else self._within(node)
+
+    visit_FunctionDef = visit_AsyncFunctionDef = _function
+
+    def _imports(self, node: Any) -> ast.AST | None:
+        node.names = [a for a in node.names if (a.asname or a.name.partition(".")[0]) not in self._unused]
+        return node if node.names else None
+
+    visit_Import = visit_ImportFrom = _imports
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        target: Any = node.targets[0]
+        value: Any = node.value
+        several = len(node.targets) == 1 and isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+        if several and len(target.elts) == len(value.elts):  # a, b = x, y
+            pairs = zip(target.elts, value.elts, strict=True)
+            kept = [(t, v) for t, v in pairs if not (self._goes(_targets(t)) and _idle(v))]
+            target.elts, value.elts = [t for t, _ in kept], [v for _, v in kept]
+            return node if kept else None
+        return None if all(self._goes(_targets(t)) for t in node.targets) and _idle(value) else node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        return None if self._goes(_targets(node.target)) and (node.value is None or _idle(node.value)) else node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST | None:
+        return None if self._goes(_targets(node.target)) and _idle(node.value) else node
+
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> ast.AST:
+        if node.name in self._unused:
+            node.name = None
+        return self.generic_visit(node)
+
+    def _goes(self, names: list[str]) -> bool:
+        """Whether nobody needs ``names``: other modules may import the public ones, instances have those of a class."""
+        if self._inside is ast.ClassDef or not names or not self._unused.issuperset(names):
+            return False
+        return self._inside is not ast.Module or all(name.startswith("_") for name in names)
+
+
+def _idle(value: ast.AST) -> bool:
+    """Whether computing ``value`` does nothing else: no call but those that a text is put together with."""
+    if isinstance(value, ast.JoinedStr):
+        return True
+    if isinstance(value, ast.Call) and _name(value.func) not in _WORDING:
+        return False
+    if isinstance(value, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr):
+        return False
+    return all(map(_idle, ast.iter_child_nodes(value)))
