@@ -235,7 +235,7 @@ def read(path: str, value) -> int:
 """
 SAID_OTHERWISE = [
     ("do {nearest('x')}", "try {nearest('y')}"),
-    ("_REMEDY = f\"do {nearest('x')}\"", '_REMEDY = "do it"'),
+    ("nearest, useful\n\n_REMEDY = f\"do {nearest('x')}\"", 'useful\n\n_REMEDY = "do it"'),
     ("return str(value)", "return repr(value)"),
     ("is too much", "is much"),
     (" of it", " of them"),
