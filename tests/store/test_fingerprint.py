@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from store import fingerprint
+from store.computing import computing_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,3 +201,91 @@ def test_closure_holds_all_that_python_imports(module: str) -> None:
     with_code = {path for path in loaded if path.read_text().strip()}
     assert ROOT.joinpath(*module.split(".")).with_suffix(".py") in with_code
     assert with_code <= set(fingerprint.import_closure(module))
+
+
+# --- what of a source file computes
+
+WORDED = """
+import logging
+from somewhere import nearest, useful
+
+_REMEDY = f"do {nearest('x')}"
+_LOG = logging.getLogger(__name__)
+
+
+def _shown(value):
+    return str(value)
+
+
+def _opened(path, remedy, size=1):
+    if not path:
+        kind, reason = size + 1, f"{size} is too much"
+        reason += " of it"
+        raise ValueError(f"{kind}: {reason}; {remedy}")
+    return useful(path, size)
+
+
+def read(path: str, value) -> int:
+    assert value, _shown(value)
+    try:
+        return _opened(path, _REMEDY)
+    except OSError as error:
+        _LOG.warning("no %s", path)
+        return ValueError(f"{path}: {error}")
+"""
+SAID_OTHERWISE = [
+    ("do {nearest('x')}", "try {nearest('y')}"),
+    ("nearest, useful\n\n_REMEDY = f\"do {nearest('x')}\"", 'useful\n\n_REMEDY = "do it"'),
+    ("return str(value)", "return repr(value)"),
+    ("is too much", "is much"),
+    (" of it", " of them"),
+    ("{kind}: {reason}; {remedy}", "{reason}, {kind}, {remedy}"),
+    (", _shown(value)", ", f'{_shown(value)} is odd'"),
+    ("no %s", "not %s"),
+    ('        _LOG.warning("no %s", path)\n', ""),
+    ("{path}: {error}", "{error} {path}"),
+    ("path: str, value) -> int", "path: bytes, value: float) -> bool"),
+    ("size + 1, f", "size + 2, f"),
+]
+COMPUTES_OTHERWISE = [
+    ("useful(path, size)", "useful(size, path)"),
+    ("size=1", "size=2"),
+    ("if not path", "if path"),
+    ("raise ValueError(f\"{kind}", "raise KeyError(f\"{kind}"),
+    ("except OSError", "except KeyError"),
+    ("assert value", "assert not value"),
+    ("import nearest, useful", "import nearest, usable as useful"),
+    ("_opened(path, _REMEDY)", "_opened(path[1:], _REMEDY)"),
+    ("_opened(path, _REMEDY)", "_opened(path, _REMEDY, 3)"),
+    ("return ValueError", "return KeyError"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new"), SAID_OTHERWISE)
+def test_words_do_not_count(old: str, new: str) -> None:
+    assert old in WORDED
+    assert computing_digest(WORDED.replace(old, new).encode()) == computing_digest(WORDED.encode())
+
+
+@pytest.mark.parametrize(("old", "new"), COMPUTES_OTHERWISE)
+def test_what_computes_counts(old: str, new: str) -> None:
+    assert old in WORDED
+    assert computing_digest(WORDED.replace(old, new).encode()) != computing_digest(WORDED.encode())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = f(1)", "x = f(2)"),  # public: another module may read it
+        ("_x = f(1)\ny = _x", "_x = f(2)\ny = _x"),
+        ("def f():\n    _ = g.send(1)\n", "def f():\n    _ = g.send(2)\n"),  # has an effect
+        ("from a import b\n", "from c import b\n"),  # may be there for others to import
+        ("class A:\n    x = 1\n", "class A:\n    x = 2\n"),
+        ("class A:\n    x: int = 1\n", "class A:\n    x: float = 1\n"),  # pydantic converts
+        ("@register\ndef _f(): pass\n", "def _f(): pass\n"),
+        ("def f(x): return g(x, description='a')", "def f(x): return g(x, description='b')"),
+        ("def _f(x): return 1\n_f(g())", "def _f(x): return 1\n_f(h())"),
+    ],
+)
+def test_what_may_have_an_effect_counts(one: str, other: str) -> None:
+    assert computing_digest(one.encode()) != computing_digest(other.encode())
