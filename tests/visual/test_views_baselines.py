@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch.nn import functional
 
 from stages import embed_masks
-from stages.views.registry import labels_of
+from stages.views.registry import VIEWS, labels_of
 from stages.visual.encoder import MaskedClip
+from stages.visual.pooling import area_shares
+from stages.visual.region_tokens import sampled_cells
 from store.errors import ParameterError
 from tests.helpers.visual_oracles import (
+    DEPTH,
+    GRID,
+    HEADS,
+    PATCH,
     RESNET,
+    SIDE,
     VIT,
+    WIDTH,
     Array,
     H,
     W,
+    attend,
+    bilinear,
     clip_of,
     imagenet,
+    layer_norm,
+    oracle_vit,
     random_model,
     relative,
     resized,
@@ -118,6 +133,19 @@ def test_heat_maps_are_the_release(
     assert relative(texts @ difference[~whole].T, (inside - outside)[:, ~whole]) < TOLERANCE
 
 
+def test_region_token_is_the_release(astronaut: Image.Image, golden_masks: Array, golden: dict[str, Array]) -> None:
+    clip = golden_clip("ViT-B-32-quickgelu", "clip_vit_b32", "c8e4603d")
+    cells = unpacked(golden, "rt_mask7")
+    np.testing.assert_array_equal(sampled_cells(golden_masks, (7, 7)), cells)
+    got = clip.view_features("region_token", astronaut, golden_masks)
+    assert got.dtype == np.float32
+    assert relative(got, golden["rt_feat"]) < TOLERANCE
+    found = VIEWS["region_token"].open(clip, {"own": {"reference": True}})
+    found.add(clip.prepare(astronaut), golden_masks, np.zeros((len(golden_masks), 4)))
+    assert found.finish()["own"][0].degenerate.tolist() == (~cells.any((1, 2))).tolist()
+    assert (~cells.any((1, 2))).sum() == 2
+
+
 # Plain implementations on a small random encoder.
 
 
@@ -192,7 +220,7 @@ def test_heat_maps_are_the_dense_map(
 @pytest.mark.parametrize("name", HEAT_MAPS)
 def test_masks_that_cannot_be_pooled_are_degenerate(resnet: Any, image: Image.Image, masks: Array, name: str) -> None:
     settings = embed_masks.Params(settings={name: {"pooling": ["inside", "inside_minus_outside"]}})
-    labels = {label: given for label, (_, given) in labels_of([name], settings).items()}
+    labels = {label: own for label, (_, own) in labels_of([name], settings).items()}
     assert list(labels) == [name, f"{name}.inside_minus_outside"]
     view = labels_of([name], settings)[name][0]
     clip = clip_of(resnet)
@@ -206,6 +234,121 @@ def test_masks_that_cannot_be_pooled_are_degenerate(resnet: Any, image: Image.Im
     assert difference.degenerate.tolist() == [False, False, True, False, False, False, True]
     assert inside.reason
     np.testing.assert_array_equal(inside.vectors, clip.view_features(name, image, masks))
+
+
+def plain_region_token(model: Any, pixels: Array, cells: Array, reference: bool) -> Array:
+    """The token (D,) of one mask (GRID, GRID), float64: patches first, then the token block by block."""
+    state = {name: value.double().numpy() for name, value in model.visual.state_dict().items()}
+    if reference:  # a convolution with padding 3 = (8 - 1) // 2
+        padded = np.pad(pixels, ((0, 0), (3, 3), (3, 3)))
+        pixels = padded[:, :SIDE, :SIDE]
+        state["positional_embedding"] = state["positional_embedding"].astype(np.float16).astype(np.float64)
+    patches = pixels.reshape(3, GRID, PATCH, GRID, PATCH).transpose(1, 3, 0, 2, 4).reshape(GRID * GRID, -1)
+    x = np.vstack([state["class_embedding"], patches @ state["conv1.weight"].reshape(WIDTH, -1).T])
+    x = layer_norm(x + state["positional_embedding"], state, "ln_pre")
+    token = x[:1]
+    for index in range(DEPTH):
+        name = f"transformer.resblocks.{index}"
+        own = np.vstack([x[1:][cells.ravel()], token])
+        token = oracle_block(state, name, token, own)
+        x = oracle_block(state, name, x, x)
+    return layer_norm(token[0], state, "ln_post") @ state["proj"]
+
+
+def oracle_block(state: dict[str, Array], name: str, x: Array, seen: Array) -> Array:
+    """One block for tokens ``x`` (T, width) that attend to ``seen`` (S, width)."""
+    weights = np.split(state[f"{name}.attn.in_proj_weight"], 3)
+    biases = np.split(state[f"{name}.attn.in_proj_bias"], 3)
+    inputs = [layer_norm(each, state, f"{name}.ln_1") for each in (x, seen, seen)]
+    q, k, v = (each @ w.T + b for each, w, b in zip(inputs, weights, biases, strict=True))
+    y = attend(q, k, v, HEADS, np.ones((len(x), len(seen)), dtype=bool))
+    x = x + y @ state[f"{name}.attn.out_proj.weight"].T + state[f"{name}.attn.out_proj.bias"]
+    y = layer_norm(x, state, f"{name}.ln_2") @ state[f"{name}.mlp.c_fc.weight"].T + state[f"{name}.mlp.c_fc.bias"]
+    y = y / (1 + np.exp(-1.702 * y))
+    return x + y @ state[f"{name}.mlp.c_proj.weight"].T + state[f"{name}.mlp.c_proj.bias"]
+
+
+def plain_cells(mask: Array, reference: bool) -> Array:
+    """The cells of a mask (H, W): a loop over them; by area, each pixel is cut into GRID x GRID equal pieces."""
+    cells, pieces = np.zeros((GRID, GRID)), mask.repeat(GRID, 0).repeat(GRID, 1)
+    for i, j in np.ndindex(GRID, GRID):
+        if reference:
+            cells[i, j] = mask[i * H // GRID, j * W // GRID]
+        else:
+            cells[i, j] = pieces[i * H : (i + 1) * H, j * W : (j + 1) * W].mean()
+    fullest = (np.arange(cells.size) == cells.argmax()).reshape(cells.shape)
+    return cells >= 0.5 if (cells >= 0.5).any() else fullest & (cells > 0)
+
+
+@pytest.mark.parametrize("batch", [3, 64])
+@pytest.mark.parametrize("reference", [True, False])
+def test_region_tokens_are_a_loop_over_masks(
+    vit: Any, image: Image.Image, masks: Array, reference: bool, batch: int
+) -> None:
+    clip = clip_of(vit, batch=batch)
+    pixels = resized(imagenet(image), (SIDE, SIDE))
+    cells = [plain_cells(mask, reference) for mask in masks]
+    expected = np.array([plain_region_token(vit, pixels, own, reference) for own in cells])
+    running = VIEWS["region_token"].open(clip, {"own": {"reference": reference}})
+    running.add(clip.prepare(image), masks, np.zeros((len(masks), 4)))
+    (found,) = running.finish()["own"]
+    assert relative(found.vectors, expected) < 1e-5
+    assert found.degenerate.tolist() == [not own.any() for own in cells]
+    assert found.degenerate.tolist() == [False, False, False, reference, False, False, True]
+    np.testing.assert_array_equal(clip.view_features("region_token", image, masks, reference=reference), found.vectors)
+
+
+def test_region_tokens_of_other_masks_and_of_other_attention(image: Image.Image, masks: Array) -> None:
+    """Masks do not depend on each other, nor blocks on being open_clip's plain ones."""
+    custom = {"qk_norm": True, "scale_heads": True, "scale_attn": True, "ls_init_value": 0.1}
+    for vision in (VIT, {**VIT, **custom}):
+        clip = clip_of(random_model(vision))
+        prepared = clip.prepare(image)
+        together = clip.view_features("region_token", prepared, masks)
+        alone = np.concatenate([clip.view_features("region_token", prepared, mask[None]) for mask in masks])
+        assert relative(together, alone) < 1e-5
+        assert relative(together[:1], together[1:2]) > 1e-2
+        assert clip.view_features("region_token", prepared, masks[:0]).shape == (0, 24)
+    other = clip.view_features("region_token", image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), masks)
+    assert relative(other[6:], together[6:]) < 1e-5  # without a cell: the same for any image
+    assert relative(other[5:6], together[5:6]) > 1e-3
+
+
+@given(st.tuples(st.integers(1, 9), st.integers(1, 9)), st.tuples(st.integers(1, 30), st.integers(1, 30)))
+def test_area_shares_add_up(grid: tuple[int, int], size: tuple[int, int]) -> None:
+    mask = np.random.default_rng(0).random((1, *size)) < 0.5
+    shares = area_shares(np.concatenate([mask, ~mask, mask | ~mask]), grid)
+    np.testing.assert_allclose(shares[0] + shares[1], 1, atol=1e-12)
+    np.testing.assert_allclose(shares[2], 1, atol=1e-12)
+    assert shares[0].mean() == pytest.approx(mask.mean())
+
+
+# View global, by either masking.
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_masking_is_a_setting_of_view_global(vit: Any, image: Image.Image, masks: Array, k: int) -> None:
+    pixels, clip = resized(imagenet(image), (SIDE, SIDE)), clip_of(vit)
+    soft = [bilinear(mask * 1.0, (GRID, GRID)) for mask in masks]
+    settings = embed_masks.Params(masked_blocks=[k, 2], settings={"global": {"masking": ["token", "attention"]}})
+    labels = {label: own for label, (_, own) in labels_of(["global"], settings).items()}
+    assert list(labels) == [f"global.{rest}" for m in ("", "attention.") for rest in sorted((f"{m}k{k}", f"{m}k2"))]
+    running = VIEWS["global"].open(clip, labels)
+    running.add(clip.prepare(image), masks, np.zeros((len(masks), 4)))
+    found = running.finish()
+    for masking, label in (("token", f"global.k{k}"), ("attention", f"global.attention.k{k}")):
+        expected = np.array([oracle_vit(vit, pixels, own, k, masking) for own in soft])
+        assert relative(found[label][0].vectors, expected) < 1e-5
+        assert found[label][0].degenerate.tolist() == [False, False, False, True, False, False, True]
+        direct = clip.view_features("global", image, masks, masking=masking, masked_blocks=k)
+        assert relative(direct, expected) < 1e-5
+        other = clip_of(vit, masking=masking).view_features("global", image, masks, masked_blocks=k)
+        assert relative(other, expected) < 1e-5  # what the encoder was told, where the view is not
+
+
+def test_a_resnet_masks_in_one_way(resnet: Any, image: Image.Image, masks: Array) -> None:
+    with pytest.raises(ParameterError, match="masking: expected 'token', the only one that a ResNet has"):
+        clip_of(resnet).view_features("global", image, masks, masking="attention")
 
 
 # Settings, labels, encoders.
@@ -227,7 +370,7 @@ def test_labels_name_what_is_not_the_default() -> None:
         "grad_cam": {"sign": ["released", "usual"]},
     }
     found = labels_of(["score_map", "grad_cam", "local"], embed_masks.Params(settings=settings))
-    assert {label: given for label, (view, given) in found.items() if view.name != "local"} == {
+    assert {label: own for label, (view, own) in found.items() if view.name != "local"} == {
         "score_map.inside_minus_outside": {"bias": "clip", "pooling": "inside_minus_outside"},
         "score_map.inside_minus_outside.none": {"bias": "none", "pooling": "inside_minus_outside"},
         "grad_cam.released": {"sign": "released", "pooling": "inside"},
@@ -244,19 +387,44 @@ def test_labels_name_what_is_not_the_default() -> None:
             "score_map: bias: .*'clip' or 'none', got 'release'; it knows pooling, bias",
         ),
         ("score_map", {"sign": "usual"}, "score_map: sign: .*; it knows pooling, bias"),
+        ("region_token", {"reference": "perhaps"}, "region_token: reference: .*, got 'perhaps'; it knows reference"),
+        ("global", {"masking": "patch"}, "global: masking: .*'token' or 'attention', got 'patch'; it knows masking"),
         ("grad_cam", {"poling": "inside"}, "grad_cam: poling: .*; it knows pooling, sign"),
     ],
 )
 def test_other_settings_are_refused(
-    resnet: Any, image: Image.Image, masks: Array, name: str, arguments: dict[str, str], message: str
+    resnet: Any, vit: Any, image: Image.Image, masks: Array, name: str, arguments: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ParameterError, match=message):
-        clip_of(resnet).view_features(name, image, masks, **arguments)
+        clip_of(vit if name == "region_token" else resnet).view_features(name, image, masks, **arguments)
     with pytest.raises(ParameterError, match=message):
         labels_of([name], embed_masks.Params(settings={name: arguments}))
 
 
-@pytest.mark.parametrize("name", HEAT_MAPS)
-def test_a_transformer_has_no_attention_pool(vit: Any, image: Image.Image, masks: Array, name: str) -> None:
-    with pytest.raises(ParameterError, match=rf"view {name}: expected an encoder of kind resnet, got one of kind vit"):
-        clip_of(vit).view_features(name, image, masks)
+@pytest.mark.parametrize(
+    ("name", "kind", "other"),
+    [("score_map", "resnet", "vit"), ("grad_cam", "resnet", "vit"), ("region_token", "vit", "resnet")],
+)
+def test_an_encoder_that_does_not_offer_a_view(
+    request: pytest.FixtureRequest,
+    image: Image.Image,
+    masks: Array,
+    tmp_path: Path,
+    name: str,
+    kind: str,
+    other: str,
+) -> None:
+    """By name, and in the stage before anything is computed."""
+    message = (
+        rf"view {name}: expected an encoder of kind {kind}, got one of kind {other}; .*clip\.model.*embed_masks\.views"
+    )
+    with pytest.raises(ParameterError, match=message):
+        clip_of(request.getfixturevalue(other)).view_features(name, image, masks)
+    (tmp_path / "weights").write_bytes(b"never loaded")
+    files = {field: tmp_path / field for field in embed_masks.Paths.model_fields}
+    models = {"vit": "ViT-B-32-quickgelu", "resnet": "RN50-quickgelu"}
+    own = embed_masks.Params(model=models[kind], views=["local", name])
+    assert list(embed_masks.open_parts(own, embed_masks.Paths(**files), tmp_path)) == ["local", name]
+    wrong = embed_masks.Params(model=models[other], views=["local", name])
+    with pytest.raises(ParameterError, match=message):
+        embed_masks.open_parts(wrong, embed_masks.Paths(**files), tmp_path)
