@@ -27,7 +27,8 @@ def region_tokens(
     patches and class token run as ever. One without a cell attends to itself alone: the same vector for any image.
 
     Args:
-        reference: patches and cells as the release has them (`embedded_as_released`, `sampled_cells`); otherwise CLIP's own patches, and the cells that a mask covers (`covered_cells`).
+        reference: patches and cells as the release has them (`embedded_as_released`, `sampled_cells`); otherwise
+            CLIP's own patches, and the cells that a mask covers (`covered_cells`).
     """
     visual: Any = encoder.model.visual
     grid = encoder.tower.grid
@@ -42,8 +43,7 @@ def region_tokens(
         for block in visual.transformer.resblocks:
             states = run_block(block, states, bias)
         found.append(floats(visual.ln_post(states[0, tokens.shape[1] :]) @ visual.proj))
-    reached: NDArray[np.bool_] = cells.any(axis=(1, 2))
-    return np.concatenate(found), ~reached
+    return np.concatenate(found), np.logical_not(cells.any(axis=(1, 2)))
 
 
 def attention_bias(cells: Tensor, dtype: torch.dtype) -> Tensor:
