@@ -110,7 +110,11 @@ def _tables(paths: Paths) -> tuple[Table, Table]:
 
 
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
-    """The parts of each label."""
+    """The parts of each label.
+
+    Raises:
+        ParameterError: a view that the model does not offer.
+    """
     shared = {
         **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
         "preprocess": params.preprocess,
@@ -121,6 +125,7 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
     libraries = library_versions("numpy", "open_clip_torch", "pillow", "torch")
     kinds = {}
     for label, (view, arguments) in labels_of(params.views, params).items():
+        view.check_backbone(backbone.name)
         code = fingerprint([*compute, record_digest(view)])
         kinds[label] = Parts(
             work, label, {**shared, **arguments, "view": view.name, "code": code, "libraries": libraries}

@@ -72,6 +72,7 @@ class MaskEncoder:
         backbone = backbone_of(open_clip_model)
         self.model: Any = open_clip_model.eval()
         self.batch = batch
+        self.masking: Masking = masking
         self.tower: VisualTower = backbone.visual_tower(open_clip_model, masking)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if preprocess == "clip":
@@ -138,7 +139,8 @@ class MaskEncoder:
 
     def _encode_some(self, scenes: Iterable[Scene], ks: Sequence[int], local: bool) -> list[Encoded]:
         """`encode_images` of at most ``batch`` images."""
-        by_k, crops, counts, kept = GlobalPass(self, ks), LocalPass(self) if local else None, 0, []
+        by_k = GlobalPass(self, [(self.masking, k) for k in ks])
+        crops, counts, kept = LocalPass(self) if local else None, 0, []
         for image, masks, boxes in scenes:
             prepared = self.prepared(image, masks)
             counts += 1
@@ -151,7 +153,7 @@ class MaskEncoder:
         f_global, reach = by_k.finish()
         f_local = [None] * counts if crops is None else crops.finish()
         kept = reach if ks else kept
-        return [Encoded({k: f[i] for k, f in f_global.items()}, f_local[i], kept[i]) for i in range(counts)]
+        return [Encoded({k: f[i] for (_, k), f in f_global.items()}, f_local[i], kept[i]) for i in range(counts)]
 
     def prepared(self, image: Image.Image | Resized | Prepared, masks: Masks) -> Prepared:
         """`prepare`, and a check that ``masks`` bool (N, H, W) are of its size."""
@@ -167,6 +169,14 @@ class MaskEncoder:
         """Masks bool (N, H, W) on the tower's grid: float32 (N, *grid) on the CPU, where tokens are packed."""
         device = self.device if self.pixels.antialias else torch.device("cpu")  # only whole planes are worth a GPU
         return self.pixels.grid_masks(masks, self.tower.grid, self.batch, device).cpu()
+
+    def tower_masking(self, masking: Masking) -> VisualTower:
+        """The same image encoder, masking in this way.
+
+        Raises:
+            ParameterError: no such way, or this kind of encoder lacks it.
+        """
+        return self.tower if masking == self.masking else backbone_of(self.model).visual_tower(self.model, masking)
 
     @property
     def device(self) -> torch.device:

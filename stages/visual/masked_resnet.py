@@ -44,7 +44,7 @@ class MaskedResNet:
 
     def shared(self, pixels: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
         """``pixels`` (I, 3, *input_size) -> the normalised map (I, C, *grid), for every k: a ResNet masks no blocks."""
-        features = functional.normalize(self._features(pixels), dim=1)
+        features = functional.normalize(self.feature_map(pixels), dim=1)
         return dict.fromkeys(ks, features)
 
     def masked(self, states: Tensor, owners: NDArray[np.int64], masks: Tensor, k: int, batch: int) -> Tensor:
@@ -67,9 +67,10 @@ class MaskedResNet:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The image encoder, nothing masked, L2-normalised: (N, 3, *input_size) -> (N, dim)."""
-        return functional.normalize(self._pool(self._features(pixels)), dim=1)
+        return functional.normalize(self._pool(self.feature_map(pixels)), dim=1)
 
-    def _features(self, pixels: Tensor) -> Tensor:
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """The last feature map, raw: (N, 3, *input_size) -> (N, C, *grid)."""
         visual = self._visual
         return visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(pixels)))))
 

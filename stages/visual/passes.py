@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stages.clip.backbone import VisualTower
+from stages.clip.backbone import Masking, VisualTower
 from stages.visual.preprocess import Prepared, Preprocess, crop_windows
 from store.errors import ParameterError
 
@@ -38,12 +38,19 @@ class Encoder(Protocol):
 
     def grid_masks(self, masks: Masks) -> Tensor: ...
 
+    def tower_masking(self, masking: Masking) -> VisualTower: ...
+
+
+Way = tuple[Masking, int]
+"""How a global feature is masked, and the number k of masked blocks."""
+
 
 class GlobalPass:
-    """f_G of every mask of the images added, for each k of ``ks``."""
+    """f_G of every mask of the images added, in each of ``ways``; the blocks before the masked ones run once for all."""
 
-    def __init__(self, encoder: Encoder, ks: Sequence[int]) -> None:
-        self._encoder, self._ks = encoder, ks
+    def __init__(self, encoder: Encoder, ways: Sequence[Way]) -> None:
+        self._encoder, self._ways = encoder, ways
+        self._towers = {masking: encoder.tower_masking(masking) for masking, _ in ways}
         self._views: list[Tensor] = []
         self._softs: list[Tensor] = []
 
@@ -52,21 +59,24 @@ class GlobalPass:
         self._softs.append(self._encoder.grid_masks(masks))
         self._views.append(self._encoder.pixels.global_view(image, self._encoder.tower.input_size))
 
-    def finish(self) -> tuple[dict[int, list[Features]], list[NDArray[np.bool_]]]:
-        """k -> float32 (N, D) of each image, and which masks reach the grid, bool (N,) of each image."""
-        return (self._features() if self._softs else {k: [] for k in self._ks}), [reached(s) for s in self._softs]
+    def finish(self) -> tuple[dict[Way, list[Features]], list[NDArray[np.bool_]]]:
+        """Way -> float32 (N, D) of each image, and which masks reach the grid, bool (N,) of each image."""
+        return (self._features() if self._softs else {way: [] for way in self._ways}), [reached(s) for s in self._softs]
 
     @torch.inference_mode()
-    def _features(self) -> dict[int, list[Features]]:
+    def _features(self) -> dict[Way, list[Features]]:
         """Masks that are equal on the grid are one."""
-        encoder, tower = self._encoder, self._encoder.tower
+        encoder = self._encoder
         distinct = [soft.unique(dim=0, return_inverse=True) for soft in self._softs]
         counts = [len(own) for own, _ in distinct]
         owners, masks = np.repeat(np.arange(len(counts)), counts), torch.cat([own for own, _ in distinct])
+        ks = sorted({k for _, k in self._ways})
+        states = encoder.tower.shared(torch.cat(self._views).to(encoder.dtype), ks)
         found = {}
-        for k, state in tower.shared(torch.cat(self._views).to(encoder.dtype), self._ks).items():
-            parts = np.split(floats(tower.masked(state, owners, masks, k, encoder.batch)), np.cumsum(counts)[:-1])
-            found[k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
+        for masking, k in self._ways:
+            rows = floats(self._towers[masking].masked(states[k], owners, masks, k, encoder.batch))
+            parts = np.split(rows, np.cumsum(counts)[:-1])
+            found[masking, k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
         return found
 
 

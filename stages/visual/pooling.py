@@ -31,6 +31,20 @@ def upsampling(grid: int, length: int) -> NDArray[np.float64]:
     return matrix
 
 
+def area_shares(masks: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float64]:
+    """How much of each cell of ``grid`` (rows, columns) masks bool (N, H, W) cover: float64 (N, rows, columns), 0 to 1."""
+
+    def overlaps(cells: int, length: int) -> NDArray[np.float64]:
+        """What each cell has of each pixel, (cells, length), along one axis; a cell has ``length`` in all, whole numbers."""
+        edges, pixels = np.arange(cells + 1) * length, np.arange(length) * cells
+        shared = np.minimum(edges[1:, None], pixels + cells) - np.maximum(edges[:-1, None], pixels)
+        return np.maximum(shared, 0).astype(np.float64)
+
+    rows, columns = (overlaps(cells, length) for cells, length in zip(grid, masks.shape[1:], strict=True))
+    covered: NDArray[np.float64] = rows @ (masks.astype(np.float64) @ columns.T)  # exact: sums of whole numbers
+    return covered / (masks.shape[1] * masks.shape[2])
+
+
 def pooling_weights(
     masks: NDArray[np.bool_], grid: tuple[int, int], pooling: Pooling = "inside"
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

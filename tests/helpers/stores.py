@@ -29,7 +29,8 @@ class Synthetic:
         paths: field name of the stages' ``Paths`` -> file; only ``pairs`` and what comes after it is not written.
         proposals: bool (n, H, W) of each image. truth: bool (H, W) of each ref, None where it has no ground truth.
         ref_image, ref_group, ref: int lists. strings: (sentence, phrase) rows of each expression.
-        f_global: k -> (N, D). f_local (N, D). text (S, D). scores, boxes, image_offsets as stored.
+        f_global: k -> (N, D). f_local (N, D). others: label of a further view -> (N, D).
+        text (S, D). scores, boxes, image_offsets as stored.
     """
 
     paths: dict[str, Path]
@@ -41,6 +42,7 @@ class Synthetic:
     strings: list[tuple[int, int]]
     f_global: dict[int, NDArray[np.float32]]
     f_local: NDArray[np.float32]
+    others: dict[str, NDArray[np.float32]]
     text: NDArray[np.float32]
     scores: NDArray[np.float32]
     boxes: NDArray[np.float32]
@@ -56,10 +58,16 @@ class Synthetic:
 
 
 def synthetic(
-    folder: Path, seed: int = 0, counts: tuple[int, ...] = (5, 0, 12, 1, 9), ks: tuple[int, ...] = (1, 3), **attrs: Any
+    folder: Path,
+    seed: int = 0,
+    counts: tuple[int, ...] = (5, 0, 12, 1, 9),
+    ks: tuple[int, ...] = (1, 3),
+    others: tuple[str, ...] = (),
+    **attrs: Any,
 ) -> Synthetic:
     """Write a store below ``folder``: images with ``counts`` proposals each, three refs an image, up to three
-    expressions a ref in shuffled groups; the last ref has no ground truth, and one image may have no proposal."""
+    expressions a ref in shuffled groups; the last ref has no ground truth, and one image may have no proposal. ``others``
+    are labels of views besides global and local; in each of these the vector of every seventh mask is 0."""
     rng = np.random.default_rng(seed)
     sizes = [tuple(int(s) for s in rng.integers(5, 11, 2)) for _ in counts]
     proposals = [
@@ -81,11 +89,15 @@ def synthetic(
         strings=[(int(s), int(p)) for s, p in rng.integers(0, len(STRINGS), (len(ref), 2))],
         f_global={k: rng.normal(1, 3, (total, dim)).astype(np.float32) for k in ks},
         f_local=rng.normal(0, 3, (total, dim)).astype(np.float32),
+        others={},
         text=rng.normal(0, 2, (len(STRINGS), dim)).astype(np.float32),
         scores=np.sort(rng.random(total))[::-1].astype(np.float32),
         boxes=rng.uniform(0, 10, (total, 4)).astype(np.float32),
         image_offsets=offsets_of(counts),
     )
+    for label in others:
+        made.others[label] = rng.normal(0, 2, (total, dim)).astype(np.float32)
+        made.others[label][3::7] = 0
     index = _write_index(made, sizes)
     stored = _write_proposals(made, index)
     _write_overlap(made, index, stored)
@@ -152,6 +164,7 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
     }
     parse = write_table(made.paths["parse"], "parse", parsed, {}, {"index": index.digest})
     vectors = {"view.local": [made.f_local], **{f"view.global.k{k}": [f] for k, f in made.f_global.items()}}
+    vectors |= {f"view.{label}": [f] for label, f in made.others.items()}
     total, dim = made.f_local.shape
     write_vectors(
         made.paths["mask_features"],

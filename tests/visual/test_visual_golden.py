@@ -161,7 +161,7 @@ def test_rn50_feature_map(rn50: MaskedClip, image: Image.Image, reference: Prepr
     backbone = rn50.tower
     assert isinstance(backbone, MaskedResNet)
     with torch.inference_mode():
-        features = backbone._features(pixels).numpy()
+        features = backbone.feature_map(pixels).numpy()
         pooled = backbone.encode(pixels).numpy()
     got = features[:, ::8].reshape(1, -1)
     assert worst(got, expected["feature_map"].reshape(1, -1)) < VECTOR_TOLERANCE
