@@ -106,7 +106,11 @@ def _tables(paths: Paths) -> tuple[Table, Table]:
 
 
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
-    """The parts of each label."""
+    """The parts of each label.
+
+    Raises:
+        ParameterError: a view that the model does not offer.
+    """
     shared = {
         **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
         "preprocess": params.preprocess,
@@ -118,6 +122,7 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
     compute = [record_digest(backbone), *map(code_digest, modules)]
     kinds = {}
     for label, (view, arguments) in labels_of(params.views, params).items():
+        view.check_backbone(backbone.name)
         code = fingerprint([*compute, record_digest(view)])
         kinds[label] = Parts(work, label, {**shared, **arguments, "view": view.name, "code": code})
     return kinds

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from store.errors import ParameterError
 from store.registry import Record, Registry
 
 if TYPE_CHECKING:
@@ -56,12 +57,26 @@ class View(Record):
         labels: from the settings of stage embed_masks to the arguments of each label; equal arguments give equal vectors.
         open: starts a pass for some of these labels.
         reads_boxes: whether the vectors depend on the boxes, and not on the masks alone.
+        backbones: the kinds of encoders that offer it (`stages.clip.backbone`), () for all.
     """
 
     meaning: str
     labels: Callable[[Any], dict[str, Mapping[str, Any]]]
     open: Callable[[MaskEncoder, Mapping[str, Mapping[str, Any]]], ViewPass]
     reads_boxes: bool = False
+    backbones: tuple[str, ...] = ()
+
+    def check_backbone(self, name: str) -> None:
+        """Check that an encoder of kind ``name`` offers this view.
+
+        Raises:
+            ParameterError: it does not; with the kinds that do.
+        """
+        if self.backbones and name not in self.backbones:
+            raise ParameterError(
+                f"view {self.name}: expected an encoder of kind {' or '.join(self.backbones)}, got one of kind {name}; "
+                f"choose another clip.model, or take {self.name} out of embed_masks.views"
+            )
 
 
 VIEWS: Registry[View] = Registry("view", "views")

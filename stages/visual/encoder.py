@@ -58,9 +58,11 @@ class MaskedClip(MaskEncoder):
             arguments: the view's own, as ``masked_blocks`` of view ``global``.
 
         Raises:
-            ParameterError: no such view, with the nearest name, or masks and boxes of another form.
+            ParameterError: no such view, with the nearest name; an encoder that does not offer it; an argument that it
+                does not know; or masks and boxes of another form.
         """
         view, prepared = VIEWS[name], self.prepared(image, masks)
+        view.check_backbone(backbone_of(self.model).name)
         running = view.open(self, {name: arguments})
         running.add(prepared, masks, tight_boxes(masks) if boxes is None else boxes)
         return running.finish()[name][0].vectors
