@@ -23,7 +23,7 @@ def labels_from(name: str, kind: type[Params]) -> Callable[[Any], dict[str, Mapp
     def labels(settings: Any) -> dict[str, Mapping[str, Any]]:
         given = _checked(f"embed_masks.settings.{name}", kind, settings.settings.get(name, {}))
         usual = {field: values[0] for field, values in kind().config().items()}
-        found = {}
+        found: dict[str, Mapping[str, Any]] = {}
         for values in product(*given.values()):
             arguments = dict(zip(given, values, strict=True))
             parts = [_word(field, value) for field, value in arguments.items() if value != usual[field]]
