@@ -1,6 +1,17 @@
 """Every view of this package, registered by being imported: a new file of this folder gets its name here."""
 
-from stages.views import global_, local
+from stages.views import clear_clip, clip_surgery, gem, global_, local, mask_clip, nac_clip, sclip, text_region
 from stages.views.registry import VIEWS
 
-__all__ = ["VIEWS", "global_", "local"]
+__all__ = [
+    "VIEWS",
+    "clear_clip",
+    "clip_surgery",
+    "gem",
+    "global_",
+    "local",
+    "mask_clip",
+    "nac_clip",
+    "sclip",
+    "text_region",
+]
