@@ -1,0 +1,53 @@
+"""View text_region: TextRegion's region token (Xiao et al., 2025; docs/methods.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from stages.contract import Listed, Params
+from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors, View, ViewPass, one_by_one
+from stages.views.settings import arguments_from, labels_from
+
+if TYPE_CHECKING:
+    from stages.visual.mask_encoder import MaskEncoder
+    from stages.visual.preprocess import Prepared
+
+
+class TextRegionSettings(Params):
+    """How the image enters."""
+
+    side: Listed[int | None] = Field(
+        [None], min_length=1, description="side of the squashed image, pixels; none: the encoder's own input"
+    )
+
+
+def features(encoder: MaskEncoder, image: Prepared, masks: Masks, boxes: Boxes, side: int | None = None) -> MaskVectors:
+    """The token of each mask, unit; that of an empty mask is 0."""
+    from stages.visual.dense import text_regions
+    from stages.visual.pooling import pooling_weights
+
+    vectors = text_regions(encoder, image, lambda grid: pooling_weights(masks, grid)[0], side)
+    empty = np.asarray(~masks.any((1, 2)))
+    vectors[empty] = 0
+    return MaskVectors(vectors, empty, "empty mask, no patch to average")
+
+
+def _open(encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> ViewPass:
+    checked = {label: arguments_from("text_region", TextRegionSettings, own) for label, own in labels.items()}
+    return one_by_one(features)(encoder, checked)
+
+
+VIEWS.add(
+    View(
+        module=__name__,
+        name="text_region",
+        meaning="the last block's values averaged over the mask, then on as the class token would go",
+        labels=labels_from("text_region", TextRegionSettings),
+        open=_open,
+        backbones=("vit",),
+    )
+)
