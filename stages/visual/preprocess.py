@@ -60,14 +60,15 @@ class Preprocess:
         short, long = min(width, height), max(width, height)
         resized_long = int(self.short_side * long / short)
         target = (self.short_side, resized_long) if width <= height else (resized_long, self.short_side)
-        return Resized(np.array(image.resize(target, Image.Resampling.BILINEAR)), height, width, self)
+        return Resized(np.array(image.resize(target, Image.Resampling.BILINEAR)), height, width, self, image)
 
     def prepare(self, image: Image.Image | Resized, device: torch.device) -> Prepared:
         """Resize the short side, as `shrink` may have done already, and normalise."""
         resized = self.shrink(image) if isinstance(image, Image.Image) else image
         tensor = to_device(resized.pixels, device).permute(2, 0, 1).float().contiguous()
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std))
-        return Prepared(tensor.div_(255).sub_(mean).div_(std), resized.height, resized.width, self)
+        pixels = tensor.div_(255).sub_(mean).div_(std)
+        return Prepared(pixels, resized.height, resized.width, self, resized.original)
 
     def resize(self, tensor: Tensor, size: Size) -> Tensor:
         """Bilinear resize of float (N, C, h, w) to ``size`` = (height, width)."""
@@ -175,13 +176,15 @@ def _lerp(low: NDArray[np.float32], high: NDArray[np.float32], share: NDArray[np
 class Resized:
     """An image decoded and resized, not yet normalised: what a thread can make ahead. Made by `MaskEncoder.shrink`.
 
-    ``pixels`` uint8 (h, w, 3) with short side ``preprocess.short_side``; ``height`` x ``width`` is the image's own size.
+    ``pixels`` uint8 (h, w, 3) with short side ``preprocess.short_side``; ``height`` x ``width`` is the image's own size;
+    ``original`` the PIL RGB image itself.
     """
 
     pixels: NDArray[np.uint8]
     height: int
     width: int
     preprocess: Preprocess
+    original: Image.Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,13 +192,14 @@ class Prepared:
     """An image decoded and normalised once, for global and local features alike. Made by `MaskEncoder.prepare`.
 
     ``tensor`` float32 (3, h, w) with short side ``preprocess.short_side``; ``height`` x ``width`` is the image's own
-    size in pixels.
+    size in pixels; ``original`` the PIL RGB image itself, for views that do not start from ``tensor``.
     """
 
     tensor: Tensor
     height: int
     width: int
     preprocess: Preprocess
+    original: Image.Image
 
 
 def _truncated(boxes: NDArray[np.floating], height: int, width: int) -> NDArray[np.int64]:
