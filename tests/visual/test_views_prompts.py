@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from stages.embed_masks import Params
 from stages.views.known import VIEWS
+from stages.views.registry import labels_of
 from stages.visual.prompts import shrunk, with_ellipse
 from store.errors import ParameterError
 from tests.helpers.visual_oracles import (
@@ -197,3 +199,9 @@ def test_faulty_parameters_are_told(vit: Any, image: Image.Image, masks: Array, 
             encoder.view_features(name, image, masks, boxes, preprocess="reference")
     with pytest.raises(ParameterError, match=r"view blur: .*'sigma'.*std"):
         encoder.view_features("blur", image, masks, sigma=3)
+
+
+def test_settings_of_the_params_file_are_the_arguments() -> None:
+    params = Params(views=["blur", "red_circle", "hybrid"], settings={"blur": {"std": 7.5}})
+    labels = {label: (view.name, given) for label, (view, given) in labels_of(params.views, params).items()}
+    assert labels == {"blur": ("blur", {"std": 7.5}), "red_circle": ("red_circle", {}), "hybrid": ("hybrid", {})}
