@@ -121,7 +121,8 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
         "antialias": params.antialiased,
         "short_side": params.short_side,
     }
-    compute = [record_digest(backbone_named(params.model)), code_digest(*_modules(params))]
+    backbone = backbone_named(params.model)
+    compute = [record_digest(backbone), code_digest(*_modules(params))]
     libraries = library_versions("numpy", "open_clip_torch", "pillow", "torch")
     kinds = {}
     for label, (view, arguments) in labels_of(params.views, params).items():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from stages.clip.backbone import Masking, VisualTower, backbone_of
 from stages.scoring.score_rule import ScoreRule
 from stages.visual.passes import Boxes, Features, GlobalPass, LocalPass, Masks, reached
-from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Fill, Prepared, Preprocess, Resized
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Channels, Fill, Prepared, Preprocess, Resized
 from store.errors import ParameterError
 
 PreprocessKind = Literal["reference", "clip"]
@@ -68,7 +68,6 @@ class MaskEncoder:
             )
         if batch < 1:
             raise ParameterError(f"batch: expected at least 1, got {batch}")
-        visual: Any = getattr(open_clip_model, "visual", None)
         backbone = backbone_of(open_clip_model)
         self.model: Any = open_clip_model.eval()
         self.batch = batch
@@ -76,12 +75,17 @@ class MaskEncoder:
         self.tower: VisualTower = backbone.visual_tower(open_clip_model, masking)
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if preprocess == "clip":
-            mean = tuple(getattr(visual, "image_mean", OPENAI_DATASET_MEAN))
-            std = tuple(getattr(visual, "image_std", OPENAI_DATASET_STD))
+            mean, std = self.trained_statistics()
         smooth = preprocess == "clip" if antialias is None else antialias
         self.pixels = Preprocess(mean, std, smooth, short_side, fill)
         self.dim: int = self.tower.dim
         self.score_rule: ScoreRule = backbone.score_rule
+
+    def trained_statistics(self) -> tuple[Channels, Channels]:
+        """Mean and std of RGB in [0, 1] with which the model was trained; CLIP's where it does not say."""
+        visual: Any = getattr(self.model, "visual", None)
+        mean, std = getattr(visual, "image_mean", None), getattr(visual, "image_std", None)
+        return tuple(mean or OPENAI_DATASET_MEAN), tuple(std or OPENAI_DATASET_STD)
 
     def shrink(self, image: Image.Image) -> Resized:
         """The part of `prepare` that other threads may do ahead of it: decode and resize, no torch."""

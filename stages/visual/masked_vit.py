@@ -45,9 +45,9 @@ class MaskedViT:
             )
         self._visual = visual
         self._masking = masking
-        self._blocks = list(visual.transformer.resblocks)
+        self.blocks = list(visual.transformer.resblocks)
         # open_clip's custom blocks compute attention in other ways; they stay dense.
-        self.sparse = masking == "token" and all(isinstance(block, ResidualAttentionBlock) for block in self._blocks)
+        self.sparse = masking == "token" and all(isinstance(block, ResidualAttentionBlock) for block in self.blocks)
         self.input_size: tuple[int, int] = tuple(visual.image_size)
         self.grid: tuple[int, int] = tuple(visual.grid_size)
         self.dim: int = visual.output_dim
@@ -57,13 +57,15 @@ class MaskedViT:
 
         ``pixels`` (I, 3, *input_size) -> k -> (I, 1 + patches, width). Every k must lie in 1..L.
         """
-        depth = len(self._blocks)
-        wrong = [k for k in ks if not 1 <= k <= depth]
+        depth = len(self.blocks)
+        wrong = [k for k in ks if not isinstance(k, int | np.integer) or not 1 <= k <= depth]
         if wrong:
-            raise ParameterError(f"masked_blocks: expected 1 to {depth}, the blocks of this model, got {wrong[0]}")
+            raise ParameterError(
+                f"masked_blocks: expected 1 to {depth}, a whole number of blocks of this model, got {wrong[0]}"
+            )
         tokens, done, states = self._visual._embeds(pixels), 0, {}
         for k in sorted(ks, reverse=True):
-            for block in self._blocks[done : depth - k]:
+            for block in self.blocks[done : depth - k]:
                 tokens = run_block(block, tokens)
             done, states[k] = depth - k, tokens
         return states
@@ -84,7 +86,7 @@ class MaskedViT:
         while start < len(weights):
             stop = int(np.searchsorted(cost, (cost[start - 1] if start else 0) + most, side="right"))
             packed = pack(weights[start:stop], owners[start:stop], states)
-            parts.append(self._projected(sparse_tail(self._blocks[-k:], states, packed)))
+            parts.append(self.projected(sparse_tail(self.blocks[-k:], states, packed)))
             start = stop
         return torch.cat(parts)
 
@@ -97,7 +99,7 @@ class MaskedViT:
         for images, own in zip(torch.from_numpy(owners).split(batch), masks.flatten(1).split(batch), strict=True):
             tokens, weights = states[images.to(states.device)], own.to(states)
             if self._masking == "attention":
-                parts.append(self._tail(tokens, k, self._attention_bias(weights)))
+                parts.append(self._tail(tokens, k, self.attention_bias(weights)))
             else:  # the class token is never masked: its weight is 1
                 full = torch.cat([torch.ones_like(weights[:, :1]), weights], 1)
                 parts.append(self._tail(tokens, k, token_weights=full[..., None]))
@@ -105,21 +107,22 @@ class MaskedViT:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """The plain image encoder, nothing masked: (N, 3, *input_size) -> (N, dim)."""
-        return self._tail(self._visual._embeds(pixels), len(self._blocks))
+        return self._tail(self._visual._embeds(pixels), len(self.blocks))
 
     def _tail(self, tokens: Tensor, k: int, bias: Tensor | None = None, token_weights: Tensor | None = None) -> Tensor:
         """The last ``k`` blocks and the projection of the class token: (N, 1 + patches, width) -> (N, dim)."""
-        *blocks, last = self._blocks[-k:]
+        *blocks, last = self.blocks[-k:]
         for block in blocks:
             tokens = run_block(block, tokens if token_weights is None else tokens * token_weights, bias)
         token = run_class_token(last, tokens if token_weights is None else tokens * token_weights, bias)
-        return self._projected(token)
+        return self.projected(token)
 
-    def _projected(self, token: Tensor) -> Tensor:
+    def projected(self, token: Tensor) -> Tensor:
+        """The vector of a class token that left the last block: (N, width) -> (N, dim)."""
         return self._visual.ln_post(token) @ self._visual.proj
 
-    def _attention_bias(self, weights: Tensor) -> Tensor:
-        """Keeps masked-out patches from the class token; added to logits: (N, 1 + patches, 1 + patches)."""
+    def attention_bias(self, weights: Tensor) -> Tensor:
+        """Keeps patches whose weight (N, patches) is 0 from the class token; added to logits: (N, 1 + patches, 1 + patches)."""
         count, patches = weights.shape
         bias = weights.new_zeros(count, 1 + patches, 1 + patches)
         bias[:, 0, 1:].masked_fill_(weights == 0, float("-inf"))
