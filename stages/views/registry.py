@@ -125,6 +125,9 @@ def labels_of(names: Sequence[str], settings: Any) -> dict[str, tuple[View, Mapp
     """Label -> its view and arguments, for the views ``names`` with the settings of stage embed_masks.
 
     Raises:
-        ParameterError: no such view; with the nearest name.
+        ParameterError: no such view, with the nearest name; or settings of a view that is not among ``names``.
     """
+    for name in settings.settings:
+        if name not in names:
+            raise ParameterError(f"embed_masks.settings.{name}: {name!r} is not among embed_masks.views; add it there")
     return {label: (VIEWS[name], given) for name in names for label, given in VIEWS[name].labels(settings).items()}

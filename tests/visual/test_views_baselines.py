@@ -401,6 +401,13 @@ def test_other_settings_are_refused(
         labels_of([name], embed_masks.Params(settings={name: arguments}))
 
 
+def test_settings_of_a_view_that_is_not_computed() -> None:
+    with pytest.raises(
+        ParameterError, match=r"embed_masks\.settings\.scoremap: 'scoremap' is not among embed_masks\.views"
+    ):
+        labels_of(["score_map"], embed_masks.Params(settings={"scoremap": {"bias": "none"}}))
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "other"),
     [("score_map", "resnet", "vit"), ("grad_cam", "resnet", "vit"), ("region_token", "vit", "resnet")],
