@@ -21,7 +21,7 @@ from stages.scoring.surface import surface
 from stages.scoring.table import load_pairs
 from stages.sweep import best_point
 from store.document import content_of, read_document
-from store.errors import ParameterError, nearest
+from store.errors import ParameterError, StoreError, nearest
 from store.states import left_out
 
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
@@ -84,6 +84,11 @@ def print_last_run(project: LoadedProject) -> None:
         StoreError: there is no metrics file yet, or it is damaged.
     """
     file, report = project.path(project.values.metrics), project.table("report.html")
+    if not file.is_file():
+        raise StoreError(
+            f"{file}: expected the metrics of a run, found none; run: {repro(project)} (another profile: --params FILE, or "
+            "GLIMPSE_PARAMS)"
+        )
     print_metrics(content_of(read_document(file, "score")))
     print(f"report: {report}" if report.is_file() else f"no report at {report}; run: {repro(project)}")
 

@@ -18,6 +18,7 @@ import yaml
 
 from demo.refshapes import write_benchmark
 from pipeline.registry import STAGES
+from store.document import content_of
 from store.table import read_table
 from tests.helpers.profile import ROOT
 
@@ -173,8 +174,12 @@ def test_the_remedy_in_the_message_repairs_a_damaged_output(project: Project, fi
     said = project.typed(read, 1)
     (remedy,) = re.findall(r"glimpse repair \S+$", said, re.MULTILINE)
     assert "made again" in project.typed(remedy)
-    assert path.read_bytes() == good
     project.typed(read)
+    if file == "demo/metrics.json":  # says when it was made, so what is made from it follows
+        assert content_of(json.loads(path.read_text())) == content_of(json.loads(good))
+        assert project.repro() == ["report"]
+    else:
+        assert path.read_bytes() == good
     assert "up to date" in project.dvc("status", "demo/dvc.yaml")
     for cached in (project.folder / ".dvc/cache/files/md5").glob("*/*"):
         assert hashlib.md5(cached.read_bytes()).hexdigest() == (cached.parent.name + cached.name).removesuffix(".dir")
