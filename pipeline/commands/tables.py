@@ -84,7 +84,8 @@ def print_last_run(project: LoadedProject) -> None:
         StoreError: there is no metrics file yet, or it is damaged.
     """
     file, report = project.path(project.values.metrics), project.table("report.html")
-    print_metrics(content_of(read_document(file, "score")))
+    remedy = "" if file.exists() else f"run: {repro(project)} (another profile: --params FILE, or GLIMPSE_PARAMS)"
+    print_metrics(content_of(read_document(file, "score", remedy)))
     print(f"report: {report}" if report.is_file() else f"no report at {report}; run: {repro(project)}")
 
 
