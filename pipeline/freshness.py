@@ -147,5 +147,6 @@ def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[st
         content = read_document(file, "score")
     except StoreError as error:
         return [str(error)]
-    other = bool(disagreements(content, made["scores"]["metrics"]))
+    found = made["scores"].get("metrics")  # none in a table that cannot be read, which is a reason by itself
+    other = found is not None and bool(disagreements(content, found))
     return [f"{file.name} holds other numbers than the last run of score found"] if other else []

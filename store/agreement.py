@@ -17,6 +17,8 @@ IDENTITY = RUN
 """The key under which a document says which run made it; no part of its numbers."""
 VOLATILE = frozenset({"commit", "date", "digest", "machine", "pairs", "producer", "scores", "version", "versions"})
 """What two runs of the same values on two machines say differently under that key."""
+MADE_BY = frozenset({"code", "libraries"})
+"""What a stage's configuration says beside its values: other code that finds the same numbers changes no file."""
 
 
 def disagreements(first: Any, second: Any, tolerance: float = TOLERANCE) -> list[str]:
@@ -51,8 +53,13 @@ def says_the_same(path: Path, producer: str, content: Mapping[str, Any]) -> bool
 
 
 def _lasting(content: Mapping[str, Any]) -> Any:
-    identity = content.get(IDENTITY)
-    return {n: v for n, v in identity.items() if n not in VOLATILE} if isinstance(identity, dict) else identity
+    """What a document's numbers were made with and from, but for code, libraries, machine and date."""
+    identity = content[IDENTITY]
+    values = {
+        stage: {name: value for name, value in config.items() if name not in MADE_BY}
+        for stage, config in identity.get("values", {}).items()
+    }
+    return {**{name: value for name, value in identity.items() if name not in VOLATILE}, "values": values}
 
 
 def _leaves(content: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:

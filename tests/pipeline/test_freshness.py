@@ -187,6 +187,8 @@ def test_a_damaged_or_older_output_is_told(values: Values, tmp_path: Path) -> No
     told = reasons(project(values))
     assert "overlap.h5: cannot be read" in told["overlap"][0]
     assert "expected table 'mask_features' version" in told["embed_masks"][0]
+    (tmp_path / "data/scores.h5").write_bytes(b"no HDF5")
+    assert "scores.h5: cannot be read" in reasons(project(values))["score"][0]
 
 
 def test_many_reasons_stay_one_line(values: Values) -> None:

@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -164,6 +165,15 @@ def test_the_documented_names_exist_and_say_what_they_do() -> None:
     for name, value in names.items():
         assert callable(value), name
         assert (inspect.getdoc(value) or "").strip(), f"{name} has no docstring"
+
+
+def test_pages_are_built_from_docstrings(tmp_path: Path) -> None:
+    """As `make docs` does, of one module."""
+    command = [sys.executable, "-m", "pdoc", "--docformat", "google", "--output-directory", str(tmp_path)]
+    subprocess.run([*command, "store.ragged"], cwd=ROOT, check=True, capture_output=True)
+    page = (tmp_path / "store/ragged.html").read_text()
+    assert "offsets_of" in page
+    assert "of rows with these lengths" in page
 
 
 def make(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""Documents of numbers: rounding, what differs between two, and when a file can stay as it is."""
+"""Documents of numbers: what differs between two, and when a file can stay as it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ from store.document import content_of, write_document
 
 DOCUMENT: dict[str, Any] = {
     "toy": {"val": {"miou": 0.123457, "ci": [0.1, 0.2], "n": 7, "p50": None}},
-    "run": {"date": "Monday", "commit": "abc", "pairs": "d1", "values": {"score": {"alpha": 0.5}}},
+    "run": {
+        "date": "Monday",
+        "commit": "abc",
+        "pairs": "d1",
+        "encoder": {"weights": "w"},
+        "values": {"score": {"alpha": 0.5}, "parse": {"code": "c1", "libraries": {"spacy": "3.8"}}},
+    },
 }
 
 
@@ -74,19 +80,31 @@ def test_every_kind_of_difference_is_named_and_the_file_written_anew(
         (("run", "date"), "Tuesday"),
         (("run", "commit"), "def"),
         (("run", "pairs"), "d2"),
+        (("run", "values", "parse", "code"), "c2"),
+        (("run", "values", "parse", "libraries", "spacy"), "3.9"),
     ],
 )
-def test_a_last_digit_or_another_date_is_no_difference(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
+def test_a_last_digit_another_date_or_other_code_is_no_difference(
+    tmp_path: Path, path: tuple[str, ...], value: Any
+) -> None:
     file = tmp_path / "metrics.json"
     write(file, DOCUMENT)
     assert says_the_same(file, STAGE, changed(*path, to=value))
     assert disagreements(DOCUMENT, changed(*path, to=value)) == []
 
 
-def test_equal_numbers_of_other_values_are_written_anew(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("run", "values", "score", "alpha"), 0.6),
+        (("run", "values", "parse", "spacy_model"), "lg"),
+        (("run", "encoder", "weights"), "other"),
+    ],
+)
+def test_equal_numbers_of_other_values_are_written_anew(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
     file = tmp_path / "metrics.json"
     write(file, DOCUMENT)
-    assert not says_the_same(file, STAGE, changed("run", "values", to={"score": {"alpha": 0.6}}))
+    assert not says_the_same(file, STAGE, changed(*path, to=value))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff\xfe{}"])
