@@ -28,6 +28,9 @@ from store.vectors import write_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 PROPOSALS, HEIGHT, WIDTH = 60, 480, 640
+ENCODER = {"architecture": "none", "standard": "", "backbone": "vit", "model": "none", "weights": "0" * 64} | {
+    "precision": "float32"
+}
 FEATURES = 64  # wide: what alpha changes never reads the vectors
 SPLITS = {  # data set -> split -> images, sentences (reference counts of RefCOCO unc, RefCOCO+ unc, RefCOCOg umd and google)
     "refcoco": {"val": (1500, 10_834), "testA": (750, 5_657), "testB": (750, 5_095)},
@@ -81,7 +84,7 @@ def alpha_repro(repeats: int = 3) -> Result:
 
 def build_project(folder: Path) -> None:
     """A project of the full benchmark's size whose outputs up to the pair table are synthetic and up to date for DVC."""
-    for name in ("pipeline", "stages", "store", "models", ".dvc"):
+    for name in ("pipeline", "stages", "store", "extensions", "models", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
@@ -97,7 +100,7 @@ def build_project(folder: Path) -> None:
     _tables(folder / values["data"], folder / values["images"], values)
     _run(folder, sys.executable, "-m", "pipeline", "run", "pair", *_pair_words(values))
     _run(folder, sys.executable, "-m", "pipeline", "run", "variants", "--profile", "params.yaml", "--work",
-         values["work"], "--variants", f"{values['data']}/variants")  # fmt: skip
+         values["work"], "--pairs", f"{values['data']}/pairs.h5", "--variants", f"{values['data']}/variants")  # fmt: skip
     _run(folder, "git", "init", "-q")
     _dvc(folder, "commit", "-f", *STAGES)
 
@@ -206,17 +209,19 @@ def _texts_and_features(data: Path, index: Table, proposals: Table, expressions:
         },
         {},
         {"parse": parse.digest},
+        encoder=ENCODER,
     )
     write_vectors(
         data / "mask_features",
         "mask_features",
         rows,
         FEATURES,
-        {"local": vectors(rows), "global.k3": vectors(rows)},
+        {"view.local": vectors(rows), "view.global.k3": vectors(rows)},
         {"status": [""] * rows},
         {},
         {"proposals": proposals.digest},
         score_rule="cosine",
+        encoder=ENCODER,
     )
 
 

@@ -16,13 +16,24 @@ from benchmarks.harness import Result, medians
 from benchmarks.roofline import Work
 from benchmarks.tables import FULL, GROUPS, PROPOSALS, VAL, Features, features, pair_table, size_of
 from stages.contract import Context
-from stages.pair import dot_columns
 from stages.scoring.fusion import Dots, first_best
+from stages.scoring.products import dot_name, product_columns, view_product_name
 from stages.scoring.surface import plain_surface, surface
 from store.ragged import offsets_of
 
 Floats = NDArray[np.float32]
-COLUMNS = ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm")
+DOTS = {
+    "a": ("global.k3", "sentence"),
+    "b": ("global.k3", "phrase"),
+    "c": ("local", "sentence"),
+    "d": ("local", "phrase"),
+}
+VIEW_PRODUCTS = {
+    "global_norm": ("global.k3", "global.k3"),
+    "cross_norm": ("global.k3", "local"),
+    "local_norm": ("local", "local"),
+}
+COLUMNS = (*DOTS, *VIEW_PRODUCTS)
 GRID = np.linspace(0, 1, 101).round(6)
 CONTEXT = Context(work=Path())
 
@@ -132,21 +143,25 @@ class Held:
     def column(self, name: str) -> NDArray[Any]:
         return self.columns[name]
 
-    def ks(self) -> list[int]:
-        return [3]
+    def members(self, family: str) -> list[str]:
+        return sorted(name.removeprefix(f"{family}.") for name in self.columns if name.startswith(f"{family}."))
 
 
 def built(made: Features) -> dict[str, Floats]:
     """The columns as stage pair computes them."""
     width, expressions = made.f_local.shape[2], len(made.image)
-    masks = Held({"local": made.f_local.reshape(-1, width), "global.k3": made.f_global.reshape(-1, width)})
+    masks = Held({"view.local": made.f_local.reshape(-1, width), "view.global.k3": made.f_global.reshape(-1, width)})
     strings = np.arange(expressions)
     text = Held({"feature": made.texts, "sentence_string": strings, "phrase_string": strings + expressions})
     count = made.f_local.shape[1]
     offsets = np.arange(len(made.f_local) + 1) * count
     proposal = (made.image[:, None] * count + np.arange(count)).ravel()
-    columns = dot_columns(masks, text, offsets, made.image, proposal, CONTEXT)  # type: ignore[arg-type]
-    return {name.removesuffix(".k3"): column for name, column in columns.items()}
+    columns = product_columns(masks, text, offsets, made.image, CONTEXT)  # type: ignore[arg-type]
+    by_proposal = {name: view_product_name(*two) for name, two in VIEW_PRODUCTS.items()}
+    return {
+        **{name: columns[dot_name(*cell)] for name, cell in DOTS.items()},
+        **{name: columns[column][proposal] for name, column in by_proposal.items()},
+    }
 
 
 def _largest(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[Any]]) -> float:
