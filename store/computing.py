@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import hashlib
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
-_LOGS = frozenset({"log", "logger", "logging", "warnings", "_log", "_logger", "LOG", "LOGGER"})
+_LOGS = frozenset({"log", "logger", "logging", "warnings"})
 _LOGGED = frozenset({"debug", "info", "warning", "warn", "error", "exception", "critical", "log"})
 _DESCRIBED = frozenset({"description", "meaning"})
 """Arguments of records and of parameters' fields that people read."""
@@ -29,11 +30,10 @@ def computing_part(tree: ast.Module) -> ast.Module:
     """``tree``, changed in place: only what decides values. Names that only the dropped parts used go too."""
     before = _read(tree)
     _WithoutWords().visit(tree)
-    while unused := before - _read(tree):
-        size = len(ast.dump(tree))
-        _WithoutUnused(unused).visit(tree)
-        if len(ast.dump(tree)) == size:
-            break
+    last = ""
+    while last != (last := ast.dump(tree)):  # what goes may have been the last use of something else
+        _WithoutUnused(before - _read(tree)).visit(tree)
+        _WithoutArguments(_unread_parameters(tree)).visit(tree)
     return tree
 
 
@@ -43,6 +43,17 @@ def _read(tree: ast.AST) -> set[str]:
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign)]
     exports = [node.value for node in assigned if _targets(node.targets[0]) == ["__all__"]]
     return names | {str(c.value) for export in exports for c in ast.walk(export) if isinstance(c, ast.Constant)}
+
+
+def _unread_parameters(tree: ast.Module) -> dict[str, list[str]]:
+    """Private function of the module -> its parameters, "" for each that it does not read."""
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("_")]
+    found = {}
+    for function in functions:
+        names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+        read = {n.id for part in function.body for n in ast.walk(part) if isinstance(n, ast.Name)}
+        found[function.name] = [name if name in read else "" for name in names]
+    return found
 
 
 def _name(node: ast.AST) -> str:
@@ -68,7 +79,7 @@ class _WithoutWords(ast.NodeTransformer):
     @staticmethod
     def _is_log(function: ast.expr) -> bool:
         if isinstance(function, ast.Attribute):
-            return function.attr in _LOGGED and _name(function.value) in _LOGS
+            return function.attr in _LOGGED and _name(function.value).strip("_").lower() in _LOGS
         return _name(function) == "print"
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
@@ -160,6 +171,30 @@ class _WithoutUnused(ast.NodeTransformer):
         if self._inside is ast.ClassDef or not names or not self._unused.issuperset(names):
             return False
         return self._inside is not ast.Module or all(name.startswith("_") for name in names)
+
+
+class _WithoutArguments(ast.NodeTransformer):
+    """Blanks what is given to a private function for a parameter that it does not read: a remedy for its messages."""
+
+    def __init__(self, parameters: dict[str, list[str]]) -> None:
+        self._parameters = parameters
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        if node.name in self._parameters:
+            arguments = [*node.args.posonlyargs, *node.args.args]
+            for argument, name in zip(arguments, self._parameters[node.name], strict=False):
+                argument.arg = name
+        return self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        parameters = self._parameters.get(node.func.id, []) if isinstance(node.func, ast.Name) else []
+        if "" in parameters and not any(isinstance(argument, ast.Starred) for argument in node.args):
+            node.args = [
+                argument if name or not _idle(argument) else ast.Constant(None)
+                for argument, name in zip_longest(node.args, parameters[: len(node.args)], fillvalue="more")
+                if isinstance(argument, ast.expr)
+            ]
+        return self.generic_visit(node)
 
 
 def _idle(value: ast.AST) -> bool:

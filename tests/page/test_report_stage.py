@@ -138,7 +138,7 @@ def test_tables_of_another_run_are_refused(tmp_path: Path, no_vega: None) -> Non
     parse = read_table(paths.parse, "parse")
     phrases = [f"{phrase} of another model" for phrase in parse["noun_phrase"]]
     write_table(paths.parse, "parse", {**parse.columns, "noun_phrase": phrases}, {}, parse.attrs["made_from"])
-    with pytest.raises(StoreError, match=r"pairs\.h5 was made from another parse .* run stage pair again"):
+    with pytest.raises(StoreError, match=r"pairs\.h5 was made from another parse .* glimpse repair"):
         make(paths)
 
 

@@ -255,7 +255,7 @@ def test_the_encoder_s_own_preprocessing_fills_with_its_mean_colour(vit: Any, im
 
 
 def test_another_encoder_or_parameter_is_told(vit: Any, image: Image.Image, masks: Array) -> None:
-    with pytest.raises(ParameterError, match=r"hybrid.* kind vit, got MaskedResNet"):
+    with pytest.raises(ParameterError, match=r"hybrid.* kind vit, got one of kind resnet"):
         clip_of(random_model(RESNET)).view_features("hybrid_g2l", image, masks)
     encoder = clip_of(vit)
     with pytest.raises(ParameterError, match=rf"masked_blocks: expected .*1 to {DEPTH}.*got 0"):
