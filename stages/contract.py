@@ -201,15 +201,20 @@ def compute_missing(
     ]
     loader = Loader.of(load, kinds, reads or {}, modules)
     for _, done in zip(context.track(units, what), context.execute(loader, units, context.device), strict=True):
-        for kind, part in done.parts.items():
-            if part is not None:
-                kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)
-        summary.transient += done.transient
-        for kind, key, item in done.passing:
-            known.stand_in(kind, key, item)
-        for name, seconds in done.seconds.items():
-            summary.seconds[name] = summary.seconds.get(name, 0.0) + seconds
+        _count(done, kinds, known, summary)
     return known
+
+
+def _count(done: Done, kinds: Mapping[str, Parts], known: Results, summary: Summary) -> None:
+    """Record the parts of a finished unit, and what it says of itself."""
+    for kind, part in done.parts.items():
+        if part is not None:
+            kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)
+    summary.transient += done.transient
+    for kind, key, item in done.passing:
+        known.stand_in(kind, key, item)
+    for name, seconds in done.seconds.items():
+        summary.seconds[name] = summary.seconds.get(name, 0.0) + seconds
 
 
 def _units(wanted: dict[int, tuple[str, ...]], size: int) -> list[tuple[list[int], tuple[str, ...]]]:

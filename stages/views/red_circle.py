@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors, View, one_by_one, settings_of
+from pydantic import Field
+
+from stages.contract import Listed
+from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors
+from stages.views.settings import view_of
+from stages.views.streams import EntrySettings
 
 if TYPE_CHECKING:
     from stages.visual.mask_encoder import MaskEncoder
     from stages.visual.preprocess import Prepared
+
+
+class Settings(EntrySettings):
+    """The line."""
+
+    thickness: Listed[Annotated[int, Field(ge=1)]] = Field(
+        [2], min_length=1, description="pixels of the picture whose short side is the encoder's"
+    )
 
 
 def features(
@@ -17,8 +30,8 @@ def features(
     masks: Masks,
     boxes: Boxes,
     *,
-    thickness: int = 2,
-    preprocess: Any = "release",
+    thickness: int,
+    preprocess: Literal["release", "encoder"],
 ) -> MaskVectors:
     from stages.visual.prompts import red_circle_features
 
@@ -26,12 +39,12 @@ def features(
 
 
 VIEWS.add(
-    View(
-        module=__name__,
-        name="red_circle",
-        meaning="the whole image with a red ellipse in the mask's box",
-        labels=settings_of("red_circle"),
-        open=one_by_one(features),
+    view_of(
+        __name__,
+        "red_circle",
+        "the whole image with a red ellipse in the mask's box",
+        Settings,
+        features,
         reads_boxes=True,
     )
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from stages.contract import Listed, Params
-from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors, View, ViewPass, one_by_one
-from stages.views.settings import arguments_from, labels_from
+from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors
+from stages.views.settings import view_of
 
 if TYPE_CHECKING:
     from stages.visual.mask_encoder import MaskEncoder
@@ -32,18 +31,13 @@ def features(encoder: MaskEncoder, image: Prepared, masks: Masks, boxes: Boxes, 
     return MaskVectors(vectors, nothing, "mask without a cell of the patch grid")
 
 
-def _open(encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> ViewPass:
-    checked = {label: arguments_from("region_token", Settings, own) for label, own in labels.items()}
-    return one_by_one(features)(encoder, checked)
-
-
 VIEWS.add(
-    View(
-        module=__name__,
-        name="region_token",
-        meaning="a class token for each mask, which sees the mask's patches only (Adapting CLIP)",
-        labels=labels_from("region_token", Settings),
-        open=_open,
+    view_of(
+        __name__,
+        "region_token",
+        "a class token for each mask, which sees the mask's patches only (Adapting CLIP)",
+        Settings,
+        features,
         backbones=("vit",),
     )
 )

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import ParameterError, nearest
+from store.errors import ParameterError
 from store.registry import Record, Registry
 
 if TYPE_CHECKING:
@@ -90,8 +89,6 @@ class _OneByOne:
     """The pass of a view that gains nothing from seeing several images together."""
 
     def __init__(self, features: Features, encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> None:
-        for label, arguments in labels.items():
-            _check_arguments(features, label, arguments)
         self._features, self._encoder, self._labels = features, encoder, labels
         self._found: dict[str, list[MaskVectors]] = {label: [] for label in labels}
 
@@ -106,19 +103,6 @@ class _OneByOne:
 def one_by_one(features: Features) -> Callable[[MaskEncoder, Mapping[str, Mapping[str, Any]]], ViewPass]:
     """The ``open`` of a view that is given as a function of one image."""
     return lambda encoder, labels: _OneByOne(features, encoder, labels)
-
-
-def settings_of(name: str) -> Callable[[Any], dict[str, Mapping[str, Any]]]:
-    """The ``labels`` of a view with one label, its name, whose arguments are its settings in the params file."""
-    return lambda settings: {name: dict(settings.settings.get(name, {}))}
-
-
-def _check_arguments(features: Features, label: str, arguments: Mapping[str, Any]) -> None:
-    parameters = list(signature(features).parameters.values())[4:]
-    known = [parameter.name for parameter in parameters]
-    for name in arguments:
-        if name not in known and all(parameter.kind is not Parameter.VAR_KEYWORD for parameter in parameters):
-            raise ParameterError(f"view {label}: there is no parameter {name!r}; {nearest(name, known)}")
 
 
 def labels_of(names: Sequence[str], settings: Any) -> dict[str, tuple[View, Mapping[str, Any]]]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from stages.contract import Params
+from stages.views.registry import Features, View, ViewPass, one_by_one
 from store.errors import ParameterError
+
+if TYPE_CHECKING:
+    from stages.visual.mask_encoder import MaskEncoder
 
 
 def labels_from(name: str, kind: type[Params]) -> Callable[[Any], dict[str, Mapping[str, Any]]]:
@@ -43,6 +48,33 @@ def arguments_from(name: str, kind: type[Params], given: Mapping[str, Any]) -> d
     return {field: values[0] for field, values in listed.items() if values[0] is not None}
 
 
+def view_of(
+    module: str,
+    name: str,
+    meaning: str,
+    kind: type[Params],
+    features: Features,
+    *,
+    reads_boxes: bool = False,
+    backbones: tuple[str, ...] = (),
+) -> View:
+    """A view of one image at a time whose settings, of type ``kind``, are the arguments of ``features``."""
+
+    def open_pass(encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> ViewPass:
+        checked = {label: arguments_from(name, kind, own) for label, own in labels.items()}
+        return one_by_one(features)(encoder, checked)
+
+    return View(
+        module=module,
+        name=name,
+        meaning=meaning,
+        labels=labels_from(name, kind),
+        open=open_pass,
+        reads_boxes=reads_boxes,
+        backbones=backbones,
+    )
+
+
 def _word(field: str, value: Any) -> str:
     if isinstance(value, bool):
         return field if value else f"no_{field}"
@@ -53,5 +85,13 @@ def _checked(where: str, kind: type[Params], values: Any) -> dict[str, list[Any]
     try:
         return kind.model_validate(values).config()
     except ValidationError as error:
-        said = "; ".join(f"{fault['loc'][0]}: {fault['msg']}, got {fault['input']!r}" for fault in error.errors())
+        said = "; ".join(_fault(kind, fault) for fault in error.errors())
         raise ParameterError(f"{where}: {said}; it knows {', '.join(kind.model_fields)}") from None
+
+
+def _fault(kind: type[Params], fault: Any) -> str:
+    name = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        close = get_close_matches(name, kind.model_fields, n=1)
+        return f"there is no setting {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    return f"{name}: {fault['msg'].replace('Input should be', 'expected')}, got {fault['input']!r}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from stages.contract import Listed, Params
-from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors, View, ViewPass, one_by_one
-from stages.views.settings import arguments_from, labels_from
+from stages.views.registry import VIEWS, Boxes, Masks, MaskVectors
+from stages.views.settings import view_of
 
 if TYPE_CHECKING:
     from stages.visual.mask_encoder import MaskEncoder
@@ -36,18 +35,13 @@ def features(encoder: MaskEncoder, image: Prepared, masks: Masks, boxes: Boxes, 
     return MaskVectors(vectors, empty, "empty mask, no patch to average")
 
 
-def _open(encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> ViewPass:
-    checked = {label: arguments_from("text_region", TextRegionSettings, own) for label, own in labels.items()}
-    return one_by_one(features)(encoder, checked)
-
-
 VIEWS.add(
-    View(
-        module=__name__,
-        name="text_region",
-        meaning="the last block's values averaged over the mask, then on as the class token would go",
-        labels=labels_from("text_region", TextRegionSettings),
-        open=_open,
+    view_of(
+        __name__,
+        "text_region",
+        "the last block's values averaged over the mask, then on as the class token would go",
+        TextRegionSettings,
+        features,
         backbones=("vit",),
     )
 )

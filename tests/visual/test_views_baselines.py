@@ -386,10 +386,14 @@ def test_labels_name_what_is_not_the_default() -> None:
             {"bias": "release"},
             "score_map: bias: .*'clip' or 'none', got 'release'; it knows pooling, bias",
         ),
-        ("score_map", {"sign": "usual"}, "score_map: sign: .*; it knows pooling, bias"),
+        ("score_map", {"sign": "usual"}, "score_map: there is no setting 'sign'.*; it knows pooling, bias"),
         ("region_token", {"reference": "perhaps"}, "region_token: reference: .*, got 'perhaps'; it knows reference"),
         ("global", {"masking": "patch"}, "global: masking: .*'token' or 'attention', got 'patch'; it knows masking"),
-        ("grad_cam", {"poling": "inside"}, "grad_cam: poling: .*; it knows pooling, sign"),
+        (
+            "grad_cam",
+            {"poling": "inside"},
+            "grad_cam: there is no setting 'poling'; did you mean 'pooling'.*; it knows pooling, sign",
+        ),
     ],
 )
 def test_other_settings_are_refused(

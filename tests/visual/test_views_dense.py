@@ -393,7 +393,7 @@ def test_unknown_names_are_refused() -> None:
         dense_patches(small(), some_image(), "gemm")
     with pytest.raises(ParameterError, match=r"view gem: pooling: .*'inside_minus_outside', got 'outside'"):
         small().view_features("gem", some_image(), some_masks(), pooling="outside")
-    with pytest.raises(ParameterError, match=r"view text_region: pooling: .*knows side"):
+    with pytest.raises(ParameterError, match=r"view text_region: there is no setting 'pooling'.*knows side"):
         small().view_features("text_region", some_image(), some_masks(), pooling="inside")
 
 

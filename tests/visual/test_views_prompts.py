@@ -187,21 +187,37 @@ def test_what_means_little_is_degenerate(vit: Any, image: Image.Image, masks: Ar
 def test_faulty_parameters_are_told(vit: Any, image: Image.Image, masks: Array, boxes: Array) -> None:
     encoder = clip_of(vit)
     for std in (-1, float("nan"), float("inf")):
-        with pytest.raises(ParameterError, match=r"std: expected a number of pixels, 0 or more"):
+        with pytest.raises(
+            ParameterError, match=r"view blur: std: expected (greater than or equal to 0|a finite number), got"
+        ):
             encoder.view_features("blur", image, masks, std=std)
     for thickness in (0, 1.5):
-        with pytest.raises(ParameterError, match=r"thickness: expected a whole number of pixels, 1 or more"):
+        with pytest.raises(
+            ParameterError,
+            match=r"view red_circle: thickness: expected (greater than or equal to 1|a valid integer.*), got",
+        ):
             encoder.view_features("red_circle", image, masks, boxes, thickness=thickness)
     with pytest.raises(ParameterError, match=r"boxes: expected one for each of the 7 masks, got 2"):
         encoder.view_features("red_circle", image, masks, boxes[:2])
     for name in ("blur", "red_circle"):
-        with pytest.raises(ParameterError, match=r"preprocess: expected one of release, encoder"):
+        with pytest.raises(ParameterError, match=r"preprocess: expected 'release' or 'encoder', got 'reference'"):
             encoder.view_features(name, image, masks, boxes, preprocess="reference")
     with pytest.raises(ParameterError, match=r"view blur: .*'sigma'.*std"):
         encoder.view_features("blur", image, masks, sigma=3)
 
 
 def test_settings_of_the_params_file_are_the_arguments() -> None:
-    params = Params(views=["blur", "red_circle", "hybrid"], settings={"blur": {"std": 7.5}})
+    """One label for each value of a list, as of every view; a value that no picture can have is told before any work."""
+    params = Params(views=["blur", "red_circle", "hybrid"], settings={"blur": {"std": [100, 7.5]}})
     labels = {label: (view.name, given) for label, (view, given) in labels_of(params.views, params).items()}
-    assert labels == {"blur": ("blur", {"std": 7.5}), "red_circle": ("red_circle", {}), "hybrid": ("hybrid", {})}
+    assert labels == {
+        "blur": ("blur", {"preprocess": "release", "std": 100}),
+        "blur.std7.5": ("blur", {"preprocess": "release", "std": 7.5}),
+        "red_circle": ("red_circle", {"preprocess": "release", "thickness": 2}),
+        "hybrid": ("hybrid", {"preprocess": "release", "masked_blocks": 3}),
+    }
+    wrong = Params(views=["blur"], settings={"blur": {"std": -1}})
+    with pytest.raises(
+        ParameterError, match=r"embed_masks\.settings\.blur: std: expected greater than or equal to 0, got -1"
+    ):
+        labels_of(wrong.views, wrong)
