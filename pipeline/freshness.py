@@ -19,7 +19,7 @@ from stages.text.spacy_model import spacy_digest
 from store import schema
 from store.agreement import disagreements
 from store.document import read_document
-from store.errors import StoreError, WeightsError, again, reading
+from store.errors import StoreError, WeightsError, reading, rerun
 from store.fingerprint import file_digest
 from store.table import check_description, read_table
 from store.vectors import MANIFEST
@@ -36,66 +36,68 @@ def producers() -> dict[str, str]:
 
 def ancestors(stage: str) -> list[str]:
     """The stages whose outputs ``stage`` reads, directly or not, in the order of the flow."""
-    made_by, found, waiting = producers(), set[str](), [stage]
+    producer_of, above, waiting = producers(), set[str](), [stage]
     while waiting:
         for field in stage_module(waiting.pop()).Paths.model_fields:
-            before = made_by.get(field)
-            if before not in (None, stage, *found):
-                found.add(str(before))
+            before = producer_of.get(field)
+            if before not in (None, stage, *above):
+                above.add(str(before))
                 waiting.append(str(before))
-    return [name for name in STAGES if name in found]
+    return [name for name in STAGES if name in above]
 
 
 def reasons(project: LoadedProject) -> dict[str, list[str]]:
     """Stage -> why its outputs are stale by themselves; [] where they are current, or would be if their inputs were."""
     outputs = {stage: _outputs(project, stage) for stage in STAGES}
-    digests = {field: attrs.get("digest") for made in outputs.values() for field, attrs in made.items()}
-    found: dict[str, list[str]] = {}
-    for stage, made in outputs.items():
+    digests = {field: attrs.get("digest") for by_field in outputs.values() for field, attrs in by_field.items()}
+    stale: dict[str, list[str]] = {}
+    for stage, by_field in outputs.items():
         files = stage_values(project, stage, {})[1]
-        found[stage] = [str(attrs["fault"]) for attrs in made.values() if "fault" in attrs]
-        if not all(files[field].exists() for field in made):
-            found[stage] = [NOT_RUN]
+        stale[stage] = [str(attrs["fault"]) for attrs in by_field.values() if "fault" in attrs]
+        if not all(files[field].exists() for field in by_field):
+            stale[stage] = [NOT_RUN]
             continue
-        for field, attrs in made.items():
+        for field, attrs in by_field.items():
             others = [
                 source
                 for source, digest in attrs.get("made_from", {}).items()
                 if digests.get(source) not in (None, digest)
             ]
-            found[stage] += [f"{files[field].name} was made from another {', '.join(others)}"] if others else []
-            found[stage] += _changed_values(project, stage, attrs)
+            stale[stage] += [f"{files[field].name} was made from another {', '.join(others)}"] if others else []
+            stale[stage] += _changed_values(project, stage, attrs)
         if stage == "score":
-            found[stage] += _other_metrics(files["metrics"], made)
-    return found
+            stale[stage] += _other_metrics(files["metrics"], by_field)
+    return stale
 
 
 def stale_line(project: LoadedProject, stage: str) -> str:
     """One line that says why numbers made from the outputs of ``stage`` are stale, and what to run; "" if they are not."""
     by_stage = reasons(project)
-    wanted = [name for name in STAGES if name in (*ancestors(stage), stage)]
-    absent = [name for name in wanted if by_stage[name] == [NOT_RUN]]
-    told = [f"{', '.join(absent)} {'have' if absent[1:] else 'has'} not run here"] if absent else []
-    told += [reason for name in wanted if name not in absent for reason in by_stage[name]]
-    if not told:
+    stages = [name for name in STAGES if name in (*ancestors(stage), stage)]
+    absent = [name for name in stages if by_stage[name] == [NOT_RUN]]
+    causes = [f"{', '.join(absent)} {'have' if absent[1:] else 'has'} not run here"] if absent else []
+    causes += [reason for name in stages if name not in absent for reason in by_stage[name]]
+    if not causes:
         return ""
-    more = f"; and {len(told) - _SHOWN} more ({with_params(project, 'glimpse status')})" if len(told) > _SHOWN else ""
-    return f"stale: {'; '.join(told[:_SHOWN])}{more}; to renew: {repro(project)}"
+    more = (
+        f"; and {len(causes) - _SHOWN} more ({with_params(project, 'glimpse status')})" if len(causes) > _SHOWN else ""
+    )
+    return f"stale: {'; '.join(causes[:_SHOWN])}{more}; to renew: {repro(project)}"
 
 
 def _outputs(project: LoadedProject, stage: str) -> dict[str, dict[str, Any]]:
     """Output -> its attributes; {} where there are none, ``fault`` where they cannot be read."""
     files = stage_values(project, stage, {})[1]
-    found: dict[str, dict[str, Any]] = {}
+    by_field: dict[str, dict[str, Any]] = {}
     for field in stage_module(stage).Paths.outputs:
         path = files[field]
-        found[field] = {}
+        by_field[field] = {}
         if field in schema.TABLES and path.exists():
             try:
-                found[field] = dict(attributes(path, field))
+                by_field[field] = dict(attributes(path, field))
             except StoreError as error:
-                found[field] = {"fault": error}
-    return found
+                by_field[field] = {"fault": error}
+    return by_field
 
 
 def attributes(path: Path, name: str) -> Mapping[str, Any]:
@@ -105,7 +107,7 @@ def attributes(path: Path, name: str) -> Mapping[str, Any]:
         StoreError: there is none, it is damaged, or of another version of the schema.
     """
     if path.is_dir():
-        remedy = again(schema.TABLES[name].producer)
+        remedy = rerun(schema.TABLES[name].producer)
         with reading(path, remedy):
             return check_description(path, name, (path / MANIFEST).read_bytes(), remedy)
     return read_table(path, name, ()).attrs
@@ -138,7 +140,7 @@ def _digest_of(project: LoadedProject, name: str, value: str) -> str | None:
     return file_digest(path) if path.is_file() else None
 
 
-def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _other_metrics(file: Path, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Whether the metrics file holds other numbers than the run that wrote the scores table found.
 
     A file that agrees is kept as it is (``store.agreement``), so the pair table that it names may be an earlier one.
@@ -147,6 +149,6 @@ def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[st
         content = read_document(file, "score")
     except StoreError as error:
         return [str(error)]
-    found = made["scores"].get("metrics")  # none in a table that cannot be read, which is a reason by itself
-    other = found is not None and bool(disagreements(content, found))
+    numbers = outputs["scores"].get("metrics")  # none in a table that cannot be read, which is a reason by itself
+    other = numbers is not None and bool(disagreements(content, numbers))
     return [f"{file.name} holds other numbers than the last run of score found"] if other else []

@@ -51,10 +51,12 @@ class Execution(BaseModel):
         """What the environment says, and ``options`` over it."""
         given = {name: os.environ.get(f"GLIMPSE_{name.upper()}") for name in cls.model_fields}
         values = {name: value for name, value in given.items() if value} | dict(options or {})
-        found = checked(cls, values, "options, environment GLIMPSE_*" if options else "environment GLIMPSE_*")
-        if found.workers and found.scheduler:
-            raise ParameterError(f"expected workers or scheduler, got both: {found.workers} and {found.scheduler}")
-        return found
+        execution = checked(cls, values, "options, environment GLIMPSE_*" if options else "environment GLIMPSE_*")
+        if execution.workers and execution.scheduler:
+            raise ParameterError(
+                f"expected workers or scheduler, got both: {execution.workers} and {execution.scheduler}"
+            )
+        return execution
 
     @contextmanager
     def executor(self) -> Iterator[Callable[[Load, Sequence[Unit], str], Iterable[Done]]]:

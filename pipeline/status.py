@@ -72,18 +72,18 @@ def states(project: LoadedProject) -> tuple[dict[str, str], str]:
     except StoreError as error:
         by_dvc = dict.fromkeys(STAGES, CURRENT)
         note = f"note: outputs and values are compared, whether code changed is not known: {error}"
-    own = reasons(project)
-    found: dict[str, str] = {}
+    causes = reasons(project)
+    by_stage: dict[str, str] = {}
     for stage, state in by_dvc.items():
-        if state in (CURRENT, _OTHER_COMMAND) and own[stage]:  # says which value changed
-            state = "; ".join(own[stage])
-        found[stage] = state
-    stale = {stage for stage, state in found.items() if state != CURRENT}
-    for stage, state in found.items():
+        if state in (CURRENT, _OTHER_COMMAND) and causes[stage]:  # says which value changed
+            state = "; ".join(causes[stage])
+        by_stage[stage] = state
+    stale = {stage for stage, state in by_stage.items() if state != CURRENT}
+    for stage, state in by_stage.items():
         before = [name for name in ancestors(stage) if name in stale]
         if before and state == CURRENT:
-            found[stage] = f"waits for {', '.join(before)}"
-    return found, note
+            by_stage[stage] = f"waits for {', '.join(before)}"
+    return by_stage, note
 
 
 def print_status(project: LoadedProject) -> None:
@@ -140,16 +140,16 @@ def remove_unused_parts(project: LoadedProject, dry_run: bool = False) -> list[U
     work = project.path(project.values.work)
     known = records(project)
     used = {Path(folder).name for record in known.values() for folder in record["parts"]}  # variants uses others' parts
-    found = []
+    unused = []
     for stage, record in known.items():
         with locked(work / stage):  # a run that goes on now may be filling a new one
             for folder in sorted((work / stage).glob("*/*")):
                 if not folder.is_dir() or folder.name in used:
                     continue
-                found.append(Unused(folder, size_of(folder), _why_kept(project, stage, record, folder)))
-                if not dry_run and not found[-1].kept:
+                unused.append(Unused(folder, size_of(folder), _why_kept(project, stage, record, folder)))
+                if not dry_run and not unused[-1].kept:
                     remove(folder)
-    return found
+    return unused
 
 
 def _why_kept(project: LoadedProject, stage: str, record: dict[str, Any], folder: Path) -> str:

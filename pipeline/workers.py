@@ -125,7 +125,7 @@ def _work(unit: Unit, load: bytes, device: str, threads: int, extensions: Path |
 
             torch.set_num_threads(threads or torch.get_num_threads())
             devices = torch.cuda.device_count()
-        _loaded[key] = loader(_own_device(device, get_worker().name, devices))
+        _loaded[key] = loader(_device_of(device, get_worker().name, devices))
     return recovered(unit) or finish(unit, _loaded[key])
 
 
@@ -143,7 +143,7 @@ def _require_libraries(expected: Mapping[str, str]) -> None:
         )
 
 
-def _own_device(device: str, worker: object, devices: int) -> str:
+def _device_of(device: str, worker: object, devices: int) -> str:
     """``cuda`` for the numbered workers of a local cluster: the GPUs in turn. Others see the one they were given."""
     if device == "cuda" and devices > 1 and isinstance(worker, int):
         return f"cuda:{worker % devices}"

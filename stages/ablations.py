@@ -50,18 +50,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     with summary.timed("read"):
         pairs, attrs = load_pairs(paths.pairs, params.k)
-        beside = _read_list(paths.variants, attrs["digest"])
+        variants = _read_list(paths.variants, attrs["digest"])
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
-        tried = ablations(pairs, scores, attrs["ks"], params)
-        for template in beside["templates"]:
+        ablation_rows = ablations(pairs, scores, attrs["ks"], params)
+        for template in variants["templates"]:
             setting = f'template = "{template["template"]}"'
-            tried += _rows_of_file(paths.variants, template, params, "template", setting)
-        turned = differences(paths.variants, beside["switches"], pairs, scores, params)
-    content = {"ablations": tried, "differences": turned}
+            ablation_rows += _rows_of_file(paths.variants, template, params, "template", setting)
+        difference_rows = differences(paths.variants, variants["switches"], pairs, scores, params)
+    content = {"ablations": ablation_rows, "differences": difference_rows}
     write_document(paths.ablations, content, "ablations", {"pairs": attrs["digest"]})
-    summary.wrote = {"ablations": len(tried), "differences": len(turned)}
+    summary.wrote = {"ablations": len(ablation_rows), "differences": len(difference_rows)}
     return summary
 
 
@@ -101,8 +101,8 @@ def differences(
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        found = _rows_of_file(folder, switch, scoring, name, setting)
-        rows += [{**row, "release": switch["release"]} for row in found]
+        split_rows = _rows_of_file(folder, switch, scoring, name, setting)
+        rows += [{**row, "release": switch["release"]} for row in split_rows]
     return rows
 
 

@@ -129,7 +129,7 @@ class Results:
 
     def __init__(self, kinds: dict[str, Parts]) -> None:
         self._kinds = kinds
-        self._passing: dict[tuple[str, str], Item] = {}
+        self._stand_ins: dict[tuple[str, str], Item] = {}
 
     @property
     def kinds(self) -> list[str]:
@@ -137,13 +137,13 @@ class Results:
 
     def get(self, kind: str, key: str) -> Item:
         """The item of one input."""
-        if key not in self._kinds[kind] and (kind, key) in self._passing:
-            return self._passing[kind, key]
+        if key not in self._kinds[kind] and (kind, key) in self._stand_ins:
+            return self._stand_ins[kind, key]
         return self._kinds[kind].get(key)
 
     def stand_in(self, kind: str, key: str, item: Item) -> None:
         """Use ``item`` for input ``key`` in this run only."""
-        self._passing[kind, key] = item
+        self._stand_ins[kind, key] = item
 
 
 def compute_missing(
@@ -211,7 +211,7 @@ def _count(done: Done, kinds: Mapping[str, Parts], known: Results, summary: Summ
         if part is not None:
             kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)
     summary.transient += done.transient
-    for kind, key, item in done.passing:
+    for kind, key, item in done.stand_ins:
         known.stand_in(kind, key, item)
     for name, seconds in done.seconds.items():
         summary.seconds[name] = summary.seconds.get(name, 0.0) + seconds

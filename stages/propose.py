@@ -107,7 +107,7 @@ def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) 
     """The columns of the proposals table; an image that cannot be used has no proposals and its own status."""
     nothing = no_proposals("", State.UNREADABLE_IMAGE)
     kept = [nothing if status else item for status, item in zip(image_status, items, strict=True)]
-    told = [i["status"].tobytes().decode("utf-8", "surrogatepass") for i in kept]
+    statuses = [i["status"].tobytes().decode("utf-8", "surrogatepass") for i in kept]
     filled = kept or [nothing]
     mask, length, score, area = (
         np.concatenate([i[name] for i in filled]) for name in ("mask", "length", "score", "area")
@@ -118,6 +118,6 @@ def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) 
         "box": np.concatenate([boxes_of(item, box) for item in filled]),
         "score": score,
         "area": area,
-        "status": [status or own for status, own in zip(image_status, told, strict=True)],
+        "status": [status or reason for status, reason in zip(image_status, statuses, strict=True)],
         "state": [item["state"].tobytes().decode() for item in kept],
     }

@@ -106,7 +106,7 @@ def choose(pairs: PairTable, scores: Mapping[str, Floats], params: Scoring) -> d
         pairs: unfiltered. scores: of its pairs by rule (P,). ``upper_bound`` is added: the proposal of the highest IoU.
     """
     ranked = {**scores, "upper_bound": iou_of(pairs.intersection, pairs.union)}
-    return {rule: pairs.choice(own, params) for rule, own in ranked.items()}
+    return {rule: pairs.choice(rule_scores, params) for rule, rule_scores in ranked.items()}
 
 
 def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.int64]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.text.template import Template
 from store.document import write_document
-from store.errors import ParameterError, StoreError, again
+from store.errors import ParameterError, StoreError, rerun
 from store.publish import remove, replacing
 from store.table import Table, read_table
 
@@ -80,17 +80,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             scratch = context.work / name
             shutil.copyfile(profile.pair_table(change, scratch, context, total), temporary / f"{name}.h5")
             remove(scratch)
-            made = read_table(temporary / f"{name}.h5", "pairs", ())
-            _require_beside(base, made, change)
-            return {"file": f"{name}.h5", "digest": made.digest}
+            variant = read_table(temporary / f"{name}.h5", "pairs", ())
+            _require_same_inputs(base, variant, change)
+            return {"file": f"{name}.h5", "digest": variant.digest}
 
         for switch in dict.fromkeys(params.switches):
-            turned = RELEASED if switch == "release" else {switch: _other(profile, switch)}
+            values = RELEASED if switch == "release" else {switch: _other(profile, switch)}
             change: dict[str, dict[str, str]] = {}
-            for name, value in turned.items():
+            for name, value in values.items():
                 change.setdefault(SECTION[name], {})[name] = value
-            setting = ", ".join(f"{name} = {value}" for name, value in turned.items())
-            released = turned.items() <= RELEASED.items()
+            setting = ", ".join(f"{name} = {value}" for name, value in values.items())
+            released = values.items() <= RELEASED.items()
             switches.append({"name": switch, **keep(switch, change), "setting": setting, "release": released})
         for number, template in enumerate(dict.fromkeys(params.templates), 1):
             kept = keep(f"template{number}", {"embed_text": {"template": template}})
@@ -101,13 +101,13 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return total
 
 
-def _require_beside(base: Table, made: Table, change: dict[str, dict[str, str]]) -> None:
+def _require_same_inputs(base: Table, variant: Table, change: dict[str, dict[str, str]]) -> None:
     """Raise a StoreError unless ``made``, the profile's pair table with ``change``, shares with ``base`` what it leaves."""
     shared = set.intersection(*(set(_KEPT[section]) for section in change))
-    other = sorted(n for n in shared if base.attrs["made_from"].get(n) != made.attrs["made_from"][n])
+    other = sorted(n for n in shared if base.attrs["made_from"].get(n) != variant.attrs["made_from"][n])
     if other:
         raise StoreError(
-            f"variants: {base.path} was made from another {', '.join(other)} than the profile has; {again('pair')}"
+            f"variants: {base.path} was made from another {', '.join(other)} than the profile has; {rerun('pair')}"
         )
 
 

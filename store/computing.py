@@ -48,12 +48,12 @@ def _read(tree: ast.AST) -> set[str]:
 def _unread_parameters(tree: ast.Module) -> dict[str, list[str]]:
     """Private function of the module -> its parameters, "" for each that it does not read."""
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("_")]
-    found = {}
+    unread = {}
     for function in functions:
         names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
         read = {n.id for part in function.body for n in ast.walk(part) if isinstance(n, ast.Name)}
-        found[function.name] = [name if name in read else "" for name in names]
-    return found
+        unread[function.name] = [name if name in read else "" for name in names]
+    return unread
 
 
 def _name(node: ast.AST) -> str:
@@ -83,8 +83,8 @@ class _WithoutWords(ast.NodeTransformer):
         return _name(function) == "print"
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        made = node.value.func if isinstance(node.value, ast.Call) else node.value
-        return None if _name(made) == "getLogger" else self.generic_visit(node)
+        called = node.value.func if isinstance(node.value, ast.Call) else node.value
+        return None if _name(called) == "getLogger" else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc

@@ -33,7 +33,7 @@ class DataError(GlimpseError):
     """The user's data are missing, broken or not of the expected form."""
 
 
-class PassingError(DataError):
+class TransientError(DataError):
     """A file that is missing, or another one than was indexed, now: the next run may find it again."""
 
 
@@ -61,7 +61,7 @@ def repair(path: Path) -> str:
     return f"make it again: glimpse repair {shlex.quote(str(path))}"
 
 
-def again(stage: str) -> str:
+def rerun(stage: str) -> str:
     """The remedy "run this stage again" where no output of it is at fault, for either profile's dvc.yaml."""
     return f"run stage {stage} again: dvc repro --force --single-item dvc.yaml:{stage} (demo/dvc.yaml:{stage} for the demo)"
 

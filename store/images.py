@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import DataError, PassingError, again
+from store.errors import DataError, TransientError, rerun
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +26,7 @@ MOST_PIXELS = 2**25
 """What pycocotools can hold in any mask, see ``stages.datasets.ground_truth``."""
 MOST_ASPECT = 20
 """A short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
-_REMEDY = f"put the right file there, then {again('index')}"
+_REMEDY = f"put the right file there, then {rerun('index')}"
 _OTHER = "name another file, or save it as an 8-bit PNG or JPEG"
 _BITS, _BLACK_IS, _SIGN = 258, 262, 339
 """Tags of TIFF: bits per sample, photometric interpretation (0: white is zero), sample format (2: signed)."""
@@ -54,10 +54,10 @@ def read_image(root: Path, name: str, digest: str) -> Image.Image:
     try:
         data = _bytes(root / name, _REMEDY)
     except DataError as error:
-        raise PassingError(str(error)) from error
+        raise TransientError(str(error)) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise PassingError(
-            f"{root / name}: the file changed since it was indexed; put the old one back, or {again('index')}"
+        raise TransientError(
+            f"{root / name}: the file changed since it was indexed; put the old one back, or {rerun('index')}"
         )
     return _rgb(root / name, data, _REMEDY)
 
@@ -82,8 +82,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         from PIL import Image as images
 
-        seen = image.convert("RGBA")
-        image = images.alpha_composite(images.new("RGBA", seen.size, "white"), seen)
+        rgba = image.convert("RGBA")
+        image = images.alpha_composite(images.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
 
 
@@ -134,7 +134,7 @@ def _bytes(path: Path, remedy: str) -> bytes:
             raise DataError(f"{path}: expected an image file, this is no regular file; {remedy}")
         data = path.read_bytes()
     except OSError as error:
-        raise PassingError(f"{path}: image file cannot be read ({error.strerror}); {remedy}") from error
+        raise TransientError(f"{path}: image file cannot be read ({error.strerror}); {remedy}") from error
     if not data:
         raise DataError(f"{path}: image file is empty (0 bytes); {remedy}")
     return data

@@ -84,9 +84,9 @@ class Loader:
             raise CodeError(f"{', '.join(other)}: this process has loaded another file than the run; {_RESTART}")
         before = {path: file_identity(path) for path in self.reads}
         for path, digest in self.reads.items():
-            found = content_digest(path)
-            if found != digest:
-                raise _replaced(path, digest, found)
+            actual = content_digest(path)
+            if actual != digest:
+                raise _replaced(path, digest, actual)
         compute = self.load(device)
         for path, identity in before.items():
             if file_identity(path) != identity:
@@ -117,11 +117,11 @@ def require_loaded(code: Mapping[str, str]) -> None:
     known = set(sys.modules)
     other = []
     for name, digest in code.items():
-        own = name.partition(".")[0] in PACKAGES
-        if own:
+        internal = name.partition(".")[0] in PACKAGES
+        if internal:
             import_module(name)
-        file = module_path(name) if own else loaded_file(name)
-        if file is None and not own:
+        file = module_path(name) if internal else loaded_file(name)
+        if file is None and not internal:
             continue  # it came with the function that was sent
         now = b"" if file is None else file.read_bytes()
         loaded = _started.setdefault(name, now)
@@ -131,8 +131,8 @@ def require_loaded(code: Mapping[str, str]) -> None:
         raise CodeError(f"{', '.join(other)}: this process has loaded other code than the run's files; {_RESTART}")
 
 
-def _replaced(path: Path, expected: str, found: str) -> StoreError:
+def _replaced(path: Path, expected: str, actual: str) -> StoreError:
     return StoreError(
-        f"{path}: expected the file that this run began with ({expected[:16]}), found another ({found[:16]}): it was replaced "
+        f"{path}: expected the file that this run began with ({expected[:16]}), found another ({actual[:16]}): it was replaced "
         "meanwhile, or a worker sees other files; run the same command again"
     )

@@ -78,9 +78,9 @@ def _free(path: Path) -> str:
     """What is free on the file system of ``path``, which need not be there."""
     for place in (path, *path.absolute().parents):
         with suppress(OSError):
-            found = os.statvfs(place)
-            none_left = ", no room for another file" if found.f_files and not found.f_favail else ""
-            return f"{found.f_bavail * found.f_frsize:,} bytes free there{none_left}"
+            room = os.statvfs(place)
+            none_left = ", no room for another file" if room.f_files and not room.f_favail else ""
+            return f"{room.f_bavail * room.f_frsize:,} bytes free there{none_left}"
     return "free space unknown"
 
 
@@ -97,7 +97,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
-        with _own_folder(path) as folder:
+        with _temporary_folder(path) as folder:
             temporary = folder / f"new{path.suffix}"
             yield temporary
             _flush(temporary)
@@ -162,7 +162,7 @@ def _discard_without_lock(left: Path) -> None:
 
 
 @contextmanager
-def _own_folder(path: Path) -> Iterator[Path]:
+def _temporary_folder(path: Path) -> Iterator[Path]:
     """A new folder beside ``path``, locked; removed at the end."""
     while True:
         folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")

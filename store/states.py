@@ -78,6 +78,6 @@ def left_out(counts: Mapping[str, int]) -> str:
 
     "3 of 9 (unreadable image 2, faulty sentence 1)".
     """
-    found = {state: counts.get(state, 0) for state in State if state not in EVALUATED}
-    told = ", ".join(f"{state} {count:,}" for state, count in found.items() if count)
-    return f"{sum(found.values()):,} of {counts['expressions']:,} ({told})" if told else ""
+    by_state = {state: counts.get(state, 0) for state in State if state not in EVALUATED}
+    listed = ", ".join(f"{state} {count:,}" for state, count in by_state.items() if count)
+    return f"{sum(by_state.values()):,} of {counts['expressions']:,} ({listed})" if listed else ""

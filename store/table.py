@@ -159,21 +159,21 @@ def _verified(
     """The stored arrays, each compared with its digest in another thread while the next one is read."""
     with ThreadPoolExecutor(1) as pool:
         arrays: dict[str, NDArray[Any]] = {}
-        found: dict[str, Future[str]] = {}
+        pending: dict[str, Future[str]] = {}
         for name in names:
             arrays[name] = file[name][()]
-            found[name] = pool.submit(array_digest, arrays[name])
-        for name, digest in found.items():
+            pending[name] = pool.submit(array_digest, arrays[name])
+        for name, digest in pending.items():
             check_digest(path, name, digest.result(), digests, remedy)
     return arrays
 
 
-def check_digest(path: Path, name: str, found: str, digests: Mapping[str, str], remedy: str) -> None:
+def check_digest(path: Path, name: str, actual: str, digests: Mapping[str, str], remedy: str) -> None:
     """Raise a StoreError unless the values of a stored array are those that were written."""
-    if found != digests.get(name):
+    if actual != digests.get(name):
         raise StoreError(
             f"{path}: {name} is damaged or from another file: expected values with digest {digests.get(name)}, found "
-            f"{found}; {remedy}"
+            f"{actual}; {remedy}"
         )
 
 
@@ -229,10 +229,10 @@ class Stored(Protocol):
 
 def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
     """Check that tables fit each other: for each (made, name, source), ``made`` was computed from this ``source``."""
-    for made, name, source in uses:
-        if made.attrs["made_from"].get(name) != source.attrs["digest"]:
+    for output, name, source in uses:
+        if output.attrs["made_from"].get(name) != source.attrs["digest"]:
             raise StoreError(
-                f"{consumer}: {made.path} was made from another {name} than {source.path}; {repair(made.path)}"
+                f"{consumer}: {output.path} was made from another {name} than {source.path}; {repair(output.path)}"
             )
 
 

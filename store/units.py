@@ -21,7 +21,7 @@ class Result:
 
     items: dict[str, Item]
     skipped: list[str] = field(default_factory=list)
-    passing: bool = False
+    transient: bool = False
 
 
 Compute = Callable[[Sequence[Any], tuple[str, ...]], list[Result]]
@@ -50,7 +50,7 @@ class Done:
     parts: dict[str, str | None]
     keys: dict[str, list[str]]
     skipped: list[str]
-    passing: list[tuple[str, str, Item]]
+    stand_ins: list[tuple[str, str, Item]]
     seconds: dict[str, float]
     transient: list[str] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ def finish(unit: Unit, compute: Compute) -> Done:
         raise RuntimeError(f"expected {len(unit.inputs)} results of a unit, got {len(results)}")
     computed = time.perf_counter()
     parts: dict[str, str | None] = {}
-    kept = [position for position, result in enumerate(results) if not result.passing]
+    kept = [position for position, result in enumerate(results) if not result.transient]
     skipped = [reason for p in kept for reason in results[p].skipped]
     for kind, keys in unit.keys.items():
         items = [results[p].items[kind] for p in kept]
@@ -73,24 +73,24 @@ def finish(unit: Unit, compute: Compute) -> Done:
         parts,
         keys={kind: [keys[p] for p in kept] for kind, keys in unit.keys.items()},
         skipped=skipped,
-        passing=[
+        stand_ins=[
             (kind, keys[p], result.items[kind])
             for kind, keys in unit.keys.items()
             for p, result in enumerate(results)
-            if result.passing
+            if result.transient
         ],
         seconds={"compute": computed - start, "write parts": time.perf_counter() - computed},
-        transient=[reason for result in results if result.passing for reason in result.skipped],
+        transient=[reason for result in results if result.transient for reason in result.skipped],
     )
 
 
 def recovered(unit: Unit) -> Done | None:
     """A unit whose parts stand there whole though nobody heard of them: their writer died just after."""
-    told = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
-    if any(skipped is None for skipped in told):
+    reasons = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
+    if any(skipped is None for skipped in reasons):
         return None
     parts: dict[str, str | None] = {kind: part_name(keys) for kind, keys in unit.keys.items()}
-    return Done(unit, parts, unit.keys, told[0] or [], [], {"compute": 0.0})
+    return Done(unit, parts, unit.keys, reasons[0] or [], [], {"compute": 0.0})
 
 
 def in_process(load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:

@@ -67,9 +67,9 @@ def require_usable(
         return
     losses = _by_state(what, total, rows)
     if len(rows) >= total and not summary.transient:
-        raise DataError(f"none of {total:,} {what} can be used: {_told(losses)}; {remedy}")
+        raise DataError(f"none of {total:,} {what} can be used: {_listed(losses)}; {remedy}")
     if len(rows) > LOST_SHARE * total:
-        summary.warnings.append(f"{len(rows):,} of {total:,} {what} cannot be used: {_told(losses)}; {remedy}")
+        summary.warnings.append(f"{len(rows):,} of {total:,} {what} cannot be used: {_listed(losses)}; {remedy}")
     summary.losses += losses
 
 
@@ -107,7 +107,7 @@ def _by_state(what: str, total: int, rows: list[Lost]) -> list[dict[str, Any]]:
                 for kind, count in reasons.most_common(_SHOWN)
             ],
         }
-        for state, reasons in sorted(counts.items(), key=lambda found: -found[1].total())
+        for state, reasons in sorted(counts.items(), key=lambda entry: -entry[1].total())
     ]
 
 
@@ -116,7 +116,7 @@ def _example(row: Lost) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _told(losses: list[dict[str, Any]]) -> str:
+def _listed(losses: list[dict[str, Any]]) -> str:
     return "; ".join(
         f"{reason['count']:,} x {loss['state']}, such as {reason['example']}"
         for loss in losses

@@ -179,9 +179,9 @@ class Vectors:
         identity = file_identity(path)
         if identity == self._checked.get(file, None):
             return False
-        found = _stamp(path) if identity else _NONE
-        if found != expected:
-            raise StoreError(f"{path}: expected what was written ({expected[:16]}), found {found[:16]}; {self.remedy}")
+        actual = _stamp(path) if identity else _NONE
+        if actual != expected:
+            raise StoreError(f"{path}: expected what was written ({expected[:16]}), found {actual[:16]}; {self.remedy}")
         self._checked[file] = identity
         return True
 
@@ -225,11 +225,11 @@ class Vectors:
         described = schema.TABLES[self.name].column(name)
         with reading(self.path / name, self.remedy):
             if described is not None and described.dtype == "utf8":
-                ragged = Bytes(self._whole(f"{name}.bytes"), self._whole(f"{name}.offsets"))
+                ragged = Bytes(self._array(f"{name}.bytes"), self._array(f"{name}.offsets"))
                 return [row.decode("utf-8", "surrogatepass") for row in ragged]
-            return self._whole(name)
+            return self._array(name)
 
-    def _whole(self, key: str) -> NDArray[Any]:
+    def _array(self, key: str) -> NDArray[Any]:
         array = np.asarray(self.group[key][...])  # type: ignore[index]
         check_digest(self.path, key, array_digest(array), self.attrs["columns"], self.remedy)
         return array

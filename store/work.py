@@ -98,10 +98,10 @@ class Parts:
         """The lines whose parts are there. A last line without its end is dropped: of a killed run, it never counted."""
         path = self.folder / "manifest.jsonl"
         text = path.read_bytes() if path.exists() else b""
-        whole, newline, torn = text.rpartition(b"\n")
+        complete, newline, torn = text.rpartition(b"\n")
         if torn:  # the next line must not be glued to it
-            write_file(path, whole + newline)
-        lines = [_line(text) for text in whole.split(b"\n")] if newline else []
+            write_file(path, complete + newline)
+        lines = [_line(text) for text in complete.split(b"\n")] if newline else []
         damaged = [str(number) for number, line in enumerate(lines, 1) if line is None]
         if damaged:
             command = f"sed -i '{';'.join(f'{number}d' for number in damaged)}' {shlex.quote(str(path))}"

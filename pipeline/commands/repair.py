@@ -42,21 +42,21 @@ def repair(path: Path) -> list[Path]:
         StoreError: ``path`` is no output of a stage, or `dvc repro` failed.
     """
     removed: list[Path] = []
-    found = _find(path)
+    target = _find(path)
     for _ in range(_ATTEMPTS):  # a damaged list of a folder's files hides which of them are damaged
-        for file in found.damaged:
+        for file in target.damaged:
             remove(file)
-        removed += found.damaged
-        remove(found.output)
-        command = ["dvc", "repro", found.stage]
-        if subprocess.run([sys.executable, "-m", *command], cwd=found.project, check=False).returncode:
+        removed += target.damaged
+        remove(target.output)
+        command = ["dvc", "repro", target.stage]
+        if subprocess.run([sys.executable, "-m", *command], cwd=target.project, check=False).returncode:
             raise StoreError(
-                f"{path}: `{' '.join(command)}` in {found.project} failed, see above; mend that, then repair it"
+                f"{path}: `{' '.join(command)}` in {target.project} failed, see above; mend that, then repair it"
             )
-        found = _find(path)
-        if not found.damaged:
+        target = _find(path)
+        if not target.damaged:
             return removed
-    raise StoreError(f"{path}: damaged again {_ATTEMPTS} times; check the disk that {found.damaged} lie on")
+    raise StoreError(f"{path}: damaged again {_ATTEMPTS} times; check the disk that {target.damaged} lie on")
 
 
 def _find(path: Path) -> _Found:

@@ -274,8 +274,8 @@ def _folder(project: LoadedProject, place: Place) -> Path:
     values = project.values
     if place == "proposal weights":
         weights = PROPOSAL_SOURCES[values.propose.source].input_is_weights
-        own = values.propose.input if weights else values.clip.weights
-        return project.path(own).parent
+        file = values.propose.input if weights else values.clip.weights
+        return project.path(file).parent
     if place == "CLIP weights":
         return project.path(values.clip.weights).parent
     if place == "annotations":

@@ -53,13 +53,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _walk(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
-    found = []
+    tensors = []
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
-            found.append((prefix + name, value))
+            tensors.append((prefix + name, value))
         elif isinstance(value, _Module):
-            found.extend(_walk(value, f"{prefix}{name}."))
-    return found
+            tensors.extend(_walk(value, f"{prefix}{name}."))
+    return tensors
 
 
 class _Module:

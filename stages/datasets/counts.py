@@ -37,11 +37,11 @@ def differences(name: str, published: Mapping[str, Counts], refs: Sequence[RefRo
     """A line for each split of data set ``name`` (split -> published counts) whose counts are other than those of ``refs``."""
     lines = []
     for split, expected in published.items():
-        found = count(refs, split)
+        actual = count(refs, split)
         differing = [
             f"expected {wanted:,} {number}{doubt}, found {got:,}"
             for number in _NUMBERS
-            if (wanted := getattr(expected, number)) != (got := getattr(found, number))
+            if (wanted := getattr(expected, number)) != (got := getattr(actual, number))
             for doubt in [" (as reported, not verified by us)" if number in expected.unverified else ""]
         ]
         if differing:

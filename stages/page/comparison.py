@@ -100,13 +100,13 @@ def compare(data: Data) -> Comparison:
     standard = data.encoder.get("standard", "")
     encoder = standard if standard in ENCODERS else ""
     paper = paper_splits(data)
-    found = [
+    compared = [
         _split_lines(group, split, encoder, data.metrics[group[0]][group[1]])
         for group, split in zip(data.groups, paper, strict=True)
         if _is_reported(split)
     ]
     without = [" ".join(group) for group, split in zip(data.groups, paper, strict=True) if not _is_reported(split)]
-    return Comparison(encoder, found, without, departures(data, encoder) if found else [])
+    return Comparison(encoder, compared, without, departures(data, encoder) if compared else [])
 
 
 def paper_splits(data: Data) -> list[Split | None]:
@@ -141,19 +141,19 @@ def _split_lines(group: tuple[str, str], split: Split, encoder: str, content: Js
 def departures(data: Data, encoder: str) -> list[tuple[str, str, str]]:
     """(setting, here, paper) for every setting that the run's tables hold and that is not the paper's."""
     configs = {**data.pairs.attrs["configs"], "score": data.scores.attrs["config"]}
-    found = []
+    rows = []
     for stage, settings in PAPER.items():
         config = configs[stage]
         for name, value in settings.items():
             # k counts the masked blocks of a ViT.
             if name in config and config[name] != value and not (name == "k" and encoder == "RN50"):
-                found.append((f"{stage}.{name}", _text(config[name]), _text(value)))
+                rows.append((f"{stage}.{name}", _text(config[name]), _text(value)))
     weights = data.encoder.get("weights", "")
     if encoder and weights != ENCODERS[encoder]:
-        found.append(
+        rows.append(
             ("weights of the encoder", f"sha256 {weights[:12]}…", f"OpenAI's, sha256 {ENCODERS[encoder][:12]}…")
         )
-    return found + list(_alphas(data))
+    return rows + list(_alphas(data))
 
 
 def _alphas(data: Data) -> Iterable[tuple[str, str, str]]:

@@ -109,11 +109,11 @@ class Data:
     def point(self, group: int) -> dict[str, Any] | None:
         """The alpha and beta in use in a group, and the oiou and miou there; None where global_local is not scored."""
         dataset, split = self.groups[group]
-        found, scoring = self.metrics[dataset][split].get("global_local"), self.scoring
-        if found is None:
+        scores, scoring = self.metrics[dataset][split].get("global_local"), self.scoring
+        if scores is None:
             return None
         alpha = scoring.alpha_of(self.groups)[group]
-        return {"alpha": alpha, "beta": scoring.beta, "oiou": found["oiou"], "miou": found["miou"]}
+        return {"alpha": alpha, "beta": scoring.beta, "oiou": scores["oiou"], "miou": scores["miou"]}
 
     def chosen(self, rule: str) -> NDArray[np.int64]:
         """The choices of a rule (E,), positions among each expression's pairs, -1 for none."""
@@ -169,9 +169,9 @@ def _run_of(path: Path, scores: Table) -> dict[str, Any]:
         StoreError: its numbers are not those that were found with the scores table.
     """
     document = read_document(path, "score")
-    if found := disagreements(document, scores.attrs["metrics"]):
+    if differences := disagreements(document, scores.attrs["metrics"]):
         raise StoreError(
-            f"{path}: expected the numbers that were found with {scores.path}, got others ({found[0]}); {repair(path)}"
+            f"{path}: expected the numbers that were found with {scores.path}, got others ({differences[0]}); {repair(path)}"
         )
     return dict(document[RUN])
 

@@ -103,7 +103,7 @@ class _Reader:
         self._images = _Images(index)
         self._sizes = [(int(height), int(width)) for height, width in index["image_size"]]
         self._usable = [not status for status in index["image_status"]]
-        self._found: list[list[tuple[float, bytes]]] = [[] for _ in self._usable]
+        self._proposals: list[list[tuple[float, bytes]]] = [[] for _ in self._usable]
         self._rows_of = [0] * len(self._usable)
         self._strangers: dict[str, int] = {}
         self._in_vain = 0
@@ -128,7 +128,7 @@ class _Reader:
                 raise DataError(f"{called} may be any of {self._images.shown(candidates)}; add the whole file_name")
             if self._usable[image]:
                 score = _score(row) if self._scored else 1.0
-                self._found[image].append((score, self._mask(row, image, where)))
+                self._proposals[image].append((score, self._mask(row, image, where)))
             else:
                 self._in_vain += 1
         except DataError as error:
@@ -167,7 +167,7 @@ class _Reader:
     def warnings(self, rows: int, limit: int) -> list[str]:
         """What holds for the file as a whole."""
         strangers = sum(self._strangers.values())
-        too_many = sum(max(0, len(found) - limit) for found in self._found)
+        too_many = sum(max(0, len(proposals) - limit) for proposals in self._proposals)
         said = [
             (not self._scored, "no row has a score: all count as 1.0, and the file's order is kept"),
             (
@@ -183,7 +183,7 @@ class _Reader:
 
     def item(self, image: int, limit: int) -> Item:
         """The proposals of an image, best first."""
-        best = sorted(self._found[image], key=lambda proposal: -proposal[0])[:limit]
+        best = sorted(self._proposals[image], key=lambda proposal: -proposal[0])[:limit]
         if best:
             scores, counts = zip(*best, strict=True)
             height, width = self._sizes[image]

@@ -94,12 +94,12 @@ class Dots:
         """
         counts = np.diff(self.offsets)
         given = np.asarray(alpha, np.float32)
-        toward = leans(self.columns, np.repeat(given, counts) if given.ndim else given, self.score_rule)
+        toward = projections(self.columns, np.repeat(given, counts) if given.ndim else given, self.score_rule)
         sentence, phrase = text_shares(self.text_norms, np.asarray(beta, np.float32), self.score_rule)
         return mixed(np.repeat(sentence, counts), np.repeat(phrase, counts), *toward)
 
 
-def leans(columns: tuple[Floats, ...], alpha: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
+def projections(columns: tuple[Floats, ...], alpha: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
     """How far the visual feature mixed with ``alpha`` leans toward each text feature: f.t_G and f.t_L, over |f| for cosine.
 
     Args:

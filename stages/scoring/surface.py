@@ -77,13 +77,13 @@ def surface(
         runs += [(group, rows[i : i + EXPRESSIONS]) for i in range(0, len(rows), EXPRESSIONS)]
     with ThreadPoolExecutor(cpu_count()) as pool:
         done = pool.map(lambda run: _sums(pairs, run[1], grid, gains), runs)
-        for (group, _), own in zip(context.track(runs, "runs of expressions"), done, strict=True):
-            sums[:, group] += own
+        for (group, _), run_sums in zip(context.track(runs, "runs of expressions"), done, strict=True):
+            sums[:, group] += run_sums
     values = {"oiou": np.zeros(sums.shape[1:]), "miou": np.zeros(sums.shape[1:])}
     for group in range(len(pairs.groups)):
         inter, union, units = sums[:, group]
-        for name, found in ratios(inter, union, units, int(n[group])).items():
-            values[name][group][:, order] = found
+        for name, ratio in ratios(inter, union, units, int(n[group])).items():
+            values[name][group][:, order] = ratio
     return values
 
 

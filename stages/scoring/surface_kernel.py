@@ -62,7 +62,7 @@ def add_expressions(
         for start in range(0, len(alphas), ALPHAS):
             near = min(ALPHAS, len(alphas) - start)
             for i in range(near):
-                _leans(columns, first, stop, alphas[start + i], cosine, x[i, :count], y[i, :count])
+                _projections(columns, first, stop, alphas[start + i], cosine, x[i, :count], y[i, :count])
             margin, number = _candidates(x[:near, :count], y[:near, :count], m[r], n[r], ranges, candidates)
             if not provable:
                 margin = INFINITE
@@ -74,7 +74,7 @@ def add_expressions(
 
 
 @compiled
-def _leans(
+def _projections(
     columns: tuple[Floats, ...], first: int, stop: int, alpha: np.float32, cosine: bool, x: Floats, y: Floats
 ) -> None:
     """``fusion.leans`` of pairs ``first`` to ``stop``, into x and y."""

@@ -127,7 +127,7 @@ def _encode(tower: Any, forest: Forest) -> Tensor:
     """Vectors of the sequences in ``forest``: (S, D)."""
     weights, dtype = tower.positional_embedding, tower.transformer.get_cast_dtype()
     tokens, depths, paths, ends = (
-        torch.from_numpy(own).to(weights.device) for own in (forest.tokens, forest.depths, forest.paths, forest.ends)
+        torch.from_numpy(part).to(weights.device) for part in (forest.tokens, forest.depths, forest.paths, forest.ends)
     )
     states = tower.token_embedding(tokens).to(dtype) + weights[depths].to(dtype)
     *blocks, last = tower.transformer.resblocks
@@ -144,15 +144,15 @@ def _by_rows(work: Callable[..., Tensor], *inputs: Tensor, rows: int = _ROWS) ->
     if inputs[0].device.type != "cpu":
         return work(*inputs)
     if missing := -count % rows:
-        inputs = tuple(nn.functional.pad(own, (0, 0, 0, missing)) for own in inputs)
-    return torch.cat([work(*own) for own in zip(*(own.split(rows) for own in inputs), strict=True)])[:count]
+        inputs = tuple(nn.functional.pad(part, (0, 0, 0, missing)) for part in inputs)
+    return torch.cat([work(*part) for part in zip(*(part.split(rows) for part in inputs), strict=True)])[:count]
 
 
 def _run(block: Any, states: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
     """Output of ``block`` for the M nodes of ``depths`` (M) and ``paths`` (M, D): (N, width) -> (M, width)."""
     seen = _by_rows(partial(_project, block), states)
-    own = paths.gather(1, depths[:, None])[:, 0]
-    return _by_rows(partial(_finish, block), states[own], _attend(block.attn, seen, own, depths, paths))
+    nodes = paths.gather(1, depths[:, None])[:, 0]
+    return _by_rows(partial(_finish, block), states[nodes], _attend(block.attn, seen, nodes, depths, paths))
 
 
 def _project(block: Any, states: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ def _project(block: Any, states: Tensor) -> Tensor:
     return projected
 
 
-def _attend(attn: Any, seen: Tensor, own: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
+def _attend(attn: Any, seen: Tensor, nodes: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
     """What nodes ``own`` (M) get from attention to their paths, before the output projection: (M, width).
 
     Sums over a path run in the order of its depths, and each softmax over just as many logits as there are nodes in the
@@ -173,10 +173,10 @@ def _attend(attn: Any, seen: Tensor, own: Tensor, depths: Tensor, paths: Tensor)
     """
     heads = attn.num_heads
     query, key, value = (part.contiguous() for part in seen.float().chunk(3, dim=1))
-    query = query[own] * (query.shape[1] // heads) ** -0.5
+    query = query[nodes] * (query.shape[1] // heads) ** -0.5
     first = torch.searchsorted(depths, torch.arange(paths.shape[1] + 1, device=depths.device)).tolist()
     paths = paths.T.contiguous()
-    logits = query.new_empty(len(own), heads, len(paths))
+    logits = query.new_empty(len(nodes), heads, len(paths))
     for depth, start in enumerate(first[:-1]):
         keys = key.index_select(0, paths[depth, start:])
         logits[start:, :, depth] = keys.mul_(query[start:]).unflatten(1, (heads, -1)).sum(-1)

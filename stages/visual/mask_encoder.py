@@ -136,10 +136,10 @@ class MaskEncoder:
         ahead and no more than one prepared image is held. At most ``together`` images, ``batch`` by default, share
         forward passes; how many do changes nothing but the rounding of float sums.
         """
-        left, found = iter(scenes), []
+        left, encoded = iter(scenes), []
         while some := self._encode_some(islice(left, together or self.batch), ks, local):
-            found += some
-        return found
+            encoded += some
+        return encoded
 
     def _encode_some(self, scenes: Iterable[Scene], ks: Sequence[int], local: bool) -> list[Encoded]:
         """`encode_images` of at most ``batch`` images."""
@@ -161,13 +161,13 @@ class MaskEncoder:
 
     def prepared(self, image: Image.Image | Resized | Prepared, masks: Masks) -> Prepared:
         """`prepare`, and a check that ``masks`` bool (N, H, W) are of its size."""
-        found = self.prepare(image)
-        expected = (found.height, found.width)
+        ready = self.prepare(image)
+        expected = (ready.height, ready.width)
         if masks.dtype != np.bool_ or masks.ndim != 3 or masks.shape[1:] != expected:
             raise ParameterError(
                 f"masks: expected bool (N, {expected[0]}, {expected[1]}), the image's size, got {masks.dtype} {masks.shape}"
             )
-        return found
+        return ready
 
     def grid_masks(self, masks: Masks) -> Tensor:
         """Masks bool (N, H, W) on the tower's grid: float32 (N, *grid) on the CPU, where tokens are packed."""
