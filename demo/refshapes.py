@@ -44,9 +44,10 @@ class _Family:
 
 
 def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> dict[str, int]:
-    """Write the benchmark into the new folder `out`; returns the number of refs per family.
+    """Write the benchmark into the new folder `out`; return the number of refs per family.
 
-    Raises DataError if `out` has files already.
+    Raises:
+        DataError: `out` has files already.
     """
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: expected a new or empty folder to write RefShapes into; remove it or name another")
@@ -83,7 +84,7 @@ def _described_objects(
 
 
 def _sentences(rng: np.random.Generator, scene: Scene, target: int, family: str) -> list[str]:
-    """One to MAX_SENTENCES different raw sentences about the target in a family's manner; none if it cannot be told."""
+    """One to MAX_SENTENCES different raw sentences about the target in a family's manner; none if it cannot be described."""
     wanted = 1 if family == "refshapesg" else int(rng.integers(1, MAX_SENTENCES + 1))
     sentences: dict[str, None] = {}
     for _ in range(2 * wanted):
@@ -136,7 +137,7 @@ def _add(
     targets: list[tuple[int, list[str]]],
     split: str,
 ) -> None:
-    """Append an image, its annotations and the refs of its told objects."""
+    """Append an image, its annotations and the refs of its described objects."""
     family.images.append(image)
     family.annotations.extend(annotations)
     for number, raw_sentences in targets:

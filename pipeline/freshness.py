@@ -1,7 +1,7 @@
 """Whether the outputs of a profile fit each other and its values: from their attributes, without DVC.
 
-An output says what it was made from (digests) and with which values. No column is read; of the models that the profile names
-the digest is taken. What that cannot show, a change of code or of annotations, `dvc status` shows.
+An output says what it was made from (digests) and with which values. No column is read; the digests of the models that
+the profile names are computed. A change of code or of annotations is not visible here; `dvc status` shows it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def attributes(path: Path, name: str) -> Mapping[str, Any]:
 
 
 def _changed_values(project: LoadedProject, stage: str, attrs: Mapping[str, Any]) -> list[str]:
-    """The values of the profile that are others than an output of ``stage`` with these attributes was made with."""
+    """The values of the profile that differ from those that an output of ``stage`` with these attributes was made with."""
     params, files = stage_values(project, stage, {})
     stored = {**attrs.get("encoder", {}), **attrs.get("config", {})}
     changed = []
@@ -141,7 +141,7 @@ def _digest_of(project: LoadedProject, name: str, value: str) -> str | None:
 
 
 def _other_metrics(file: Path, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Whether the metrics file holds other numbers than the run that wrote the scores table found.
+    """Whether the metrics file holds other numbers than the scores table records.
 
     A file that agrees is kept as it is (``store.agreement``), so the pair table that it names may be an earlier one.
     """

@@ -128,7 +128,7 @@ def run_stage(
     command line ends with status 1, so that DVC does not take the stage for done.
 
     Raises:
-        GlimpseError: whatever the stage found wrong.
+        GlimpseError: any error of the stage.
     """
     execution.check_device()
     start = time.perf_counter()
@@ -174,7 +174,7 @@ def size_of(path: Path) -> int:
 
 
 def _absent(record: dict[str, Any]) -> str:
-    """What is said of files that were not there: it ends the run, unless that is allowed, so that the next one tries again."""
+    """The message about missing files: an error, so that the next run tries again, or a warning where that is allowed."""
     count, first = len(record["transient"]), record["transient"][0]
     said = f"{count:,} file{'s were' if count > 1 else ' was'} not there, such as {first}"
     if not record["stopped"]:

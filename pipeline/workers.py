@@ -1,11 +1,11 @@
 """The same units on other processes: a local cluster of ``workers``, or whatever stands behind a dask ``scheduler``.
 
 What is sent is a unit (ids and keys); a worker loads the models once, reads what it needs from the shared files, writes its
-parts itself and returns their names. This process alone holds the lock and counts the parts. A unit whose worker dies is
-given to another one; what the dead one left half written counts for nothing.
+parts itself and returns their names. Only this process holds the lock and counts the parts. A unit whose worker dies is
+given to another one; a half-written part is ignored.
 
-Workers may outlive a run. What one has loaded it knows by its content (``store.loader``): other weights, tables or values
-are loaded anew, and one that has loaded other code or libraries than the run's refuses.
+A worker may outlive a run. It identifies what it has loaded by content (``store.loader``): other weights, tables or values
+are loaded anew; a worker that has loaded other code or libraries than the run's raises an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _RETRIES = 3
 _loaded: dict[bytes, Compute] = {}
-"""In a worker: the models it has, by what loads them (a pickled ``Loader`` with its content); one at a time."""
+"""In a worker: the models it has, by their pickled ``Loader``; one at a time."""
 _versions: dict[str, str] = {}
 """In a worker: the version of each library when it was first needed, so the one that is loaded."""
 

@@ -1,4 +1,4 @@
-"""Stage ablations: what other settings give beside the profile's point, from pair tables alone.
+"""Stage ablations: the metrics with settings other than the profile's, from pair tables alone.
 
 Every stored k, sentence or phrase only, filters, prompts, and the deliberate differences from the released code.
 """
@@ -31,7 +31,7 @@ class TriedFilters(BaseParams):
 
 
 class Params(Scoring, TriedFilters):
-    """The profile's point, and the filters that are tried beside it."""
+    """The profile's point, and the filters that are tried besides it."""
 
 
 class Paths(BasePaths):
@@ -45,7 +45,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the ablations file: ``ablations`` and ``differences``, lists of rows, one per setting and split.
 
     Raises:
-        StoreError: the differences were made beside another pair table, or a table of theirs is another one.
+        StoreError: the variants were made for another pair table, or one of their tables is not the one listed.
     """
     summary = Summary()
     with summary.timed("read"):
@@ -88,7 +88,7 @@ def ablations(pairs: PairTable, scores: Floats, ks: list[int], params: Params) -
 def differences(
     folder: Path, switches: list[dict[str, Any]], pairs: PairTable, scores: Floats, params: Scoring
 ) -> list[dict[str, Any]]:
-    """Each deliberate difference from the released code turned, after ``as configured``.
+    """The metrics with each deliberate difference from the released code switched, after ``as configured``.
 
     Args:
         switches: as ``folder``, the output of stage variants, lists them. pairs, scores: as of ``ablations``.
@@ -107,10 +107,10 @@ def differences(
 
 
 def _read_list(folder: Path, digest: str) -> dict[str, Any]:
-    """What stage variants says of ``folder``, which it made beside the pair table of ``digest``."""
+    """The list of variants in ``folder``, which were made for the pair table of ``digest``."""
     content = read_document(folder / "variants.json", "variants")
     if content["pairs"] != digest:
-        raise StoreError(f"{folder}: was made beside another pair table than the one given; {repair(folder)}")
+        raise StoreError(f"{folder}: was made for another pair table than the one given; {repair(folder)}")
     return content
 
 

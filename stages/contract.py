@@ -54,9 +54,9 @@ class Summary:
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
     ``losses``: what could not be used, by state (``store.usable.require_usable``).
-    ``transient`` names the files that were not there: whoever runs the stage must run it again (``dvc repro`` does).
-    ``peak_bytes``: the most memory that the process ever held, ``device_peak_bytes``: that its tensors held on a GPU; both
-    told by whoever runs the stage, 0: not told.
+    ``transient``: the files that were missing; the stage must be run again (``dvc repro`` does so).
+    ``peak_bytes``: the most memory that the process ever held, ``device_peak_bytes``: that its tensors held on a GPU; set
+    by the runner, 0 if unknown.
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -85,7 +85,7 @@ def _silent(items: Sequence[Any], label: str) -> Iterable[Any]:
 
 
 class Profile(Protocol):
-    """The params file of a run, as the one stage sees it that runs others again."""
+    """The params file of a run, as seen by the one stage that reruns others."""
 
     def value(self, section: str, name: str) -> Any:
         """The profile's own value."""
@@ -109,9 +109,9 @@ class Context:
         batch: rows (masks, crops, strings) per forward pass; None: see ``stages.device.memory``.
         unit: images per part, what a kill can lose; a stage that takes other inputs has its own number.
         track: wraps a sequence to show progress under a label.
-        execute: runs units, here or on other processes, in any order; the results are the same to the byte.
+        execute: runs units, in this or other processes, in any order; the results are the same to the byte.
         profile: the params file that the run belongs to, where there is one.
-        identity: which code runs, and when, for what says so: ``version``, ``commit``, ``date``.
+        identity: which code runs, and when, for outputs that record it: ``version``, ``commit``, ``date``.
     """
 
     work: Path
@@ -169,9 +169,9 @@ def compute_missing(
         what: the name of the inputs in the progress bar and the summary.
         unit: inputs per part, when it is not the context's.
         reads: every file that ``load`` reads -> its digest as ``keys`` and ``kinds`` have it: ``Table.digest`` of a table,
-            sha256 of any other. Where a process finds another file, it refuses.
-        modules: those that ``load`` imports by their name, beside what its own module imports. A process that has loaded
-            them before they were edited refuses.
+            sha256 of any other. A process that finds another file raises an error.
+        modules: modules that ``load`` imports by name, in addition to its own module's imports. A process that has
+            loaded them before they were edited raises an error.
 
     Returns:
         What to assemble the output from.
@@ -206,7 +206,7 @@ def compute_missing(
 
 
 def _count(done: Done, kinds: Mapping[str, Parts], known: Results, summary: Summary) -> None:
-    """Record the parts of a finished unit, and what it says of itself."""
+    """Record a finished unit: its parts, stand-ins, reasons and seconds."""
     for kind, part in done.parts.items():
         if part is not None:
             kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)

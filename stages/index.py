@@ -29,7 +29,7 @@ from store.usable import Lost, require_usable
 
 def _free_name(name: str) -> str:
     if name == RUN:
-        raise ValueError(f"{RUN!r} stands for the run itself in the metrics; call the data set otherwise")
+        raise ValueError(f"{RUN!r} stands for the run itself in the metrics; give the data set another name")
     return name
 
 

@@ -32,7 +32,7 @@ _INDEX = ("image_name", "image_id", "image_size", "image_digest", "image_status"
 
 
 class Params(BaseParams):
-    """The source, and what sources may be told: each uses those that its record names."""
+    """The source and the parameters of all sources: each uses those that its record names."""
 
     source: Annotated[str, AfterValidator(SOURCES.checked)] = Field("freesolo", description="who proposes")
     short_side: int = Field(SHORT_SIDE, ge=32, description="short side of the network's input, pixels")
@@ -46,7 +46,7 @@ class Params(BaseParams):
     precision: Precision = Field(PRECISION, description="of the network; bf16 and fp16 change masks a little")
 
     def used(self) -> dict[str, Any]:
-        """The values that the source's record names: what its masks depend on, beside its input."""
+        """The values that the source's record names: what its masks depend on, apart from its input."""
         known = type(self).model_fields
         if unknown := [name for name in SOURCES[self.source].parameters if name not in known]:
             raise ParameterError(

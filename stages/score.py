@@ -18,7 +18,7 @@ from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, Rules
 from stages.scoring.table import PairTable, Scoring, load_pairs
-from store.agreement import says_the_same
+from store.agreement import agrees_with
 from store.document import RUN, write_document
 from store.errors import ParameterError
 from store.states import State, left_out
@@ -73,7 +73,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     attributes = {"rules": params.enabled, "metrics": metrics}
     write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, **attributes)
-    if not says_the_same(paths.metrics, "score", {**metrics, RUN: run_of}):
+    if not agrees_with(paths.metrics, "score", {**metrics, RUN: run_of}):
         write_document(paths.metrics, metrics, "score", run_of)
     summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
     return summary

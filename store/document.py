@@ -23,7 +23,7 @@ _DIGEST = "digest"
 def write_document(
     path: Path, content: Mapping[str, Any], producer: str, run: Mapping[str, Any] | None = None, indent: int | None = 1
 ) -> None:
-    """Write ``content`` and its digest to ``path``, whole or not at all.
+    """Write ``content`` and its digest to ``path``, completely or not at all.
 
     Args:
         content: JSON-able, without NaN and infinities.
@@ -35,7 +35,7 @@ def write_document(
         StoreError: ``content`` has a key ``run`` of its own, or the file cannot be written.
     """
     if RUN in content:
-        raise StoreError(f"{path}: {RUN!r} is a name that Glimpse uses itself; call the data set otherwise")
+        raise StoreError(f"{path}: {RUN!r} is a reserved name; give the data set another one")
     document = {**content, RUN: {**(run or {}), "producer": producer}}
     document[RUN][_DIGEST] = fingerprint(document)
     write_file(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")

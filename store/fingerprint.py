@@ -53,7 +53,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file is replaced, moved or written to: a cheap "still the same?"; () where there is none."""
+    """Numbers that change when a file is replaced, moved or written: a cheap test for "still the same"; () without a file."""
     try:
         stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -109,8 +109,8 @@ def import_closure(module: str) -> tuple[Path, ...]:
 def code_digest(*modules: str) -> str:
     """sha256 hex digest of what ``modules`` compute, with all that they import.
 
-    Words do not count (see ``store.computing``): a better message must not cost hours of a GPU. Nor do the modules of
-    ``BOOKKEEPING``, and what only they import.
+    Messages and comments do not count (see ``store.computing``): a better one must not cost hours on a GPU. Nor do the
+    modules of ``BOOKKEEPING``, and what only they import.
 
     Args:
         modules: names of modules of this project, or of loaded ones from elsewhere.
@@ -120,7 +120,7 @@ def code_digest(*modules: str) -> str:
     """
     files = source_files(*modules, without=BOOKKEEPING)
     digests = {name: computing_digest(path.read_bytes()) for name, path in files.items()}
-    nothing = computing_digest(b"")  # a package that holds but a comment
+    nothing = computing_digest(b"")  # a package with nothing but comments
     return fingerprint({name: digest for name, digest in digests.items() if digest != nothing})
 
 

@@ -1,4 +1,4 @@
-"""Reading an image as every stage does: RGB pixels of exactly the file that was indexed.
+"""Reading images: RGB pixels of exactly the file that was indexed.
 
 Pixels are those that a viewer shows, in 8 bits: grey of 16 bits (or as many as a TIFF says) is scaled by its full range,
 floats from 0 to 1 or from 0 to 255 likewise; a transparent picture lies on white; palettes, CMYK and one-bit pictures are
@@ -36,7 +36,7 @@ def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
     """sha256 hex digest and (height, width) of an image file, from its bytes and header alone.
 
     Raises:
-        PassingError: no such file, or it cannot be read: it may be there for the next run.
+        PassingError: the file is missing or cannot be read at present.
         DataError: an empty file, one that is no image, too thin (``MOST_ASPECT``) or too large (``MOST_PIXELS``).
     """
     data = _bytes(root / name, _REMEDY)
@@ -45,11 +45,11 @@ def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
 
 
 def read_image(root: Path, name: str, digest: str) -> Image.Image:
-    """The indexed image as PIL RGB (H x W), decoded whole.
+    """The indexed image as PIL RGB (H x W), fully decoded.
 
     Raises:
         PassingError: the file is missing, or not the one whose digest was indexed.
-        DataError: exactly the indexed bytes cannot be used: truncated, damaged, or pixels without an agreed range.
+        DataError: the indexed bytes cannot be decoded: truncated, damaged, or pixels without an agreed range.
     """
     try:
         data = _bytes(root / name, _REMEDY)
@@ -63,7 +63,7 @@ def read_image(root: Path, name: str, digest: str) -> Image.Image:
 
 
 def load_image(path: Path) -> Image.Image:
-    """Any image file as PIL RGB, decoded whole.
+    """Any image file as PIL RGB, fully decoded.
 
     Raises:
         DataError: no such file, an empty one, a truncated one, one that is no image, or too thin or too large.

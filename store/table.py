@@ -1,4 +1,4 @@
-"""Tables: an HDF5 file of typed, checksummed columns, written whole (see ``store.schema``).
+"""Tables: an HDF5 file of typed, checksummed columns, written in one go (see ``store.schema``).
 
 Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``columns``
 (stored array -> digest of its values, compared whenever it is read), ``digest`` (of those, so of the whole content),
@@ -95,7 +95,7 @@ def write_table(
     made_from: Mapping[str, str],
     **attrs: Any,
 ) -> Table:
-    """Write table ``name`` (a key of ``store.schema.TABLES``) to ``path``, whole or not at all; return it.
+    """Write table ``name`` (a key of ``store.schema.TABLES``) to ``path``, completely or not at all; return it.
 
     Equal columns and attributes give equal bytes.
     """
@@ -228,7 +228,7 @@ class Stored(Protocol):
 
 
 def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
-    """Check that tables fit each other: for each (made, name, source), ``made`` was computed from this ``source``."""
+    """Check that tables belong together: for each (output, name, source), ``output`` was computed from ``source``."""
     for output, name, source in uses:
         if output.attrs["made_from"].get(name) != source.attrs["digest"]:
             raise StoreError(
@@ -237,6 +237,6 @@ def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
 
 
 def as_rows(values: Sequence[Any], dtype: str, width: int | None = None) -> NDArray[Any]:
-    """Rows as an array of ``dtype``, of shape (R,) or (R, width), also when there are none."""
+    """Rows as an array of ``dtype``, of shape (R,) or (R, width), even if there are none."""
     array = np.asarray(values, dtype)
     return array.reshape(len(values), *(() if width is None else (width,)))

@@ -1,4 +1,4 @@
-"""Units: what one task computes, here or in another process, and the plain loop that runs them one after another."""
+"""Units of work, computed in this or another process, and the plain loop that runs them in sequence."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from store.work import Item, part_name, skipped_of, write_part
 
 @dataclass(frozen=True)
 class Result:
-    """One input's result: an item for each kind, what was degenerate, and whether it is worth remembering.
+    """One input's result: an item for each kind, what was degenerate, and whether it is transient.
 
-    ``passing`` marks what stands in for a result that could not be had now (a file that is not there): it is used for
-    this run's output and never becomes part of the work folder, so the next run tries again.
+    A ``transient`` result stands in for one that cannot be computed at present (its file is missing): it is used for this
+    run's output and never stored in the work folder, so the next run tries again.
     """
 
     items: dict[str, Item]
@@ -25,14 +25,14 @@ class Result:
 
 
 Compute = Callable[[Sequence[Any], tuple[str, ...]], list[Result]]
-"""From the inputs of a unit and the kinds that it misses to one result for each input."""
+"""(inputs of a unit, kinds to compute) -> one result for each input."""
 Load = Callable[[str], Compute]
-"""Builds the models on a device. It can be sent to another process: a module's function, or a partial of one."""
+"""Builds the models on a device. A module's function, or a partial of one, so that it can be sent to another process."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one task computes: its inputs (ids, not pixels), and the keys and the folder of parts of each kind it misses."""
+    """One task: its inputs (ids, not pixels) and, for each kind to compute, their keys and the folder of parts."""
 
     inputs: list[Any]
     keys: dict[str, list[str]]
@@ -41,9 +41,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished unit: for each kind the part it wrote (None for none), which inputs it holds, and what was degenerate.
+    """A finished unit: for each kind the part it wrote (None for none), the keys in it, and what was degenerate.
 
-    ``passing``: stand-ins for what could not be had now, as (kind, key, item); ``transient``: why. ``seconds`` by name.
+    ``stand_ins``: (kind, key, item) of each transient result; ``transient``: the reasons. ``seconds``: by step.
     """
 
     unit: Unit
@@ -85,7 +85,7 @@ def finish(unit: Unit, compute: Compute) -> Done:
 
 
 def recovered(unit: Unit) -> Done | None:
-    """A unit whose parts stand there whole though nobody heard of them: their writer died just after."""
+    """A unit whose parts are complete although its worker died before it reported them; None if a part is absent."""
     reasons = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
     if any(skipped is None for skipped in reasons):
         return None
@@ -94,7 +94,7 @@ def recovered(unit: Unit) -> Done | None:
 
 
 def in_process(load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:
-    """The plain loop: one unit after another, in this process."""
+    """Run units in sequence in this process."""
     start = time.perf_counter()
     compute = load(device)
     loading = {"load models": time.perf_counter() - start}

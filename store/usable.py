@@ -1,7 +1,7 @@
-"""Was anything usable? The one rule that every stage asks of its rows.
+"""The rule by which every stage checks that its rows are usable.
 
-It stands in the store because what it finds is stored: the attribute ``losses`` of an output says what its stage lost and
-why, so that later stages, the metrics and the report can say it until it is mended.
+It is part of the store because its result is stored: the attribute ``losses`` of an output says what its stage lost and
+why, so that later stages, the metrics and the report can repeat it until it is fixed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Warned(Protocol):
 
 @dataclass(frozen=True)
 class Lost:
-    """One row that cannot be used: its state (``store.states``, or what a source calls it), why, and which row it is."""
+    """One unusable row: its state (``store.states``, or a source's own word), the reason, and which row it is."""
 
     state: str
     reason: str
@@ -49,7 +49,7 @@ def require_usable(
     remedy: str,
     empty: str = "check the stages before this one",
 ) -> None:
-    """Check that ``total`` rows were not all lost; warn where there are none, or more than ``LOST_SHARE`` of them were lost.
+    """Raise if all of ``total`` rows are lost; warn if there are none, or more than ``LOST_SHARE`` of them are lost.
 
     Args:
         summary: its ``losses`` get a dict for each state of lost rows: ``state``, ``what``, ``count``, ``of`` and
@@ -74,7 +74,7 @@ def require_usable(
 
 
 def lost_vectors(features: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows (n, D) have no direction that float32 can tell (n,), see ``lost_norms``."""
+    """Which of the vectors (n, D) have no direction in float32, bool (n,); see ``lost_norms``."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return lost_norms(np.einsum("nd,nd->n", features, features))
 
@@ -85,7 +85,7 @@ def lost_norms(squares: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def pattern(reason: str) -> str:
-    """A reason without what differs from row to row: quoted names, paths and numbers."""
+    """A reason without its row-specific parts: quoted names, paths and numbers become an ellipsis."""
     return re.sub(r"'[^']*'|\S*[/\d]\S*", "…", reason)
 
 

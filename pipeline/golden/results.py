@@ -32,7 +32,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """A sentence of pipeline.json under one setting: the release's numbers beside ours."""
+    """A sentence of pipeline.json under one setting: the release's numbers and ours."""
 
     item: Item
     result: Item

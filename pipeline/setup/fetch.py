@@ -1,4 +1,4 @@
-"""``glimpse fetch``: a thing of the table of sources is brought, checked and put where the profile wants it.
+"""``glimpse fetch``: get the files of a source, check them, and put them where the profile expects them.
 
 A file is downloaded to ``<file>.part``, its sha256 compared, and renamed; an archive is unpacked from there and removed.
 The digest is recorded in ``<file>.sha256``: where none is known for certain, later fetches and ``glimpse doctor`` compare
@@ -27,7 +27,7 @@ from store.work import locked
 def fetch(
     project: LoadedProject, source: Source, given: Path | None, accepted: bool, say: Callable[[str], None] = print
 ) -> None:
-    """Bring everything of ``source`` that is not there yet.
+    """Get everything of ``source`` that is not there yet.
 
     Args:
         given: a file or folder that the user has, used instead of the network; it is linked or copied, never moved.
@@ -63,7 +63,7 @@ class _Fetch:
         return [item.name for item in self.source.items]
 
     def item(self, item: Item) -> bool:
-        """Bring one item; False when the user's folder or file is not it."""
+        """Get one item; False if the user's folder or file does not have it."""
         if self._is_there(item):
             return True
         self._tell_licence()

@@ -18,7 +18,7 @@ from store.errors import GlimpseError
 
 DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
-"""Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
+"""Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and everything else."""
 _SHOWN = 3
 _ALTERNATIVE = f"put yours there ({DOCS}; RefShapes: make demo)"
 

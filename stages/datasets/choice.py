@@ -48,7 +48,7 @@ def read(root: Path, name: str, choice: Choice) -> ReferData:
 
 
 def origin(name: str, choice: Choice) -> dict[str, str]:
-    """What the refs of data set ``name`` are, for those who set their metrics beside published ones."""
+    """What the refs of data set ``name`` are, to compare their metrics with published ones."""
     return {"folder": choice.folder or name, **choice.model_dump(include={"kind", "split_by", "categories"})}
 
 

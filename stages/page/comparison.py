@@ -1,4 +1,4 @@
-"""Our numbers beside the reported ones, and the effect of each deliberate difference from the released code."""
+"""Our numbers next to the reported ones, and the effect of each deliberate difference from the released code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAPER: dict[str, Json] = {
     "embed_text": {"template": "{}", "precision": "float32"},
     "score": {"beta": 0.5, "k": 3, "min_score": 0, "min_area": 0, "top_n": 0},
 }
-"""Stage -> the settings behind the reported numbers, as far as the tables of a run tell its own."""
+"""Stage -> the settings behind the reported numbers, as far as a run's tables record its own."""
 PAPER_ALPHA = {"refcoco": 0.95, "refcoco+": 0.95, "refcocog": 0.85}
 SWITCHES = {
     "antialias": "whether an image is smoothed when it is made smaller for CLIP; the release does not smooth",
@@ -83,10 +83,12 @@ class SplitLines:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-    encoder: the paper's encoder whose rows stand beside ours, "" where this run's is none of the paper's.
-    splits: those with reported numbers. without: the others, as text.
-    departures: (setting, here, paper) where a setting of this run is not the paper's.
+    """All splits against the numbers that are reported of them.
+
+    Attributes:
+        encoder: the paper's encoder whose rows are compared with ours, "" where this run's is none of the paper's.
+        splits: those with reported numbers. without: the others, as text.
+        departures: (setting, here, paper) where a setting of this run is not the paper's.
     """
 
     encoder: str

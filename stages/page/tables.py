@@ -1,4 +1,4 @@
-"""The report's tables as rows that the page only has to write down."""
+"""The report's tables, as rows that the page prints as they are."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
 
 
 def identity(data: Data) -> list[tuple[str, str]]:
-    """(name, value) of what this run is: which code and when, as far as is known, and the encoder whole."""
+    """(name, value) rows that identify this run: its code and date where known, and the full encoder identity."""
     code = [(name, str(data.run[name])) for name in ("version", "commit", "date") if data.run.get(name)]
     return code + [(f"encoder {name}", value) for name, value in data.encoder.items() if value]
 

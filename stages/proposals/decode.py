@@ -160,7 +160,7 @@ def mask_boxes(masks: Tensor, rule: BoxRule) -> Tensor:
 
 
 def _occupied(masks: Tensor, axis: int) -> Tensor:
-    """`masks.any(axis)`: the largest byte is found several times faster."""
+    """`masks.any(axis)`, several times faster by way of the largest byte."""
     return masks.view(torch.uint8).amax(axis).bool()
 
 

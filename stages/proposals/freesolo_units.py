@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.device.prefetch import ahead
+from stages.device.prefetch import prefetch
 from stages.proposals.items import KIND, item_of, no_proposals
 from store.errors import DataError, TransientError
 from store.images import read_image
@@ -44,4 +44,4 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
         status = "" if len(proposals.masks) else "no proposal above the thresholds"
         return Result({KIND: item_of(encode(proposals.masks), proposals.scores, height, width, status)})
 
-    return lambda inputs, kinds: [propose(shrunk) for shrunk in ahead(read, inputs)]
+    return lambda inputs, kinds: [propose(shrunk) for shrunk in prefetch(read, inputs)]

@@ -15,7 +15,7 @@ from stages.device.linear import linear
 OUT, KERNEL = 4, 3
 TILE = OUT + KERNEL - 1
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
-"""Where the polynomials meet, beside infinity. These round less than 0, 1, -1, 2, -2 (arXiv 1803.10986)."""
+"""Where the polynomials are evaluated, besides infinity. These round less than 0, 1, -1, 2, -2 (arXiv 1803.10986)."""
 TILES_AT_ONCE = 256
 """Tiles of one pass: enough rows for fast matrix products, few enough to stay in the cache."""
 

@@ -103,9 +103,10 @@ class Products:
     """The products of each image's texts with its proposals, expressions in the order of their images.
 
     Attributes:
-        image_offsets: proposals of each image (I+1,). owned: its expressions (I+1,). pair_offsets: their pairs (E+1,).
+        image_offsets: proposals of each image (I+1,). image_expressions: its expressions (I+1,).
+        pair_offsets: their pairs (E+1,).
         strings: rows of ``vectors`` for each text (E, T). vectors: text features (S, D).
-        dots: columns (P,) to fill. own: columns (N,) to fill.
+        dots: columns (P,) to fill. view_products: columns (N,) to fill.
     """
 
     image_offsets: Ints

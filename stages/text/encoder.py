@@ -1,9 +1,9 @@
 """CLIP's text vectors, each distinct string once and without a token that cannot matter.
 
-The plain way, open_clip's ``encode_text``, runs all positions of the context (77) for each string. The vector is read at
+The plain method, open_clip's ``encode_text``, runs all positions of the context (77) for each string. The vector is read at
 one position, the end token's, and attention is causal: nothing behind that position is ever seen. So only the tokens up
 to it are run, common beginnings once (`stages.text.prefixes`), and after the last attention the end tokens alone.
-A text tower for which this is not exact runs the plain way.
+A text tower for which this is not exact runs the plain method.
 
 On a CPU in float32 a vector is the same to the byte whatever is encoded with it, so that a resumed run and a whole one
 write the same bytes. For that, nothing may be summed or rounded in another way because of how many rows there are, or
@@ -139,7 +139,7 @@ def _encode(tower: Any, forest: Forest) -> Tensor:
 
 
 def _by_rows(work: Callable[..., Tensor], *inputs: Tensor, rows: int = _ROWS) -> Tensor:
-    """What ``work`` makes of each row of ``inputs``: (N, width) each -> (N, ...). On a CPU ``rows`` a call, no less."""
+    """``work`` applied to the rows of ``inputs``: (N, width) each -> (N, ...). On a CPU in calls of exactly ``rows`` rows."""
     count = len(inputs[0])
     if inputs[0].device.type != "cpu":
         return work(*inputs)
@@ -156,7 +156,7 @@ def _run(block: Any, states: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
 
 
 def _project(block: Any, states: Tensor) -> Tensor:
-    """Queries, keys and values beside each other: (N, width) -> (N, 3 width)."""
+    """Queries, keys and values, concatenated: (N, width) -> (N, 3 width)."""
     attn = block.attn
     projected = linear(block.ln_1(states), attn.in_proj_weight, attn.in_proj_bias)
     if isinstance(attn, Attention):
@@ -166,7 +166,7 @@ def _project(block: Any, states: Tensor) -> Tensor:
 
 
 def _attend(attn: Any, seen: Tensor, nodes: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
-    """What nodes ``own`` (M) get from attention to their paths, before the output projection: (M, width).
+    """Attention of ``nodes`` (M) to their paths, before the output projection: (M, width).
 
     Sums over a path run in the order of its depths, and each softmax over just as many logits as there are nodes in the
     path. torch's own attention is not used: its last bits depend on which thread runs which row.

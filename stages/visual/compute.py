@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stages.clip.config import backbone_named
 from stages.device.memory import rows_for, shrinking
-from stages.device.prefetch import ahead
+from stages.device.prefetch import prefetch
 from stages.views.registry import VIEWS, MaskVectors
 from stages.visual.mask_encoder import MaskEncoder
 from stages.visual.preprocess import Resized
@@ -69,7 +69,7 @@ def embedder(
         good: list[int] = []
 
         def scenes() -> Iterator[Scene]:
-            for image, scene in zip(rows, ahead(read, rows), strict=True):
+            for image, scene in zip(rows, prefetch(read, rows), strict=True):
                 if isinstance(scene, DataError):
                     results[image] = lost(image, missing, scene)
                 else:

@@ -124,7 +124,7 @@ def position_table(visual: Any, grid: Size, positions: Positions) -> Tensor:
     """The position table for another grid, float32 (1 + P, width); at the encoder's own grid it is the table itself.
 
     ``bicubic_antialias`` and ``bilinear`` (no antialias) resize by size; ``bicubic_scaled`` (no antialias) by the factor
-    (grid + 0.1) / own grid, as DINO does, which stretches the places a little.
+    (grid + 0.1) / trained grid, as DINO does, which stretches the places a little.
     """
     table, trained = visual.positional_embedding.float(), tuple(visual.grid_size)
     if grid == trained:
@@ -153,7 +153,7 @@ def heads_of(block: ResidualAttentionBlock, seen: Tensor) -> tuple[Tensor, Tenso
 
 
 def joined(block: ResidualAttentionBlock, attended: Tensor) -> Tensor:
-    """The output projection of what the heads found: (1, heads, T, width / heads) -> (1, T, width)."""
+    """The output projection of the heads' results: (1, heads, T, width / heads) -> (1, T, width)."""
     out = block.attn.out_proj
     return block.ls_1(linear(attended.transpose(1, 2).flatten(2), out.weight, out.bias))
 
