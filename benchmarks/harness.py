@@ -1,4 +1,4 @@
-"""What a benchmark gives back, and how it is timed: plain work and ours in turn, in one process."""
+"""The result of a benchmark, and its timing: plain work and ours alternate in one process."""
 
 from __future__ import annotations
 

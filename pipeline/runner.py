@@ -176,12 +176,12 @@ def size_of(path: Path) -> int:
 def _absent(record: dict[str, Any]) -> str:
     """The message about missing files: an error, so that the next run tries again, or a warning where that is allowed."""
     count, first = len(record["transient"]), record["transient"][0]
-    said = f"{count:,} file{'s were' if count > 1 else ' was'} not there, such as {first}"
+    missing = f"{count:,} file{'s were' if count > 1 else ' was'} not there, such as {first}"
     if not record["stopped"]:
-        return f"warning: {said}; going on without them (GLIMPSE_ALLOW_LOST)"
+        return f"warning: {missing}; going on without them (GLIMPSE_ALLOW_LOST)"
     return (
-        f"stopped: {said}. What could be computed is kept. Put them there and run again: only what they need is computed; or "
-        f"go on without them: GLIMPSE_ALLOW_LOST=1 before the same command"
+        f"stopped: {missing}. What could be computed is kept. Put them there and run again: only what they need is computed; "
+        f"or go on without them: GLIMPSE_ALLOW_LOST=1 before the same command"
     )
 
 

@@ -106,8 +106,8 @@ def require_same_encoder(masks: Vectors, text: Vectors) -> None:
     mask_encoder, text_encoder = masks.attrs.get("encoder"), text.attrs.get("encoder")
     remedy = f"run both again with the profile's encoder: {rerun('embed_masks')}; {rerun('embed_text')}"
     if not mask_encoder or not text_encoder:
-        unsaid = masks.path if not mask_encoder else text.path
-        raise StoreError(f"pair: {unsaid} does not say which encoder made it; {remedy}")
+        nameless = masks.path if not mask_encoder else text.path
+        raise StoreError(f"pair: {nameless} does not say which encoder made it; {remedy}")
     if mask_encoder != text_encoder:
         differ = [
             f"{n} {mask_encoder.get(n)} and {text_encoder.get(n)}"

@@ -143,17 +143,17 @@ def _rule_metrics(outcome: Outcome, image: NDArray[np.int64], params: Params) ->
 
 
 def _counts(pairs: PairTable, kept: PairTable, chosen: NDArray[np.int64], group: int) -> dict[str, int]:
-    mine = np.flatnonzero(pairs.group == group)
-    readable = mine[pairs.state[mine] != State.UNREADABLE_IMAGE]
+    rows = np.flatnonzero(pairs.group == group)
+    readable = rows[pairs.state[rows] != State.UNREADABLE_IMAGE]
     without_proposals = readable[np.diff(kept.offsets)[readable] == 0]
     return {
-        "expressions": len(mine),
-        "refs": len(np.unique(pairs.ref[mine])),
-        "images": len(np.unique(pairs.image[mine])),
+        "expressions": len(rows),
+        "refs": len(np.unique(pairs.ref[rows])),
+        "images": len(np.unique(pairs.image[rows])),
         "images_without_proposals": len(np.unique(pairs.image[without_proposals])),
-        "truncated_texts": int(pairs.truncated[mine].sum()),
+        "truncated_texts": int(pairs.truncated[rows].sum()),
         "lost_pairs": int(pairs.lost[np.repeat(pairs.group == group, np.diff(pairs.offsets))].sum()),
-        "not_evaluated": int((~pairs.evaluated[mine]).sum()),
+        "not_evaluated": int((~pairs.evaluated[rows]).sum()),
         "no_choice": int((chosen[pairs.members(group)] < 0).sum()),
-        **{state: int((pairs.state[mine] == state).sum()) for state in State},
+        **{state: int((pairs.state[rows] == state).sum()) for state in State},
     }

@@ -101,12 +101,12 @@ def _grey(image: Image.Image) -> Image.Image:
 def _full_scale(image: Image.Image, values: NDArray[np.float64]) -> float:
     """The value that is white: by the file's own bit depth where it has one, otherwise by the range of the values."""
     low, high = float(values.min()), float(values.max())
-    sure = 0.0
+    white_point = 0.0
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        sure = 2.0 ** _tag(image, _BITS, 16) - 1
+        white_point = 2.0 ** _tag(image, _BITS, 16) - 1
     elif image.mode == "I" and (_tag(image, _BITS, 32), _tag(image, _SIGN, 1)) == (16, 2):
-        sure = 2.0**15 - 1
-    ranges = (sure,) if sure else (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+        white_point = 2.0**15 - 1
+    ranges = (white_point,) if white_point else (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
     for white in ranges:
         if low >= 0 and high <= white:
             return white

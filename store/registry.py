@@ -102,8 +102,8 @@ class Registry(Mapping[str, R], Generic[R]):
         return name
 
     def _unknown(self, name: str) -> str:
-        looked = f"; none of that name is added in {_state.folder / self.room}" if _state.folder else ""
-        return f"there is no {self.what} {name!r}; {nearest(name, self._records)}{looked}"
+        place = f"; none of that name is added in {_state.folder / self.room}" if _state.folder else ""
+        return f"there is no {self.what} {name!r}; {nearest(name, self._records)}{place}"
 
     def _forget(self, top: str) -> None:
         """Drop what the modules below ``top`` added."""

@@ -241,5 +241,5 @@ def _install(wheel: Path, package: str, version: str) -> None:
         [sys.executable, "-m", "pip", "install", *options, str(wheel)], capture_output=True, text=True, check=False
     )
     if done.returncode or installed(package) != version:
-        said = " ".join(done.stderr.split()) or f"found {installed(package) or 'nothing'} instead of {version}"
-        raise FetchError(f"{wheel}: pip did not install it: {said}")
+        reason = " ".join(done.stderr.split()) or f"found {installed(package) or 'nothing'} instead of {version}"
+        raise FetchError(f"{wheel}: pip did not install it: {reason}")

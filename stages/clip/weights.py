@@ -155,9 +155,9 @@ def _load_state(net: nn.Module, state: dict[str, Tensor], path: Path, model: str
         "other shapes": shapes,
     }
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
+        faults = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
         raise WeightsError(
-            f"{path}: does not fit model {model!r}: {said}; give the architecture that these weights were made with"
+            f"{path}: does not fit model {model!r}: {faults}; give the architecture that these weights were made with"
         )
     net.load_state_dict(state)
 

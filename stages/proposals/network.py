@@ -46,7 +46,7 @@ class Architecture:
 
 
 class RawOutput(NamedTuple):
-    """What the network says about a batch, before any decoding. One entry per level, finest grid first."""
+    """The network's outputs for a batch, before any decoding. One entry per level, finest grid first."""
 
     category_logits: list[Tensor]  # (B, classes, S, S), before the sigmoid
     kernels: list[Tensor]  # (B, kernel, S, S)

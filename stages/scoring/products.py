@@ -135,10 +135,10 @@ class Products:
                 rows,
                 *dots,
             )
-            for other, its_rows in features.items():
+            for other, other_rows in features.items():
                 if other >= view:
-                    mine, its = rows[start - base : stop - base], its_rows[start - base : stop - base]
-                    multiply_rows(mine, its, self.view_products[view_product_name(view, other)][start:stop])
+                    first, second = rows[start - base : stop - base], other_rows[start - base : stop - base]
+                    multiply_rows(first, second, self.view_products[view_product_name(view, other)][start:stop])
 
 
 def _image_blocks(image_offsets: Ints) -> Iterator[tuple[int, int]]:

@@ -1,13 +1,13 @@
 """CLIP's text vectors, each distinct string once and without a token that cannot matter.
 
 The plain method, open_clip's ``encode_text``, runs all positions of the context (77) for each string. The vector is read at
-one position, the end token's, and attention is causal: nothing behind that position is ever seen. So only the tokens up
-to it are run, common beginnings once (`stages.text.prefixes`), and after the last attention the end tokens alone.
+one position, the end token's, and attention is causal: nothing after that position is attended to. So only the tokens up
+to it are computed, common prefixes once (`stages.text.prefixes`), and after the last attention the end tokens alone.
 A text tower for which this is not exact runs the plain method.
 
-On a CPU in float32 a vector is the same to the byte whatever is encoded with it, so that a resumed run and a whole one
-write the same bytes. For that, nothing may be summed or rounded in another way because of how many rows there are, or
-which of them a row is: products run for a fixed number of rows, and attention sums in the order of the tokens.
+On a CPU in float32 a vector is the same to the byte whatever is encoded with it, so that a resumed and an uninterrupted run
+write the same bytes. So neither the number of rows nor the position of a row may change how sums are taken or rounded:
+products run for a fixed number of rows, and attention sums in the order of the tokens.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Token sequences as a forest, in which a common beginning stands, and is computed, once.
+"""Token sequences as a forest of prefixes (tries), in which each common prefix is computed once.
 
 A causal transformer gives a token the same state after the same beginning, whatever follows it. So the states of many
 sequences form a forest: "man in hat" and "man in coat" part at their third word. A node is a beginning, by its last
@@ -72,5 +72,5 @@ def portions(sequences: Sequence[list[int]], size: int) -> Iterator[list[int]]:
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

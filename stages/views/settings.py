@@ -85,8 +85,8 @@ def _checked(where: str, kind: type[Params], values: Any) -> dict[str, list[Any]
     try:
         return kind.model_validate(values).config()
     except ValidationError as error:
-        said = "; ".join(_fault(kind, fault) for fault in error.errors())
-        raise ParameterError(f"{where}: {said}; it knows {', '.join(kind.model_fields)}") from None
+        faults = "; ".join(_fault(kind, fault) for fault in error.errors())
+        raise ParameterError(f"{where}: {faults}; it knows {', '.join(kind.model_fields)}") from None
 
 
 def _fault(kind: type[Params], fault: Any) -> str:

@@ -47,9 +47,9 @@ def region_tokens(
 
 
 def attention_bias(cells: Tensor, dtype: torch.dtype) -> Tensor:
-    """What may see what, among class token, patches and N region tokens with ``cells`` bool (N, P): added to logits.
+    """The attention mask of class token, patches and N region tokens with ``cells`` bool (N, P), added to logits.
 
-    (1, 1 + P + N, 1 + P + N): nobody sees a region token but itself, and no region token sees the class token.
+    (1, 1 + P + N, 1 + P + N): only a region token itself attends to it, and it does not attend to the class token.
     """
     regions, patches = cells.shape
     seen = torch.ones(1 + patches + regions, 1 + patches + regions, dtype=torch.bool, device=cells.device)
