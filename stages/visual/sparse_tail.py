@@ -2,8 +2,8 @@
 
 Before each masked block a patch whose mask value is 0 is the zero vector, whichever patch it is (Yu et al., CVPR 2023,
 sec. 3.2). LayerNorm makes one constant of all of these, so their keys and their values are equal, and in attention n
-equal tokens weigh one token whose logit has log(n) added. Their outputs are zeroed again before the
-next, and after the last only the class token is read. So ONE zero token stands for those of all masks.
+equal tokens weigh as much as one whose logit has log(n) added. Their outputs are zeroed again before the next block, and
+after the last only the class token is read. So ONE zero token stands for those of all masks.
 
 Two more savings. In the first masked block, tokens of the same patch and the same mask value (nine in ten are exactly
 1) are equal, and have their queries, keys and values computed once. In the last, only the class token asks
