@@ -94,8 +94,10 @@ class Backbone(Record):
         self, model: str, weights: Path, *, device: torch.device | str = "cpu", precision: str = "float32"
     ) -> tuple[Any, Tokenizer]:
         """The model in eval mode with the weights of a file, and its tokenizer."""
-        found: tuple[Any, Tokenizer] = _called(self.load)(model, weights, device=device, precision=precision)
-        return found
+        model_and_tokenizer: tuple[Any, Tokenizer] = _called(self.load)(
+            model, weights, device=device, precision=precision
+        )
+        return model_and_tokenizer
 
     def modules(self, side: Literal["visual", "text"]) -> list[str]:
         """The modules named as text that compute what one side of the encoder gives, for digests of code."""

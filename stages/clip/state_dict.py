@@ -23,7 +23,7 @@ _READ_ERRORS = (
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
-    """What a weights file holds: name -> tensor, and the metadata beside them in some checkpoints.
+    """What a weights file holds: name -> tensor, and the metadata that some checkpoints have.
 
     Args:
         path: ``.safetensors``, a PyTorch checkpoint (``torch.save``) or a TorchScript archive as OpenAI published them.

@@ -38,9 +38,10 @@ def is_archive(path: Path) -> bool:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of the archive's module tree by its dotted name, and the integers of its root as 0-d tensors.
 
-    Parameters and buffers are among them; so are tensors that a `state_dict` would leave out. Raises
-    `pickle.UnpicklingError` for a name that no such archive needs; a damaged archive raises what zip and pickle readers
-    raise.
+    Parameters and buffers are among them; so are tensors that a `state_dict` would leave out.
+
+    Raises:
+        pickle.UnpicklingError: a name that no such archive needs. A damaged archive raises the errors of zip and pickle.
     """
     with zipfile.ZipFile(path) as archive:
         record = next((name for name in archive.namelist() if PurePosixPath(name).name == "data.pkl"), "data.pkl")
@@ -53,13 +54,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _walk(module: _Module, prefix: str) -> list[tuple[str, Tensor]]:
-    found = []
+    tensors = []
     for name, value in vars(module).items():
         if isinstance(value, Tensor):
-            found.append((prefix + name, value))
+            tensors.append((prefix + name, value))
         elif isinstance(value, _Module):
-            found.extend(_walk(value, f"{prefix}{name}."))
-    return found
+            tensors.extend(_walk(value, f"{prefix}{name}."))
+    return tensors
 
 
 class _Module:

@@ -27,11 +27,14 @@ def load_clip(
 ) -> tuple[nn.Module, SimpleTokenizer]:
     """An open_clip model in eval mode with the weights of a file, and CLIP's tokenizer for its context length.
 
-    ``model``: an architecture name of open_clip (``ViT-B-32-quickgelu``), or the path of a JSON file in open_clip's
-    model-config format, with or without ``model_cfg`` and ``preprocess_cfg`` around it. ``weights``: ``.safetensors``,
-    a PyTorch checkpoint, or an archive as OpenAI published them; any float type. Raises `ParameterError` for an unknown
-    ``model``, `WeightsError` for a file that is damaged, of another architecture, or trained with another activation
-    than ``model`` has, as far as `_trained_with_quick_gelu` can tell.
+    Args:
+        model: an architecture name of open_clip (``ViT-B-32-quickgelu``), or the path of a JSON file in open_clip's
+            model-config format, with or without ``model_cfg`` and ``preprocess_cfg`` around it.
+        weights: ``.safetensors``, a PyTorch checkpoint, or an archive as OpenAI published them; any float type.
+
+    Raises:
+        ParameterError: an unknown ``model``. WeightsError: a file that is damaged, of another architecture, or trained
+            with another activation than ``model`` has, as far as `_trained_with_quick_gelu` can tell.
     """
     config, pixels = _read_config(model)
     state = read_state_dict(weights)
@@ -152,9 +155,9 @@ def _load_state(net: nn.Module, state: dict[str, Tensor], path: Path, model: str
         "other shapes": shapes,
     }
     if any(problems.values()):
-        said = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
+        faults = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
         raise WeightsError(
-            f"{path}: does not fit model {model!r}: {said}; give the architecture that these weights were made with"
+            f"{path}: does not fit model {model!r}: {faults}; give the architecture that these weights were made with"
         )
     net.load_state_dict(state)
 
