@@ -134,9 +134,7 @@ def _no_storages(storage: Storage) -> Tensor:
     raise pickle.UnpicklingError("tensors in a plain pickle")
 
 
-def _legacy_storages(
-    path: Path, keys: Any, start: int, sizes: Mapping[str, Storage]
-) -> Callable[[Storage], Tensor]:
+def _legacy_storages(path: Path, keys: Any, start: int, sizes: Mapping[str, Storage]) -> Callable[[Storage], Tensor]:
     """What reads the storages that stand one after the other behind the pickles, each after its length."""
     places: dict[str, int] = {}
     for key in keys:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from store.errors import WeightsError
+from store.fingerprint import file_digest
 
 Form = Literal["safetensors", "torchscript", "checkpoint", "pickle"]
 """safetensors; TorchScript archive (OpenAI's form); ``torch.save`` since 1.6 (a zip); pickle: older ``torch.save`` and
@@ -29,7 +30,9 @@ WEIGHTS_NAMES = (
 INDEX_NAMES = ("open_clip_model.safetensors.index.json", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 _FETCH = "fetch the weights file again"
-_FORMS = ".safetensors, a PyTorch checkpoint (.pt, .pth, .bin), an archive as OpenAI published them, or detectron2's .pkl"
+_FORMS = (
+    ".safetensors, a PyTorch checkpoint (.pt, .pth, .bin), an archive as OpenAI published them, or detectron2's .pkl"
+)
 _HEADER_LIMIT = 100_000_000
 """Bytes of a safetensors header that its library reads at most."""
 _HEAD = 4096
@@ -91,7 +94,9 @@ def text_instead(head: bytes) -> str:
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
         size = next((line.split()[-1].decode() for line in head.splitlines() if line.startswith(b"size ")), "")
         whole = f" to a file of {int(size):,} bytes" if size.isdecimal() and len(size) < 20 else ""
-        return f"a Git LFS pointer{whole}, not the file itself; run `git lfs pull` in its repository, or download the file"
+        return (
+            f"a Git LFS pointer{whole}, not the file itself; run `git lfs pull` in its repository, or download the file"
+        )
     if head.startswith((b"/annex/objects/", b"../.git/annex")):
         return "a git-annex pointer, not the file itself; run `git annex get` in its repository, or download the file"
     if b"\x00" in head:
@@ -142,6 +147,20 @@ def weights_file(path: Path) -> Path:
     )
 
 
+def weights_digest(path: Path) -> str:
+    """sha256 of the weights file that ``path`` names (see `weights_file`).
+
+    Raises:
+        WeightsError: there is none, or it cannot be read.
+    """
+    file = weights_file(path)
+    try:
+        return file_digest(file)
+    except (OSError, ValueError):
+        _ends(file)  # says what is wrong with it
+        raise
+
+
 def _ends(path: Path) -> tuple[int, bytes, bytes]:
     """Size, first and last bytes of a file; what is no readable file with contents is refused."""
     try:
@@ -185,7 +204,9 @@ def _zip_form(path: Path, size: int) -> Form:
     holds = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     if names and all(name.endswith(".npy") for name in names):
         raise _wrong(path, "a NumPy archive (.npz), as Google publishes SigLIP and ViT; give PyTorch weights of a CLIP")
-    raise _wrong(path, f"a zip without PyTorch weights at its root, with {holds or 'nothing'}; unpack it, give a file in it")
+    raise _wrong(
+        path, f"a zip without PyTorch weights at its root, with {holds or 'nothing'}; unpack it, give a file in it"
+    )
 
 
 def _check_safetensors(path: Path, header: int, size: int) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -98,6 +98,11 @@ class Module:
 class Reader(pickle._Unpickler):
     """Reads one pickle. What it may name is in `_names`; ``__torch__`` names are those of TorchScript's modules."""
 
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    pop_mark: Callable[..., list[Any]]
+
     def __init__(self, stream: Any, encoding: str = "latin1") -> None:
         super().__init__(stream, encoding=encoding)
         self._admitted = {**plain_names(encoding), **_names()}
@@ -160,7 +165,7 @@ class Reader(pickle._Unpickler):
             raise EOFError("it ends inside a number of bytes")
         self.append(data)
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     for _code in (
         *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX),
         *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID),
