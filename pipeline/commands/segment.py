@@ -10,6 +10,7 @@ from pipeline.arguments import checked
 from pipeline.commands.single_image import segment
 from pipeline.project import LoadedProject
 from pipeline.runner import Execution
+from stages.clip.config import model_at
 from stages.device.memory import rows_for
 from stages.page.overlay import overlay, png
 from stages.proposals.registry import SOURCES
@@ -49,7 +50,7 @@ def segment_file(
     propose = values.propose
     net = proposer(project.path(propose.input), propose.used(), propose.box, execution.device)
     model, tokenizer = load_clip(
-        str(project.path(values.clip.model)),
+        model_at(values.clip.model, project.folder),
         project.path(values.clip.weights),
         device=execution.device,
         precision=values.clip.precision,

@@ -13,7 +13,6 @@ from stages.clip.hugging_face import is_hugging_face, open_clip_document
 from store.errors import ParameterError, WeightsError, nearest
 from store.fingerprint import file_digest
 
-
 ModelForm = Literal["name", "file", "folder"]
 OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG, HUGGING_FACE_PIXELS = (
     "open_clip_config.json",
@@ -29,12 +28,19 @@ def model_form(model: str) -> ModelForm:
     """
     if model.endswith(".json"):
         return "file"
-    return "folder" if "/" in model or Path(model).is_dir() else "name"
+    if _has_config(Path(model)):
+        return "folder"
+    return "folder" if "/" in model and ":" not in model else "name"
 
 
 def model_at(model: str, folder: Path) -> str:
     """``model`` of a params file, whose paths start at ``folder``, as seen from here; a name stays."""
-    return model if not (folder / model).is_dir() and model_form(model) == "name" else str(folder / model)
+    there = str(folder / model)
+    return model if model_form(model) == "name" and not _has_config(folder / model) else there
+
+
+def _has_config(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG))
 
 
 def config_files(model: str) -> list[Path]:
@@ -152,7 +158,7 @@ def encoder_identity(model: str, weights: Path, precision: str, image_size: int 
 
 def encoder_files(model: str, weights: Path, identity: Mapping[str, str]) -> dict[Path, str]:
     """The files that loading an encoder reads, with their digests as its identity has them."""
-    files = dict(zip(config_files(model), (identity[n] for n in ("model", "pixels") if n in identity), strict=True))
+    files = {file: identity[key] for file, key in zip(config_files(model), ("model", "pixels"), strict=False)}
     return {weights_file(weights): identity["weights"], **files}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,9 @@ _TRAINING = frozenset(
     }
 )
 _GENERIC = frozenset(
-    """_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _name_or_path
+    re.findall(
+        r"\w+",
+        """_attn_implementation _attn_implementation_autoset _attn_implementation_internal _commit_hash _name_or_path
     add_cross_attention architectures bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample dtype early_stopping
     encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task forced_bos_token_id
@@ -50,7 +53,8 @@ _GENERIC = frozenset(
     pad_token_id prefix problem_type pruned_heads remove_invalid_values repetition_penalty return_dict
     return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
     tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript transformers_version
-    typical_p use_bfloat16""".split()
+    typical_p use_bfloat16""",
+    )
 )
 """Keys of every config of transformers, which say nothing about what a CLIP computes."""
 _TOP = frozenset(
