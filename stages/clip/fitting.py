@@ -47,9 +47,14 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: st
     for name in expected:
         if name.endswith(".num_batches_tracked"):  # a counter that nothing reads
             named.setdefault(name, expected[name])
-    _resize(named, expected, net, path, quiet)
-    _check(named, expected, path, model)
-    net.load_state_dict(named)
+    sized = _resized(named, expected, net, path)
+    _check(named | sized, expected, path, model, fits=named)
+    for name in sized if not quiet else ():
+        logging.getLogger(__name__).warning(
+            "%s: %s has %d positions, the model %d: interpolated, as the model's input size is another one",
+            *(path, name, len(named[name]), len(expected[name])),
+        )
+    net.load_state_dict(named | sized)
 
 
 def resized_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -78,8 +83,9 @@ def _text_as(named: Mapping[str, Tensor], *, in_text: bool) -> dict[str, Tensor]
     return {name.removeprefix("text.") if name.startswith(tops) else name: value for name, value in named.items()}
 
 
-def _resize(named: dict[str, Tensor], expected: Mapping[str, Tensor], net: Any, path: Path, quiet: bool) -> None:
-    """Interpolate in place the position tables that are of another input size."""
+def _resized(named: Mapping[str, Tensor], expected: Mapping[str, Tensor], net: Any, path: Path) -> dict[str, Tensor]:
+    """The position tables that are of another input size, interpolated."""
+    sized = {}
     for name in _POSITIONS:
         old, new = named.get(name), expected.get(name)
         if old is None or new is None or old.ndim != 2 or old.shape == new.shape or old.shape[1] != new.shape[1]:
@@ -87,20 +93,18 @@ def _resize(named: dict[str, Tensor], expected: Mapping[str, Tensor], net: Any, 
         side = math.isqrt(len(new) - 1)
         grid = tuple(net.visual.grid_size) if hasattr(net.visual, "grid_size") else (side, side)
         try:
-            named[name] = resized_positions(old, grid)
+            sized[name] = resized_positions(old, grid)
         except ValueError as error:
             raise WeightsError(
                 f"{path}: {name}: expected a square grid of positions after the first, got {len(old)} rows; "
                 f"give an image_size for which no positions are interpolated"
             ) from error
-        if not quiet:
-            logging.getLogger(__name__).warning(
-                "%s: %s has %d positions, the model %d: interpolated, as the model's input size is another one",
-                *(path, name, len(old), len(new)),
-            )
+    return sized
 
 
-def _check(named: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, model: str) -> None:
+def _check(
+    named: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, model: str, fits: Mapping[str, Tensor]
+) -> None:
     common = expected.keys() & named.keys()
     missing, unexpected = expected.keys() - named.keys(), named.keys() - expected.keys()
     shapes = {
@@ -126,7 +130,7 @@ def _check(named: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Pa
             )
     if missing and all(name.startswith("visual.") for name in named):
         said += "; it holds an image encoder alone"
-    raise WeightsError(f"{path}: does not fit model {model!r}: {said}; {fitting_models(named)}")
+    raise WeightsError(f"{path}: does not fit model {model!r}: {said}; {fitting_models(fits)}")
 
 
 def _few(names: set[str]) -> str:
