@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import mmap
-import pickle
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from stages.clip.forms import Form, is_legacy
-from stages.clip.unpickler import Module, Reader, Storage, StoredArray, StoredTensor
+from stages.clip.unpickler import Module, Reader, Refused, Storage, StoredArray, StoredTensor
 
 _PICKLE_LIMIT = 1 << 28
 """Bytes of the pickle in a zip, without the numbers: those of the largest models have a few hundred thousand."""
@@ -42,18 +41,18 @@ def open_checkpoint(path: Path, form: Form) -> Checkpoint:
     """What a pickled file holds.
 
     Raises:
-        Anything that readers of zip and pickle raise, for a damaged file or one that names what it may not.
+        Refused: it names what it may not, or is damaged. Anything else that readers of zip and pickle raise: it is damaged.
     """
     if form == "pickle":
         return _open_pickle(path)
     record, numbers = _records(path)
     with zipfile.ZipFile(path) as archive:
         if archive.getinfo(record).file_size > _PICKLE_LIMIT:
-            raise pickle.UnpicklingError(f"a pickle of {archive.getinfo(record).file_size} bytes beside the numbers")
+            raise Refused(f"a pickle of {archive.getinfo(record).file_size} bytes beside the numbers")
         content = Reader(io.BytesIO(archive.read(record))).load()
     if form == "torchscript":
         if not isinstance(content, Module):
-            raise pickle.UnpicklingError(f"expected a module at its root, got {type(content).__name__}")
+            raise Refused(f"expected a module at its root, got {type(content).__name__}")
         content = _module_tensors(content)
     return Checkpoint(content, numbers)
 
@@ -62,7 +61,7 @@ def tensors_of(entries: Mapping[str, Any], checkpoint: Checkpoint, size: int) ->
     """``entries`` of a checkpoint with their tensors read. ``size``: bytes of the file, which bound what it may unfold to."""
     stored = [value for value in entries.values() if isinstance(value, StoredTensor)]
     if sum(value.nbytes for value in stored) > _SHARED * size:
-        raise pickle.UnpicklingError(f"tensors of more than {_SHARED} times the bytes of the file")
+        raise Refused(f"tensors of more than {_SHARED} times the bytes of the file")
     storages: dict[Storage, Tensor] = {}
     read: dict[str, Any] = {}
     for name, value in entries.items():
@@ -81,15 +80,15 @@ def _records(path: Path) -> tuple[str, Callable[[Storage], Tensor]]:
         folder = PurePosixPath(record).parent
         order = f"{folder}/byteorder"
         if order in archive.namelist() and archive.open(order).read(8) != b"little":
-            raise ValueError("its numbers are in the byte order of another kind of machine")
+            raise Refused("its numbers are in the byte order of another kind of machine")
 
     def read(storage: Storage) -> Tensor:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(f"{folder}/data/{storage.key}")
             if info.compress_type != zipfile.ZIP_STORED:
-                raise pickle.UnpicklingError("its numbers are compressed, as PyTorch never does")
+                raise Refused("its numbers are compressed, as PyTorch never does")
             if info.file_size != storage.length * storage.dtype.itemsize:
-                raise EOFError(f"record {storage.key} has another size than its tensors")
+                raise Refused(f"record {storage.key} has another size than its tensors")
             numbers = np.empty(info.file_size, np.uint8)
             with archive.open(info) as stream:
                 for start in range(0, len(numbers), _BLOCK):
@@ -110,7 +109,7 @@ def _module_tensors(root: Module) -> dict[str, Any]:
         for name, value in vars(module).items():
             seen += 1
             if seen > _MOST_TENSORS:
-                raise pickle.UnpicklingError(f"more than {_MOST_TENSORS} entries in its modules")
+                raise Refused(f"more than {_MOST_TENSORS} entries in its modules")
             if isinstance(value, StoredTensor):
                 found[prefix + name] = value
             elif isinstance(value, Module):
@@ -126,12 +125,12 @@ def _open_pickle(path: Path) -> Checkpoint:
         reader = Reader(data)
         content, keys = reader.load(), Reader(data).load()
         if version != 1001 or not isinstance(system, dict) or not system.get("little_endian", True):
-            raise ValueError("its numbers are in the byte order of another kind of machine, or of an unknown version")
+            raise Refused("its numbers are in the byte order of another kind of machine, or of an unknown version")
         return Checkpoint(content, _legacy_storages(path, keys, data.tell(), reader.storages))
 
 
 def _no_storages(storage: Storage) -> Tensor:
-    raise pickle.UnpicklingError("tensors in a plain pickle")
+    raise Refused("tensors in a plain pickle")
 
 
 def _legacy_storages(path: Path, keys: Any, start: int, sizes: Mapping[str, Storage]) -> Callable[[Storage], Tensor]:
@@ -141,14 +140,14 @@ def _legacy_storages(path: Path, keys: Any, start: int, sizes: Mapping[str, Stor
         places[key] = start + 8
         start += 8 + sizes[key].length * sizes[key].dtype.itemsize
     if start > path.stat().st_size:
-        raise EOFError(f"it is cut off: {path.stat().st_size:,} of {start:,} bytes")
+        raise Refused(f"it is cut off: {path.stat().st_size:,} of {start:,} bytes")
 
     def read(storage: Storage) -> Tensor:
         with path.open("rb") as file:
             file.seek(places[storage.key] - 8)
             length = int.from_bytes(file.read(8), "little")
             if length != storage.length:
-                raise ValueError(f"storage {storage.key} has {length} numbers instead of {storage.length}")
+                raise Refused(f"storage {storage.key} has {length} numbers instead of {storage.length}")
             numbers = np.fromfile(file, np.uint8, storage.length * storage.dtype.itemsize)
         return torch.from_numpy(numbers).view(storage.dtype)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from stages.clip.checkpoint import Checkpoint, open_checkpoint, tensors_of
 from stages.clip.forms import Form, form_of
-from stages.clip.unpickler import StoredArray, StoredTensor
+from stages.clip.unpickler import Refused, StoredArray, StoredTensor
 from store.errors import WeightsError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "clip_model", "clip")
@@ -93,12 +92,13 @@ def _entries(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _unreadable(path: Path, form: Form, error: Exception) -> WeightsError:
     """What is wrong with a file whose reader failed: in our words, without addresses."""
-    said = re.sub(r" at 0x[0-9a-fA-F]+", "", " ".join(str(error).split()))[:200]
-    reason = said or {MemoryError: "too little memory", EOFError: "it ends too early"}.get(
-        type(error), type(error).__name__
+    known = {MemoryError: "too little memory", EOFError: "it ends too early", OSError: "the disk does not give it"}
+    said = str(error) if isinstance(error, Refused) else ""
+    reason = said or next(
+        (words for kind, words in known.items() if isinstance(error, kind)), "its bytes make no sense"
     )
     kind = {"torchscript": "TorchScript archive", "checkpoint": "PyTorch checkpoint"}.get(form, form)
-    if "refused the name" in said:
+    if said.startswith("refused"):
         return WeightsError(
             f"{path}: cannot be read as tensors: {reason}; this {kind} holds more than tensors in plain containers, which is "
             "refused because loading it could run code; take another source, or where you trust it, load it yourself and "

@@ -39,6 +39,10 @@ _LARGEST_KEY = 1 << 60
 _MOST_DIMENSIONS = 16
 
 
+class Refused(Exception):
+    """What a file holds is damaged or may not be there; the message says what, in our words."""
+
+
 @dataclass(frozen=True)
 class Storage:
     """A run of numbers of the file: its name there and how many it has."""
@@ -81,7 +85,7 @@ class StoredArray:
 
     def _fill(self, shape: Any, dtype: PlainDtype, fortran: bool, raw: bytes) -> None:
         if not _NUMBERS.fullmatch(dtype.code):
-            raise pickle.UnpicklingError(f"an array of {dtype.code}, no numbers")
+            raise Refused(f"an array of {dtype.code}, no numbers")
         self.shape, self.dtype, self.fortran, self.raw = _sizes(shape), dtype.resolved().str, fortran, raw
 
     def tensor(self) -> Tensor:
@@ -115,12 +119,12 @@ class Reader(pickle._Unpickler):
         try:
             return self._admitted[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"refused the name {module}.{name}") from None
+            raise Refused(f"refused the name {module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, length, *view = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or any(view) or not _is_count(length):
-            raise pickle.UnpicklingError("a storage of an unknown form")
+            raise Refused("a storage of an unknown form")
         return self.storages.setdefault(str(key), Storage(str(key), dtype, length))
 
     def load_setitem(self) -> None:
@@ -140,13 +144,13 @@ class Reader(pickle._Unpickler):
     def load_newobj(self) -> None:
         self.stack.pop()  # arguments
         if self.stack.pop() is not Module:
-            raise pickle.UnpicklingError("an object of a class that it may not have")
+            raise Refused("an object of a class that it may not have")
         self.append(Module())
 
     def load_reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack[-1]
         if not isinstance(arguments, tuple) or (function is not Module and function not in self._admitted.values()):
-            raise pickle.UnpicklingError("a call of what is no function")
+            raise Refused("a call of what is no function")
         self.stack[-1] = function(*(() if function is Module else arguments))
 
     def load_build(self) -> None:
@@ -156,13 +160,13 @@ class Reader(pickle._Unpickler):
         elif isinstance(built, Module) and isinstance(state, dict):
             vars(built).update({str(name): value for name, value in state.items()})
         elif not isinstance(built, dict):  # attributes of a dict (a state_dict's _metadata) say nothing about weights
-            raise pickle.UnpicklingError("attributes for what has none")
+            raise Refused("attributes for what has none")
 
     def load_bytearray8(self) -> None:
         length = int.from_bytes(self.read(8), "little")
         data = self.read(length)
         if len(data) != length:
-            raise EOFError("it ends inside a number of bytes")
+            raise Refused("it ends inside a number of bytes")
         self.append(data)
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
@@ -209,10 +213,10 @@ def _names() -> dict[tuple[str, str], Any]:
 
 def _set(target: Any, items: list[Any]) -> None:
     if type(target) is not dict:
-        raise pickle.UnpicklingError("entries for what is no dict")
+        raise Refused("entries for what is no dict")
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) is not str and not (isinstance(key, int) and abs(key) < _LARGEST_KEY):
-            raise pickle.UnpicklingError(f"a {type(key).__name__} as a key, expected text or a number")
+            raise Refused(f"a {type(key).__name__} as a key, expected text or a number")
         target[key] = value
 
 
@@ -220,16 +224,16 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> St
     """A window that lies in its storage and shows no number of it twice: what a file says is as large as the file."""
     size, stride = _sizes(size), _sizes(stride)
     if not isinstance(storage, Storage) or not _is_count(offset) or len(size) != len(stride):
-        raise pickle.UnpicklingError("a tensor of an unknown form")
+        raise Refused("a tensor of an unknown form")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if 0 not in size else -1
     if last >= storage.length or prod(size) > storage.length:
-        raise pickle.UnpicklingError(f"a tensor of {size} by {stride} on a storage of {storage.length} numbers")
+        raise Refused(f"a tensor of {size} by {stride} on a storage of {storage.length} numbers")
     return StoredTensor(storage, offset, size, stride)
 
 
 def _of_type(function: Any, kind: object, arguments: Any, state: object) -> Any:
     if function not in (_tensor, _first):
-        raise pickle.UnpicklingError("a tensor of an unknown form")
+        raise Refused("a tensor of an unknown form")
     return function(*arguments)
 
 
@@ -264,7 +268,7 @@ def _as_text(*parts: object) -> str:
 
 def _sizes(value: Any) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) > _MOST_DIMENSIONS or not all(map(_is_count, value)):
-        raise pickle.UnpicklingError("a shape of an unknown form")
+        raise Refused("a shape of an unknown form")
     return tuple(value)
 
 
