@@ -104,7 +104,8 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
     from pipeline.setup.preflight import check
 
     project = _opened(params)
-    if {project.values.propose.precision, project.values.clip.precision} != {"float32"}:
+    encoders = project.values.encoders.values()
+    if {project.values.propose.precision, *(encoder.precision for encoder in encoders)} != {"float32"}:
         from pipeline.setup.doctor import precision_gain
 
         print(f"note: {precision_gain()}")
@@ -198,6 +199,7 @@ def score(
     beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
     dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+    encoder: Annotated[str, typer.Option(help="of the profile's encoders; the main one by default")] = "",
 ) -> None:
     """Metrics at any alpha and beta, straight from the pair table: no vectors, no GPU, nothing is written."""
     from pipeline.commands.tables import print_metrics, scored

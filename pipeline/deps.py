@@ -16,7 +16,8 @@ from store.fingerprint import ROOT, import_closure
 from store.publish import write_file
 
 DVC_FILE, COPY = ROOT / "dvc.yaml", ROOT / "demo/dvc.yaml"
-_CODE = re.compile(r"^      - (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
+_CODE = re.compile(r"^ +- (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
+_DEPS = re.compile("^( +)deps:\n", re.MULTILINE)
 
 
 def code_deps(stage: str) -> list[str]:
@@ -37,10 +38,12 @@ def with_deps(text: str) -> str:
     """``text`` of dvc.yaml with the code dependencies of every stage as they should be, after its other ones."""
     for stage in STAGES:
         start = text.index(f"\n  {stage}:\n")
-        first = text.index("    deps:\n", start) + len("    deps:\n")
-        end = first + len(re.match(r"(?:      - \S+\n)*", text[first:])[0])  # type: ignore[index]
+        heading = _DEPS.search(text, start)
+        assert heading is not None, f"dvc.yaml: stage {stage} has no deps"
+        first, indent = heading.end(), f"{heading[1]}  - "  # deeper where a stage stands below `do`
+        end = first + len(re.match(rf"(?:{indent}\S+\n)*", text[first:])[0])  # type: ignore[index]
         others = _CODE.sub("", text[first:end])
-        text = text[:first] + others + "".join(f"      - {file}\n" for file in code_deps(stage)) + text[end:]
+        text = text[:first] + others + "".join(f"{indent}{file}\n" for file in code_deps(stage)) + text[end:]
     return text
 
 

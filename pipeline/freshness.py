@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.project import LoadedProject, repro, with_params
-from pipeline.registry import STAGES, stage_module
+from pipeline.registry import FILES, PER_ENCODER, STAGES, Instance, instances, stage_module
 from pipeline.reruns import stage_values
 from stages.text.spacy_model import spacy_digest
 from store import schema
@@ -30,64 +30,97 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def producers() -> dict[str, str]:
-    """Output (a field of ``Paths``) -> the stage that writes it."""
-    return {field: stage for stage in STAGES for field in stage_module(stage).Paths.outputs}
+    """Field of a stage's ``Paths`` -> the stage that writes it; ``pair_tables`` are those of all encoders."""
+    by_field = {field: stage for stage in STAGES for field in stage_module(stage).Paths.outputs}
+    return by_field | {"pair_tables": by_field["pairs"]}
 
 
-def ancestors(stage: str) -> list[str]:
-    """The stages whose outputs ``stage`` reads, directly or not, in the order of the flow."""
-    made_by, found, waiting = producers(), set[str](), [stage]
+def sources(project: LoadedProject, instance: Instance) -> list[Instance]:
+    """What writes the inputs of ``instance``: of its own encoder, of the main one, or of all that it reads."""
+    by_field, names = producers(), project.values.encoders
+    found: list[Instance] = []
+    for field in stage_module(instance.stage).Paths.model_fields:
+        stage = by_field.get(field, instance.stage)
+        if stage != instance.stage:
+            own = names if field == "pair_tables" else [instance.encoder or project.values.encoder]
+            found += [Instance(stage, encoder) for encoder in (own if stage in PER_ENCODER else [""])]
+    return list(dict.fromkeys(found))
+
+
+def ancestors(project: LoadedProject, instance: Instance) -> list[Instance]:
+    """What writes anything that ``instance`` reads, directly or not, in the order of the flow."""
+    found, waiting = set[Instance](), [instance]
     while waiting:
-        for field in stage_module(waiting.pop()).Paths.model_fields:
-            before = made_by.get(field)
-            if before not in (None, stage, *found):
-                found.add(str(before))
-                waiting.append(str(before))
-    return [name for name in STAGES if name in found]
+        before = set(sources(project, waiting.pop())) - found
+        found |= before
+        waiting += before
+    return [each for each in instances(project.values.encoders) if each in found]
 
 
-def reasons(project: LoadedProject) -> dict[str, list[str]]:
-    """Stage -> why its outputs are stale by themselves; [] where they are current, or would be if their inputs were."""
-    outputs = {stage: _outputs(project, stage) for stage in STAGES}
-    digests = {field: attrs.get("digest") for made in outputs.values() for field, attrs in made.items()}
-    found: dict[str, list[str]] = {}
-    for stage, made in outputs.items():
-        files = stage_values(project, stage, {})[1]
-        found[stage] = [str(attrs["fault"]) for attrs in made.values() if "fault" in attrs]
-        if not all(files[field].exists() for field in made):
-            found[stage] = [NOT_RUN]
+def reasons(project: LoadedProject) -> dict[Instance, list[str]]:
+    """Why the outputs of each stage are stale by themselves; [] where they are current, or would be if their inputs were."""
+    every = instances(project.values.encoders)
+    outputs = {instance: _outputs(project, instance) for instance in every}
+    digests = {
+        (field, instance.encoder): attrs.get("digest")
+        for instance, written in outputs.items()
+        for field, attrs in written.items()
+    }
+    found: dict[Instance, list[str]] = {}
+    for instance, written in outputs.items():
+        files = stage_values(project, instance.stage, {}, instance.encoder)[1]
+        found[instance] = [str(attrs["fault"]) for attrs in written.values() if "fault" in attrs]
+        if not all(files[field].exists() for field in written):
+            found[instance] = [NOT_RUN]
             continue
-        for field, attrs in made.items():
+        for field, attrs in written.items():
             others = [
                 source
                 for source, digest in attrs.get("made_from", {}).items()
-                if digests.get(source) not in (None, digest)
+                if _digest_now(project, instance, source, digests) not in (None, digest)
             ]
-            found[stage] += [f"{files[field].name} was made from another {', '.join(others)}"] if others else []
-            found[stage] += _changed_values(project, stage, attrs)
-        if stage == "score":
-            found[stage] += _other_metrics(files["metrics"], made)
+            found[instance] += (
+                [f"{_shown(field, instance, project)} was made from another {', '.join(others)}"] if others else []
+            )
+            found[instance] += _changed_values(project, instance, attrs)
+        if instance.stage == "score":
+            found[instance] += _other_metrics(files["metrics"], written)
     return found
 
 
+def _digest_now(
+    project: LoadedProject, instance: Instance, source: str, digests: Mapping[tuple[str, str], str | None]
+) -> str | None:
+    """The digest of an input as it lies there: ``source`` as ``made_from`` names it, ``field`` or ``field@encoder``."""
+    field, _, encoder = source.partition("@")
+    own = encoder or instance.encoder or project.values.encoder
+    return digests.get((field, own), digests.get((field, "")))
+
+
+def _shown(field: str, instance: Instance, project: LoadedProject) -> str:
+    return FILES[field].format(encoder=instance.encoder or project.values.encoder)
+
+
 def stale_line(project: LoadedProject, stage: str) -> str:
-    """One line that says why numbers made from the outputs of ``stage`` are stale, and what to run; "" if they are not."""
-    by_stage = reasons(project)
-    wanted = [name for name in STAGES if name in (*ancestors(stage), stage)]
-    absent = [name for name in wanted if by_stage[name] == [NOT_RUN]]
-    told = [f"{', '.join(absent)} {'have' if absent[1:] else 'has'} not run here"] if absent else []
-    told += [reason for name in wanted if name not in absent for reason in by_stage[name]]
-    if not told:
+    """One line that says why numbers made from the outputs of ``stage`` (of the main encoder) are stale, and what to run;
+    "" if they are not."""
+    by_instance = reasons(project)
+    instance = Instance(stage, project.values.encoder if stage in PER_ENCODER else "")
+    wanted = [*ancestors(project, instance), instance]
+    absent = [each.name for each in wanted if by_instance[each] == [NOT_RUN]]
+    said = [f"{', '.join(absent)} {'have' if absent[1:] else 'has'} not run here"] if absent else []
+    said += [reason for each in wanted if each.name not in absent for reason in by_instance[each]]
+    if not said:
         return ""
-    more = f"; and {len(told) - _SHOWN} more ({with_params(project, 'glimpse status')})" if len(told) > _SHOWN else ""
-    return f"stale: {'; '.join(told[:_SHOWN])}{more}; to renew: {repro(project)}"
+    more = f"; and {len(said) - _SHOWN} more ({with_params(project, 'glimpse status')})" if len(said) > _SHOWN else ""
+    return f"stale: {'; '.join(said[:_SHOWN])}{more}; to renew: {repro(project)}"
 
 
-def _outputs(project: LoadedProject, stage: str) -> dict[str, dict[str, Any]]:
+def _outputs(project: LoadedProject, instance: Instance) -> dict[str, dict[str, Any]]:
     """Output -> its attributes; {} where there are none, ``fault`` where they cannot be read."""
-    files = stage_values(project, stage, {})[1]
+    files = stage_values(project, instance.stage, {}, instance.encoder)[1]
     found: dict[str, dict[str, Any]] = {}
-    for field in stage_module(stage).Paths.outputs:
+    for field in stage_module(instance.stage).Paths.outputs:
         path = files[field]
         found[field] = {}
         if field in schema.TABLES and path.exists():
@@ -111,20 +144,32 @@ def attributes(path: Path, name: str) -> Mapping[str, Any]:
     return read_table(path, name, ()).attrs
 
 
-def _changed_values(project: LoadedProject, stage: str, attrs: Mapping[str, Any]) -> list[str]:
-    """The values of the profile that are others than an output of ``stage`` with these attributes was made with."""
-    params, files = stage_values(project, stage, {})
+def _changed_values(project: LoadedProject, instance: Instance, attrs: Mapping[str, Any]) -> list[str]:
+    """The values of the profile that are others than an output of ``instance`` with these attributes was made with."""
+    params, files = stage_values(project, instance.stage, {}, instance.encoder)
     stored = {**attrs.get("encoder", {}), **attrs.get("config", {})}
     changed = []
     for name, value in (params.config() | {name: str(path) for name, path in files.items()}).items():
         before = stored.get(name, value)
-        section = next((s for s in STAGES[stage] if name in type(getattr(project.values, s)).model_fields), stage)
+        section = _section(project, instance, name)
         if isinstance(before, str) and _DIGEST.fullmatch(before):  # of what the value names
             if _digest_of(project, name, value) not in (None, before):
                 changed.append(f"{section}.{name} names other contents now ({value})")
         elif before != value:
             changed.append(f"{section}.{name} is {json.dumps(value)} now, was {json.dumps(before)}")
     return changed
+
+
+def _section(project: LoadedProject, instance: Instance, name: str) -> str:
+    """Where a value of a stage stands in the params file."""
+    for section in STAGES[instance.stage]:
+        if section == "encoders":
+            encoder = instance.encoder or project.values.encoder
+            if name in type(project.values.encoders[encoder]).model_fields:
+                return f"encoders.{encoder}"
+        elif name in type(getattr(project.values, section)).model_fields:
+            return section
+    return instance.stage
 
 
 def _digest_of(project: LoadedProject, name: str, value: str) -> str | None:

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.arguments import checked
-from pipeline.registry import DEFAULT_PARAMS
+from pipeline.registry import DEFAULT_PARAMS, FILES
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
-from stages.clip.config import architecture_of
+from stages.clip.config import architecture_of, backbone_named, model_at
 from stages.device.precision import Precision
 from stages.score import Bootstrap
 from stages.scoring.rules.registry import Rules
 from stages.scoring.table import Scoring
 from stages.sweep import Grid
-from store.errors import ParameterError
+from stages.views.known import VIEWS
+from store.document import RUN
+from store.errors import ParameterError, nearest
 from store.registry import load_extensions
 
 EXTENSIONS = Path("extensions")
+MODELS = Path("models")
+_ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
 PARAMS_FILES = ("params.yaml", "demo/params.yaml")
 
 
@@ -39,27 +44,29 @@ class Propose(propose.Params):
     input: Path = Field(description="what the source reads; one that reads nothing does not open it, but DVC wants it")
 
 
-class Clip(Section):
-    """The CLIP that embeds masks and texts."""
+class Encoder(Section):
+    """A CLIP that embeds masks and texts."""
 
     model: Annotated[str, embed_masks.Params.model_fields["model"]]
-    weights: Path
+    weights: Path = Field(description="a weights file, or the folder that ``model`` names")
     precision: Annotated[Precision, embed_masks.Params.model_fields["precision"]]
 
 
 class EmbedMasks(embed_masks.Params):
-    model: None = None  # type: ignore[assignment]  # stands in `clip`
+    model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
 
 
 class EmbedText(embed_text.Params):
-    model: None = None  # type: ignore[assignment]  # stands in `clip`
+    model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
 
 
 class Project(Section):
     """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
-    ``profile``, the params file's own. ``extensions`` is the folder of your own additions (``store.registry``)."""
+    ``profile``, the params file's own. ``extensions`` is the folder of your own additions (``store.registry``), ``models`` that
+    of model configs, which DVC watches. ``encoder`` names the main one of ``encoders``: sweeps, variants, ablations and the
+    report's pictures are about it."""
 
     root: str
     profile: Path
@@ -68,9 +75,11 @@ class Project(Section):
     images: Path
     metrics: Path
     extensions: Path = EXTENSIONS
+    models: Path = MODELS
     index: Index
     propose: Propose
-    clip: Clip
+    encoder: str
+    encoders: dict[str, Encoder] = Field(min_length=1)
     embed_masks: EmbedMasks
     parse: parse.Params
     embed_text: EmbedText
@@ -81,6 +90,23 @@ class Project(Section):
     ablations: TriedFilters
     sweep: Grid
     report: report.Params
+
+    @model_validator(mode="after")
+    def _encoders_can_be_told_apart(self) -> Project:
+        if self.encoder not in self.encoders:
+            raise ValueError(f"encoder: no encoder {self.encoder!r}; {nearest(self.encoder, self.encoders)}")
+        for name in self.encoders:
+            if not _ENCODER_NAME.fullmatch(name) or name in (*self.index.datasets, RUN):
+                raise ValueError(
+                    f"encoders.{name}: expected a name of letters, digits, '_', '-' and '.' that is no data set's and not "
+                    f"{RUN!r}, since files and metrics are named by it"
+                )
+        return self
+
+    @property
+    def main_encoder(self) -> Encoder:
+        """The entry of the main encoder."""
+        return self.encoders[self.encoder]
 
 
 class LoadedProject(Section):
@@ -95,6 +121,10 @@ class LoadedProject(Section):
 
     def path(self, *parts: Path | str) -> Path:
         return self.folder.joinpath(*parts)
+
+    def pairs(self, encoder: str = "") -> Path:
+        """The pair table of an encoder, by default the main one."""
+        return self.table(FILES["pairs"].format(encoder=encoder or self.values.encoder))
 
     def table(self, name: str) -> Path:
         """Path of a stage's output in the data folder."""
@@ -121,14 +151,51 @@ def load_project(file: Path) -> LoadedProject:
     root, extensions = values.get("root"), values.get("extensions", str(EXTENSIONS))
     if isinstance(root, str) and isinstance(extensions, str):  # else `checked` says what is wrong with them
         load_extensions(file.parent / root / extensions)
-    return LoadedProject(file=file, values=checked(Project, values, str(file)))
+    project = LoadedProject(file=file, values=checked(Project, values, str(file)))
+    _require_watched_configs(project)
+    _require_offered_views(project)
+    return project
+
+
+def _require_watched_configs(project: LoadedProject) -> None:
+    """Raise a ParameterError for a model config outside the folder that DVC watches: a change of it would go unseen."""
+    models = project.path(project.values.models).resolve()
+    for name, encoder in project.values.encoders.items():
+        if encoder.model.endswith(".json") and models not in project.path(encoder.model).resolve().parents:
+            raise ParameterError(
+                f"{project.file}: encoders.{name}.model: expected a file in {project.values.models} (`models`), the folder of "
+                f"model configs that DVC watches, got {encoder.model}; put it there, or name its folder as `models`"
+            )
+
+
+def _require_offered_views(project: LoadedProject) -> None:
+    """Raise a ParameterError for a view that no encoder of the profile offers."""
+    views = [VIEWS[name] for name in project.values.embed_masks.views if VIEWS[name].backbones]
+    if not views:
+        return
+    models = [model_path(project, encoder.model) for encoder in project.values.encoders.values()]
+    if any(model.endswith(".json") and not Path(model).is_file() for model in models):
+        return  # preflight says so
+    kinds = {backbone_named(model).name for model in models}
+    for view in views:
+        if not any(view.offered_by(kind) for kind in kinds):
+            raise ParameterError(
+                f"{project.file}: embed_masks.views: {view.name} needs an encoder of kind {' or '.join(view.backbones)}, the "
+                f"profile has {', '.join(sorted(kinds))}; add such an encoder, or take the view out"
+            )
+
+
+def model_path(project: LoadedProject, model: str) -> str:
+    """What loads an encoder's architecture from here: the path of its file or folder, or its name."""
+    return model_at(model, project.folder)
 
 
 def profile_line(project: LoadedProject) -> str:
     """Which profile a command is about: its params file, its data folder and its encoder. First line of every table."""
-    clip = project.values.clip
-    encoder = f"{architecture_of(clip.model)}, {clip.weights.name}, {clip.precision}"
-    return f"profile {project.file}; data {project.values.data}; encoder {encoder}"
+    values, main = project.values, project.values.main_encoder
+    encoder = f"{architecture_of(main.model)}, {main.weights.name}, {main.precision}"
+    others = "".join(f", {name}" for name in values.encoders if name != values.encoder)
+    return f"profile {project.file}; data {values.data}; encoder {encoder}{others and f' (also{others[1:]})'}"
 
 
 def with_params(project: LoadedProject, command: str) -> str:

@@ -9,30 +9,35 @@ from typing import Any
 
 from pipeline.arguments import checked, split_values
 from pipeline.project import LoadedProject
-from pipeline.registry import FILES, STAGES, UP_TO_PAIR, stage_module
+from pipeline.registry import FILES, PER_ENCODER, STAGES, UP_TO_PAIR, Instance, stage_module
 from stages.contract import Context, Summary
 
 
 def stage_values(
-    project: LoadedProject, stage: str, change: Mapping[str, Mapping[str, Any]]
+    project: LoadedProject, stage: str, change: Mapping[str, Mapping[str, Any]], encoder: str = ""
 ) -> tuple[Any, dict[str, Path]]:
     """Params of ``stage``, and the path of every field of its ``Paths``.
 
     Args:
         change: section -> values that replace the profile's own.
+        encoder: whose vectors and pairs; "" for the main one.
     """
+    encoder = encoder or project.values.encoder
     module = stage_module(stage)
     values: dict[str, Any] = {}
     for section in STAGES[stage]:
-        values |= getattr(project.values, section).model_dump(mode="json", exclude_none=True)
+        content = getattr(project.values, section)
+        content = content[encoder] if section == "encoders" else content
+        values |= content.model_dump(mode="json", exclude_none=True)
         values |= change.get(section, {})
+    values["encoder"] = encoder
     known = {*module.Params.model_fields, *module.Paths.model_fields}  # sweep takes a part of section score
     params, given = split_values(
         {name: value for name, value in values.items() if name in known},
         (module.Params, module.Paths),
         str(project.file),
     )
-    files = {n: project.table(f) for n, f in FILES.items()}
+    files = {field: project.table(file.format(encoder=encoder)) for field, file in FILES.items()}
     files |= {"images": project.path(project.values.images), "metrics": project.path(project.values.metrics)}
     files["records"] = project.path(project.values.work, "records")
     files |= {name: project.path(path) for name, path in given.items()}
@@ -45,8 +50,16 @@ class Reruns:
 
     project: LoadedProject
 
+    @property
+    def encoders(self) -> list[str]:
+        return list(self.project.values.encoders)
+
     def value(self, section: str, name: str) -> Any:
         return getattr(getattr(self.project.values, section), name)
+
+    def _work(self, context: Context, stage: str) -> Path:
+        """The folder of the parts of ``stage``, for the main encoder where there is one for each."""
+        return context.work.parent / Instance(stage, self.project.values.encoder if stage in PER_ENCODER else "").name
 
     def pair_table(
         self, change: Mapping[str, Mapping[str, Any]], scratch: Path, context: Context, total: Summary
@@ -59,10 +72,10 @@ class Reruns:
             outputs = set(module.Paths.outputs)
             if params == before and not made.keys() & (files.keys() - outputs):
                 continue
-            made |= {name: scratch / files[name].name for name in outputs}
+            made |= {name: scratch / f"{name}{files[name].suffix}" for name in outputs}
             paths = module.Paths(**{name: made.get(name, path) for name, path in files.items()})
-            _add(total, module.run(params, paths, replace(context, work=context.work.parent / stage)))
-        return made.get("pairs", self.project.table("pairs.h5"))
+            _add(total, module.run(params, paths, replace(context, work=self._work(context, stage))))
+        return made.get("pairs", stage_values(self.project, "pair", {})[1]["pairs"])
 
 
 def _add(total: Summary, summary: Summary) -> None:

@@ -19,7 +19,7 @@ from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.identity import identity
 from pipeline.progress import track
 from pipeline.project import load_project
-from pipeline.registry import stage_module
+from pipeline.registry import PER_ENCODER, Instance, stage_module
 from pipeline.reruns import Reruns
 from stages.contract import Context, Profile, Summary
 from store.document import write_document
@@ -94,12 +94,13 @@ class Execution(BaseModel):
 
 
 class Place(BaseModel):
-    """Where a profile keeps its parts and the records of its runs, its params file (checked whole when it is given), and
-    the folder of additions whose names the stage's values may use."""
+    """Where a profile keeps its parts and the records of its runs, its params file (checked whole when it is given), the
+    folder of additions whose names the stage's values may use, and whose encoder's run it is, where there is one for each."""
 
     work: Path
     profile: Path | None = None
     extensions: Path | None = None
+    encoder: str = ""
 
 
 def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -112,15 +113,20 @@ def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
     if where.extensions is not None:
         load_extensions(where.extensions)
     execution = Execution.from_environment(options)
-    return run_stage(
-        name, checked(stage.Params, values, name), checked(stage.Paths, paths, name), where.work, execution, profile
-    )
+    typed = checked(stage.Params, values, name), checked(stage.Paths, paths, name)
+    return run_stage(name, *typed, where.work, execution, profile, where.encoder)
 
 
 def run_stage(
-    name: str, params: Any, paths: Any, work: Path, execution: Execution, profile: Profile | None = None
+    name: str,
+    params: Any,
+    paths: Any,
+    work: Path,
+    execution: Execution,
+    profile: Profile | None = None,
+    encoder: str = "",
 ) -> dict[str, Any]:
-    """Run stage ``name``, print what it did, and write ``<work>/records/<stage>.json``.
+    """Run stage ``name``, print what it did, and write ``<work>/records/<stage>.json``, or ``<stage>@<encoder>.json``.
 
     Where files were not there and that is not allowed, the record is ``stopped``: the outputs say what they lack, and the
     command line ends with status 1, so that DVC does not take the stage for done.
@@ -128,23 +134,24 @@ def run_stage(
     Raises:
         GlimpseError: whatever the stage found wrong.
     """
+    instance = Instance(name, encoder if name in PER_ENCODER else "").name
     execution.check_device()
     start = time.perf_counter()
     with execution.executor() as execute:
         context = Context(
-            work / name, execution.device, execution.batch, execution.unit, track, execute, profile, identity()
+            work / instance, execution.device, execution.batch, execution.unit, track, execute, profile, identity()
         )
         summary: Summary = stage_module(name).run(params, paths, context)
     summary.peak_bytes, summary.device_peak_bytes = peak_bytes(), device_peak_bytes(execution.device)
     record = {
-        "stage": name,
+        "stage": instance,
         "total_seconds": round(time.perf_counter() - start, 3),
         **asdict(summary),
         "stopped": bool(summary.transient) and not execution.allow_lost,
         "values": params.config(),
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
-    write_document(work / "records" / f"{name}.json", record, name)
+    write_document(work / "records" / f"{instance}.json", record, instance)
     print(_line(record), flush=True)
     return record
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.freshness import ancestors, reasons
 from pipeline.project import LoadedProject
-from pipeline.registry import STAGES, UP_TO_PAIR
+from pipeline.registry import STAGES, UP_TO_PAIR, Instance, instances
 from pipeline.reruns import stage_values
 from pipeline.runner import size_of
 from store.document import read_record
@@ -26,13 +26,19 @@ CURRENT = "up to date"
 _OTHER_COMMAND = "changed command"
 
 
-def records(project: LoadedProject) -> dict[str, dict[str, Any]]:
-    """The records of each stage's last run in this work folder."""
+def records(project: LoadedProject) -> dict[Instance, dict[str, Any]]:
+    """The records of each stage's last run in this work folder, also those of encoders that the profile no longer has."""
     folder = project.path(project.values.work, "records")
-    return {name: read_record(path) for name in STAGES if (path := folder / f"{name}.json").is_file()}
+    found = {}
+    for path in folder.glob("*.json"):
+        stage, _, encoder = path.stem.partition("@")
+        if stage in STAGES:
+            found[Instance(stage, encoder)] = read_record(path)
+    order = list(STAGES)
+    return dict(sorted(found.items(), key=lambda item: (order.index(item[0].stage), item[0].encoder)))
 
 
-def dvc_states(project: LoadedProject) -> dict[str, str]:
+def dvc_states(project: LoadedProject) -> dict[Instance, str]:
     """State of each stage as DVC sees it: ``up to date`` or what changed.
 
     Raises:
@@ -48,7 +54,8 @@ def dvc_states(project: LoadedProject) -> dict[str, str]:
     if done.returncode:
         raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
-    return {name: _describe(changed[name]) if name in changed else CURRENT for name in STAGES}
+    every = instances(project.values.encoders)
+    return {each: _describe(changed[each.name]) if each.name in changed else CURRENT for each in every}
 
 
 def _describe(changes: list[Any]) -> str:
@@ -62,7 +69,7 @@ def _describe(changes: list[Any]) -> str:
     return "; ".join(words)
 
 
-def states(project: LoadedProject) -> tuple[dict[str, str], str]:
+def states(project: LoadedProject) -> tuple[dict[Instance, str], str]:
     """State of each stage, and a note on what could not be examined ("" if all was).
 
     ``up to date``, why it is stale by itself, or the stale stages it waits for.
@@ -70,38 +77,38 @@ def states(project: LoadedProject) -> tuple[dict[str, str], str]:
     try:
         by_dvc, note = dvc_states(project), ""
     except StoreError as error:
-        by_dvc = dict.fromkeys(STAGES, CURRENT)
+        by_dvc = dict.fromkeys(instances(project.values.encoders), CURRENT)
         note = f"note: outputs and values are compared, whether code changed is not known: {error}"
     own = reasons(project)
-    found: dict[str, str] = {}
-    for stage, state in by_dvc.items():
-        if state in (CURRENT, _OTHER_COMMAND) and own[stage]:  # says which value changed
-            state = "; ".join(own[stage])
-        found[stage] = state
-    stale = {stage for stage, state in found.items() if state != CURRENT}
-    for stage, state in found.items():
-        before = [name for name in ancestors(stage) if name in stale]
+    found: dict[Instance, str] = {}
+    for instance, state in by_dvc.items():
+        if state in (CURRENT, _OTHER_COMMAND) and own[instance]:  # says which value changed
+            state = "; ".join(own[instance])
+        found[instance] = state
+    stale = {instance for instance, state in found.items() if state != CURRENT}
+    for instance, state in found.items():
+        before = [each.name for each in ancestors(project, instance) if each in stale]
         if before and state == CURRENT:
-            found[stage] = f"waits for {', '.join(before)}"
+            found[instance] = f"waits for {', '.join(before)}"
     return found, note
 
 
 def print_status(project: LoadedProject) -> None:
     """A table of the stages: state, seconds of the last run, sizes of outputs and of parts, rows with a reason."""
-    by_stage, note = states(project)
+    by_instance, note = states(project)
     known = records(project)
     work = project.path(project.values.work)
     table = Table()
     for name in ("stage", "state", "last run", "output", "parts", "rows with a reason"):
         table.add_column(name, justify="left" if name in ("stage", "state") else "right")
-    for stage, state in by_stage.items():
-        record = known.get(stage)
+    for instance, state in by_instance.items():
+        record = known.get(instance)
         table.add_row(
-            stage,
+            instance.name,
             state,
             f"{record['total_seconds']:.1f} s" if record else "-",
             _size(sum(record["bytes"].values())) if record else "-",
-            _size(size_of(work / stage)),
+            _size(size_of(work / instance.name)),
             str(len(record["skipped"])) if record else "-",
         )
     Console().print(table)
@@ -141,30 +148,32 @@ def remove_unused_parts(project: LoadedProject, dry_run: bool = False) -> list[U
     known = records(project)
     used = {Path(folder).name for record in known.values() for folder in record["parts"]}  # variants uses others' parts
     found = []
-    for stage, record in known.items():
-        with locked(work / stage):  # a run that goes on now may be filling a new one
-            for folder in sorted((work / stage).glob("*/*")):
+    for instance, record in known.items():
+        with locked(work / instance.name):  # a run that goes on now may be filling a new one
+            for folder in sorted((work / instance.name).glob("*/*")):
                 if not folder.is_dir() or folder.name in used:
                     continue
-                found.append(Unused(folder, size_of(folder), _why_kept(project, stage, record, folder)))
+                found.append(Unused(folder, size_of(folder), _why_kept(project, instance, record, folder)))
                 if not dry_run and not found[-1].kept:
                     remove(folder)
     return found
 
 
-def _why_kept(project: LoadedProject, stage: str, record: dict[str, Any], folder: Path) -> str:
-    """Why a configuration that the stage's last run did not use may still be wanted; "" if it is not."""
-    config = folder / "config.json"
+def _why_kept(project: LoadedProject, instance: Instance, record: dict[str, Any], folder: Path) -> str:
+    """Why a configuration that the last run of ``instance`` did not use may still be wanted; "" if it is not."""
+    config, name, encoder = folder / "config.json", instance.name, instance.encoder
     if not config.exists():
         return ""
-    if _modified(config) >= _modified(project.path(project.values.work, "records", f"{stage}.json")):
+    if _modified(config) >= _modified(project.path(project.values.work, "records", f"{name}.json")):
         return "opened since the last run ended, perhaps by one that was interrupted"
     if not record["parts"]:
         return (
-            f"the last run of {stage} needed no parts at all, another source does; if you want none, remove the folder"
+            f"the last run of {name} needed no parts at all, another source does; if you want none, remove the folder"
         )
-    if stage in UP_TO_PAIR and record.get("values", {}) not in ({}, stage_values(project, stage, {})[0].config()):
-        return f"the profile's values for {stage} changed since its last run, and may want it; run the stage first"
+    if instance.stage not in UP_TO_PAIR or (encoder and encoder not in project.values.encoders):
+        return ""
+    if record.get("values", {}) not in ({}, stage_values(project, instance.stage, {}, encoder)[0].config()):
+        return f"the profile's values for {name} changed since its last run, and may want it; run the stage first"
     return ""
 
 

@@ -85,7 +85,11 @@ def _silent(items: Sequence[Any], label: str) -> Iterable[Any]:
 
 
 class Profile(Protocol):
-    """The params file of a run, as the one stage sees it that runs others again."""
+    """The params file of a run, as stages see it that are about more than their own values."""
+
+    @property
+    def encoders(self) -> Sequence[str]:
+        """The names of all encoders."""
 
     def value(self, section: str, name: str) -> Any:
         """The profile's own value."""

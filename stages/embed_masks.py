@@ -81,7 +81,9 @@ class Paths(BasePaths):
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the mask features. Each label of a view is a kind of part of its own: a new view or k costs only itself."""
-    summary = Summary()
+    summary, asked = Summary(), params
+    if context.profile is not None:  # checked: another encoder of the profile offers what this one does not
+        params = _offered(params, summary)
     index, proposals = _tables(paths)
     offsets = proposals["image_offsets"]
     images = np.flatnonzero(np.diff(offsets)).tolist()
@@ -97,7 +99,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             kinds, keys, images, load, context, summary, "images", reads=reads, modules=_modules(params)
         )
         with summary.timed("assemble"):
-            _assemble(params, paths, results, keys, proposals, summary)
+            _assemble(asked, paths, results, keys, proposals, summary)
     return summary
 
 
@@ -107,6 +109,18 @@ def _tables(paths: Paths) -> tuple[Table, Table]:
     proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
     require_same("embed_masks", (proposals, "index", index))
     return index, proposals
+
+
+def _offered(params: Params, summary: Summary) -> Params:
+    """``params`` without the views that this kind of encoder does not offer; each is a warning."""
+    backbone = backbone_named(params.model).name
+    views = [name for name in params.views if VIEWS[name].offered_by(backbone)]
+    left_out = [name for name in params.views if name not in views]
+    if not left_out:
+        return params
+    summary.warnings.append(f"an encoder of kind {backbone} does not offer the views {', '.join(left_out)}: left out")
+    settings = {name: values for name, values in params.settings.items() if name in views}
+    return params.model_copy(update={"views": views, "settings": settings})
 
 
 def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:

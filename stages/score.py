@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,10 +18,10 @@ from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, Rules
-from stages.scoring.table import PairTable, Scoring, load_pairs
+from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
 from store.agreement import says_the_same
 from store.document import RUN, write_document
-from store.errors import ParameterError
+from store.errors import ParameterError, StoreError, again, nearest
 from store.states import State, left_out
 from store.table import write_table
 from store.usable import LOST_SHARE
@@ -38,50 +39,126 @@ class Bootstrap(BaseParams):
 class Params(Scoring, Bootstrap, Rules):
     """The point at which is scored, the rules, and confidence intervals."""
 
+    encoder: str = Field("", description="the main encoder, of which the choices are the run's own")
+
 
 class Paths(BasePaths):
-    pairs: Path
+    pair_tables: Path
     scores: Path
     metrics: Path
     outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics")
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What the rules make of one encoder's pair table: scores (P,), choices (E,) and metrics by rule."""
+
+    pairs: PairTable
+    attrs: dict[str, Any]
+    scores: dict[str, Floats]
+    chosen: dict[str, NDArray[np.int64]]
+    metrics: dict[str, Any]
+
+
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the scores table and the metrics file: data set -> split -> rule -> value.
+    """Write the scores table and the metrics file: data set -> split -> rule -> value, for the main encoder, and the same
+    under the name of each other one.
 
     A metrics file of the same numbers stays as it is; the scores table says what this run found.
     """
     summary = Summary()
+    files = _tables(params, paths.pair_tables, context)
+    scored = {name: _score(name, path, params, list(files), summary) for name, path in files.items()}
+    main = next(iter(scored.values()))
+    for name, other in scored.items():
+        if any(
+            other.attrs["made_from"][source] != main.attrs["made_from"][source] for source in ("index", "proposals")
+        ):
+            raise StoreError(
+                f"{files[name]}: expected the expressions and proposals of the main encoder's table, got others; "
+                f"{again('pair')}"
+            )
+    columns: dict[str, Any] = {"score": main.scores[params.enabled[0]]}
+    for name, each in scored.items():
+        prefix = "" if each is main else f"{name}:"
+        columns |= {f"chosen.{prefix}{rule}": rows for rule, rows in each.chosen.items()}
+    others = {name: each for name, each in scored.items() if each is not main}
+    metrics = {**main.metrics, **{name: each.metrics for name, each in others.items()}}
+    identities = {name: each.attrs["encoder"] for name, each in scored.items()}
+    run_of = {
+        "encoder": main.attrs["encoder"],
+        "encoders": identities,
+        "values": {**main.attrs["configs"], "score": params.config()},
+        "pairs": main.attrs["digest"],
+        **context.identity,
+    }
+    made_from = {
+        "pairs": main.attrs["digest"],
+        **{f"pairs@{name}": each.attrs["digest"] for name, each in others.items()},
+    }
+    attributes = {"rules": params.enabled, "metrics": metrics, "encoders": identities}
+    write_table(paths.scores, "scores", columns, params.config(), made_from, **attributes)
+    if not says_the_same(paths.metrics, "score", {**metrics, RUN: run_of}):
+        write_document(paths.metrics, metrics, "score", run_of)
+    summary.wrote = {"expressions": len(main.pairs.group), "splits": len(main.pairs.groups), "encoders": len(scored)}
+    return summary
+
+
+def _tables(params: Params, folder: Path, context: Context) -> dict[str, Path]:
+    """Encoder -> its pair table, the main one first: of the profile's encoders, without one of all that lie there."""
+    known = sorted(file.stem for file in folder.glob("*.h5"))
+    names = list(context.profile.encoders) if context.profile is not None else known
+    main = params.encoder or next(iter(names), "")
+    if main not in names:
+        raise StoreError(
+            f"{folder}: expected the pair table of encoder {main!r}; {nearest(main, known)}; {again('pair')}"
+        )
+    return {name: folder / f"{name}.h5" for name in dict.fromkeys([main, *names])}
+
+
+def _score(name: str, path: Path, params: Params, encoders: list[str], summary: Summary) -> Scored:
+    """The scores, choices and metrics of one encoder; what its backbone cannot do is left out, with a warning.
+
+    ``encoders``: of the run, the main one first.
+    """
+    main = name == encoders[0]
+    params = params if main else params.for_encoder(name, encoders)
     with summary.timed("read"):
-        pairs, attrs = load_pairs(paths.pairs, params.k)
-    summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
+        pairs, attrs = load_pairs(path, params.k)
+    for what, count in {"expressions": len(pairs.group), "pairs": len(pairs.union)}.items():
+        summary.read[what] = summary.read.get(what, 0) + count
     with summary.timed("score"):
-        scores = rule_scores(pairs, params)
+        absent: dict[str, str] = {}
+        scores = rule_scores(pairs, params, None if main else absent)
+        summary.warnings += [f"encoder {name}: rule {rule} is not scored: {said}" for rule, said in absent.items()]
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
+    of = "" if main else f"encoder {name}: "
     for dataset, splits in metrics.items():
         for split, content in splits.items():
             counts = content["counts"]
             if counts["not_evaluated"] > LOST_SHARE * counts["expressions"]:
-                summary.warnings.append(f"{dataset} {split}: expressions left out of the metrics: {left_out(counts)}")
-    columns = {"score": scores[params.enabled[0]], **{f"chosen.{rule}": rows for rule, rows in chosen.items()}}
-    run_of = {
-        "encoder": attrs["encoder"],
-        "values": {**attrs["configs"], "score": params.config()},
-        "pairs": attrs["digest"],
-        **context.identity,
-    }
-    attributes = {"rules": params.enabled, "metrics": metrics}
-    write_table(paths.scores, "scores", columns, params.config(), {"pairs": attrs["digest"]}, **attributes)
-    if not says_the_same(paths.metrics, "score", {**metrics, RUN: run_of}):
-        write_document(paths.metrics, metrics, "score", run_of)
-    summary.wrote = {"expressions": len(pairs.group), "splits": len(pairs.groups)}
-    return summary
+                summary.warnings.append(
+                    f"{of}{dataset} {split}: expressions left out of the metrics: {left_out(counts)}"
+                )
+    return Scored(pairs, attrs, scores, chosen, metrics)
 
 
-def rule_scores(pairs: PairTable, params: Params) -> dict[str, Floats]:
-    """The scores of all pairs (P,) by each enabled rule, -inf for one that is lost; ``pairs`` unfiltered."""
-    return {rule.name: _finite(rule, rule.scores(pairs, params, settings), pairs) for rule, settings in params.chosen()}
+def rule_scores(pairs: PairTable, params: Params, absent: dict[str, str] | None = None) -> dict[str, Floats]:
+    """The scores of all pairs (P,) by each enabled rule, -inf for one that is lost; ``pairs`` unfiltered.
+
+    Args:
+        absent: gets the rules that need a view which the table lacks, with the reason; without it they are errors.
+    """
+    scores = {}
+    for rule, settings in params.chosen():
+        try:
+            scores[rule.name] = _finite(rule, rule.scores(pairs, params, settings), pairs)
+        except MissingViewError as error:
+            if absent is None:
+                raise
+            absent[rule.name] = str(error)
+    return scores
 
 
 def _finite(rule: Rule, scores: Floats, pairs: PairTable) -> Floats:
@@ -127,7 +204,7 @@ def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.in
         }
         metrics.setdefault(dataset, {})[split] = {
             **by_rule,
-            "counts": _counts(pairs, kept, chosen[params.enabled[0]], group),
+            "counts": _counts(pairs, kept, next(iter(chosen.values())), group),
         }
     return metrics
 

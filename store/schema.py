@@ -161,7 +161,10 @@ SCORES = _table(
     },
     {
         "chosen": _c(
-            "int64", "E", "<rule>: row of the chosen pair among the expression's pairs, -1 for none; also upper_bound"
+            "int64",
+            "E",
+            "<rule>: row of the chosen pair among the expression's pairs, -1 for none; also upper_bound; <encoder>:<rule> of "
+            "an encoder beside the main one",
         ),
     },
 )

@@ -8,9 +8,8 @@ import numpy as np
 
 from pipeline.arguments import checked
 from pipeline.commands.single_image import segment
-from pipeline.project import LoadedProject
+from pipeline.project import LoadedProject, model_path
 from pipeline.runner import Execution
-from stages.clip.config import model_at
 from stages.device.memory import rows_for
 from stages.page.overlay import overlay, png
 from stages.proposals.registry import SOURCES
@@ -47,13 +46,13 @@ def segment_file(
     given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
     scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
     image = load_image(file)
-    propose = values.propose
+    propose, encoder = values.propose, values.main_encoder
     net = proposer(project.path(propose.input), propose.used(), propose.box, execution.device)
     model, tokenizer = load_clip(
-        model_at(values.clip.model, project.folder),
-        project.path(values.clip.weights),
+        model_path(project, encoder.model),
+        project.path(encoder.weights),
         device=execution.device,
-        precision=values.clip.precision,
+        precision=encoder.precision,
     )
     rows = rows_for(execution.device, execution.batch)
     clip = MaskedClip(model, tokenizer, **values.embed_masks.seen(), batch=rows)
@@ -74,5 +73,5 @@ def segment_file(
     rest = np.delete(masks, found.chosen, axis=0) if choice is not None else masks
     drawn = overlay(image, choice=choice, proposals=rest, caption=[text, said], width=max(640, image.width))
     write_file(out, png(drawn))
-    note = f"\n{_DEMO_NOTE}" if "refshapes" in values.clip.weights.name else ""
+    note = f"\n{_DEMO_NOTE}" if "refshapes" in encoder.weights.name else ""
     return f"{out}: {said}{note}"

@@ -22,7 +22,7 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
         ParameterError: no such id, or several data sets have it.
     """
     index = read_table(project.table("index.h5"), "index")
-    pairs = read_table(project.table("pairs.h5"), "pairs", ("expression_offsets", "intersection", "union"))
+    pairs = read_table(project.pairs(), "pairs", ("expression_offsets", "intersection", "union"))
     scores = read_table(project.table("scores.h5"), "scores", None)
     proposals = read_table(project.table("proposals.h5"), "proposals", ("image_offsets", "mask"))
     parse = read_table(project.table("parse.h5"), "parse", ("sentence", "noun_phrase"))

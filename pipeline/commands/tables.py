@@ -16,27 +16,37 @@ from pipeline.runner import Execution
 from stages.contract import Context
 from stages.page.tables import percent
 from stages.score import Params, choose, metrics_of, rule_scores
+from stages.scoring.metrics import metrics_by_encoder
 from stages.scoring.rules.registry import label_of
 from stages.scoring.surface import surface
 from stages.scoring.table import load_pairs
 from stages.sweep import best_point
-from store.document import content_of, read_document
+from store.document import read_document
 from store.errors import ParameterError, StoreError, nearest
 from store.states import left_out
 
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
 
 
-def scored(project: LoadedProject, given: dict[str, Any]) -> dict[str, Any]:
-    """Metrics of the profile's pair table with some of its scoring values replaced by ``given``.
+def scored(project: LoadedProject, given: dict[str, Any], encoder: str = "") -> dict[str, Any]:
+    """Metrics of the pair table of an encoder (the main one by default) with some scoring values replaced by ``given``.
 
     A given alpha holds for every data set. Without confidence intervals.
+
+    Raises:
+        ParameterError: no such encoder, or a rule needs a view that its table lacks.
     """
+    known = project.values.encoders
+    if encoder and encoder not in known:
+        raise ParameterError(f"--encoder: no encoder {encoder!r}; {nearest(encoder, known)}")
     values = {**project.values.score.model_dump(), **project.values.rules.model_dump(), **given, "resamples": 0}
     if "alpha" in given:
         values["alpha_by_dataset"] = {}
     params = checked(Params, values, "glimpse score")
-    pairs, _ = load_pairs(project.table("pairs.h5"), params.k)
+    main = project.values.encoder
+    if encoder not in ("", main) and "alpha" not in given:
+        params = params.for_encoder(encoder, [main, *(name for name in known if name != main)])
+    pairs, _ = load_pairs(project.pairs(encoder), params.k)
     return metrics_of(pairs, params, choose(pairs, rule_scores(pairs, params), params))
 
 
@@ -89,14 +99,17 @@ def print_last_run(project: LoadedProject) -> None:
             f"{file}: expected the metrics of a run, found none; run: {repro(project)} (another profile: --params FILE, or "
             "GLIMPSE_PARAMS)"
         )
-    print_metrics(content_of(read_document(file, "score")))
+    for encoder, metrics in metrics_by_encoder(read_document(file, "score")).items():
+        if encoder:
+            print(f"encoder {encoder}")
+        print_metrics(metrics)
     print(f"report: {report}" if report.is_file() else f"no report at {report}; run: {repro(project)}")
 
 
 def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> None:
     """The best grid point of every split for oIoU and for mIoU."""
     params = project.values.score
-    pairs, _ = load_pairs(project.table("pairs.h5"), params.k if k is None else k)
+    pairs, _ = load_pairs(project.pairs(), params.k if k is None else k)
     names = {name for name, _ in pairs.groups}
     if dataset is not None and dataset not in names:
         raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, names)}")

@@ -104,13 +104,17 @@ def _models(project: LoadedProject) -> Iterator[Need]:
     generator = (
         PROPOSAL_SOURCES[values.propose.source].input or "not read by this source, but DVC wants it: name any path"
     )
-    for what, file in ((generator, values.propose.input), ("CLIP weights", values.clip.weights)):
+    weights = [(f"weights of encoder {name}", encoder.weights) for name, encoder in values.encoders.items()]
+    for what, file in ((generator, values.propose.input), *weights):
         path = project.path(file)
         known = published(project, path)
         remedy = command(project, known[0]) if known else _OWN
         yield Need(str(path), what, "" if _there(project, path) else remedy, path)
-    path = project.path(values.clip.model)
-    yield Need(str(path), "CLIP architecture", "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')", path)
+    for name, encoder in values.encoders.items():
+        if encoder.model.endswith(".json"):
+            path = project.path(encoder.model)
+            remedy = "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')"
+            yield Need(str(path), f"architecture of encoder {name}", remedy, path)
     name = values.parse.spacy_model
     package = next((source for source in SOURCES if source.package and source.package[0] == name), None)
     try:

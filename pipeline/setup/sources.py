@@ -274,10 +274,10 @@ def _folder(project: LoadedProject, place: Place) -> Path:
     values = project.values
     if place == "proposal weights":
         weights = PROPOSAL_SOURCES[values.propose.source].input_is_weights
-        own = values.propose.input if weights else values.clip.weights
+        own = values.propose.input if weights else values.main_encoder.weights
         return project.path(own).parent
     if place == "CLIP weights":
-        return project.path(values.clip.weights).parent
+        return project.path(values.main_encoder.weights).parent
     if place == "annotations":
         return project.path(values.index.annotations)
     if place == "COCO images":

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.contract import Paths
-from stages.scoring.metrics import outcome_of_choice
+from stages.scoring.metrics import metrics_by_encoder, outcome_of_choice
 from stages.scoring.table import Scoring
 from store.agreement import disagreements
 from store.document import RUN, content_of, read_document, read_record
@@ -71,7 +71,7 @@ class Data:
     groups: (data set, split) of each group. group: row of it for each expression (E,).
     evaluated: whether the expression has a ground truth (E,).
     iou: rule -> IoU of its choice (E,), 0 without a choice.
-    metrics, ablations, differences, grid: as their stages wrote them.
+    metrics, ablations, differences, grid: as their stages wrote them. others: metrics by the other encoders' names.
     records: of the other stages, in order of the pipeline.
     run: what the metrics file says of itself: encoder, values, and which code made it when.
     main, rival: the rule of the run, and the one that pictures compare it with (None where it is the only one).
@@ -87,6 +87,7 @@ class Data:
     evaluated: NDArray[np.bool_]
     iou: dict[str, NDArray[np.float64]]
     metrics: dict[str, Any]
+    others: dict[str, dict[str, Any]]
     ablations: list[dict[str, Any]]
     differences: list[dict[str, Any]]
     grid: dict[str, Any]
@@ -99,6 +100,11 @@ class Data:
     def encoder(self) -> dict[str, str]:
         """Which encoder made the vectors (`stages.clip.config.encoder_identity`)."""
         return dict(self.pairs.attrs["encoder"])
+
+    @property
+    def run_encoder(self) -> str:
+        """The name of the main encoder in the profile."""
+        return str(next(name for name in self.run["encoders"] if name not in self.others))
 
     @property
     def scoring(self) -> Scoring:
@@ -139,6 +145,7 @@ def load_data(paths: Inputs) -> Data:
     require_same("report", (pairs, "parse", parse), (scores, "pairs", pairs))
     rules = [str(rule) for rule in scores.attrs["rules"]]
     groups = [(str(dataset), str(split)) for dataset, split in pairs.attrs["groups"]]
+    by_encoder = metrics_by_encoder(read_document(paths.metrics, "score"))
     counts = [pairs[name] for name in ("expression_offsets", "intersection", "union", "expression_area")]
     return Data(
         index=index,
@@ -150,11 +157,14 @@ def load_data(paths: Inputs) -> Data:
         group=pairs["expression_group"],
         evaluated=np.array([not status for status in pairs["expression_status"]], np.bool_),
         iou={
-            rule: outcome_of_choice(scores[f"chosen.{rule}"], *counts).iou for rule in members(scores.columns, "chosen")
+            rule: outcome_of_choice(scores[f"chosen.{rule}"], *counts).iou
+            for rule in members(scores.columns, "chosen")
+            if ":" not in rule  # another encoder's
         },
         main=rules[0],
         rival=RIVAL if RIVAL in rules[1:] else next(iter(rules[1:]), None),
-        metrics=_by_split(paths.metrics, "score", groups),
+        metrics=_all_splits(paths.metrics, by_encoder.pop(""), groups),
+        others=by_encoder,
         run=_run_of(paths.metrics, scores),
         **_lists(paths.ablations, pairs.digest),
         grid=_by_split(paths.grid, "sweep", groups, "splits", pairs.digest),
@@ -184,19 +194,23 @@ def _of_these_pairs(path: Path, stage: str, pairs: str) -> dict[str, Any]:
     return document
 
 
-def _by_split(
-    path: Path, stage: str, groups: list[tuple[str, str]], key: str | None = None, pairs: str | None = None
-) -> dict[str, Any]:
-    """A file that holds something for every split, under ``key`` if that is given; made from ``pairs`` likewise."""
-    content = content_of(read_document(path, stage) if pairs is None else _of_these_pairs(path, stage, pairs))
+def _by_split(path: Path, stage: str, groups: list[tuple[str, str]], key: str, pairs: str) -> dict[str, Any]:
+    """A file, made from ``pairs``, that holds something for every split under ``key``."""
+    content = content_of(_of_these_pairs(path, stage, pairs))
     with reading(path, repair(path)):
-        by_dataset = content[key] if key else content
+        _all_splits(path, content[key], groups)
+    return content
+
+
+def _all_splits(path: Path, by_dataset: dict[str, Any], groups: list[tuple[str, str]]) -> dict[str, Any]:
+    """``by_dataset`` of file ``path``, checked to hold something for every split."""
+    with reading(path, repair(path)):
         absent = [f"{dataset} {split}" for dataset, split in groups if split not in by_dataset.get(dataset, {})]
     if absent:
         raise StoreError(
             f"{path}: expected every split of the pair table, found none for {', '.join(absent)}; {repair(path)}"
         )
-    return content
+    return by_dataset
 
 
 def _lists(path: Path, pairs: str) -> dict[str, list[dict[str, Any]]]:
@@ -209,4 +223,4 @@ def _records(folder: Path) -> list[dict[str, Any]]:
     """The records of all stages but this one, which is not done yet; [] without the folder."""
     records = [read_record(path) for path in sorted(folder.glob("*.json")) if path.stem != "report"]
     order = {stage: place for place, stage in enumerate(_STAGES)}
-    return sorted(records, key=lambda record: order.get(record["stage"], len(order)))
+    return sorted(records, key=lambda record: order.get(record["stage"].partition("@")[0], len(order)))

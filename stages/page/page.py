@@ -48,6 +48,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
                 identity=tables.identity(data),
                 metrics=tables.metrics(data.metrics),
                 empty=data.scores.attrs["config"].get("empty", "count"),
+                encoders=tables.encoders(data),
                 points=tables.points(data),
                 ablations=tables.ablations(data.ablations, data.groups),
                 reported=comparison.compare(data),

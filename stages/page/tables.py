@@ -100,6 +100,30 @@ def overview(metrics: Json, main: str) -> list[Json]:
     return lines
 
 
+def encoders(data: Data) -> list[Json]:
+    """For each split the mIoU of every rule by every encoder, the main one first; [] where there is only one.
+
+    ``cells`` has one entry for each of ``names``: None where the encoder lacks a view of the rule.
+    """
+    if not data.others:
+        return []
+    by_name = {data.run_encoder: data.metrics, **data.others}
+    lines = []
+    for dataset, split in data.groups:
+        contents = [metrics[dataset][split] for metrics in by_name.values()]
+        rules = [rule for rule in _rules(contents[0]) if rule not in ("upper_bound", "random")]
+        rows = [
+            {
+                "rule": rule,
+                "label": label_of(rule),
+                "cells": [content.get(rule, {}).get("miou") for content in contents],
+            }
+            for rule in rules
+        ]
+        lines.append({"dataset": dataset, "split": split, "names": list(by_name), "rows": rows})
+    return lines
+
+
 def points(data: Data) -> list[Json]:
     """The point in use and the best points of every split."""
     splits = data.grid["splits"]

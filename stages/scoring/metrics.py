@@ -9,6 +9,7 @@ adds only what changes from one grid point to the next gets the same bits as a s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from store.document import RUN
 from store.errors import DataError
 from store.ragged import Offsets
 
@@ -184,3 +186,11 @@ def _resampled(images: int, resamples: int, seed: int) -> NDArray[np.float64]:
     for row in weights:  # a fraction of what ``rng.multinomial`` takes, which draws from every image in turn
         row[:] = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)
     return weights
+
+
+def metrics_by_encoder(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A metrics file taken apart: "" -> data set -> split -> rule of the main encoder, and the others' by their names."""
+    content = {name: value for name, value in document.items() if name != RUN}
+    others = [name for name in document[RUN].get("encoders", ()) if name in content]
+    main = {name: value for name, value in content.items() if name not in others}
+    return {"": main, **{name: content[name] for name in others}}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +57,28 @@ class Scoring(Evaluation):
     alpha_by_dataset: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="data set -> its own alpha (paper: RefCOCOg 0.85)"
     )
+    alpha_by_encoder: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="encoder other than the main one -> its own alpha, for all data sets"
+    )
     beta: float = Field(0.5, ge=0, le=1, description="weight of the sentence feature")
+
+    def for_encoder(self, name: str, encoders: Sequence[str]) -> Self:
+        """What holds for encoder ``name``, which is not the main one.
+
+        Args:
+            encoders: all of the run, the main one first.
+
+        Raises:
+            ParameterError: ``alpha_by_encoder`` names one that is not there, or the main one, whose is ``alpha``.
+        """
+        for other in self.alpha_by_encoder:
+            if other not in encoders[1:]:
+                raise ParameterError(
+                    f"alpha_by_encoder: no encoder {other!r} beside the main one; {nearest(other, encoders[1:])}"
+                )
+        if name not in self.alpha_by_encoder:
+            return self
+        return self.model_copy(update={"alpha": self.alpha_by_encoder[name], "alpha_by_dataset": {}})
 
     def alpha_of(self, groups: list[tuple[str, str]]) -> list[float]:
         """Alpha of every (data set, split).
@@ -154,6 +175,10 @@ class PairTable:
         return replace(self, dots=dots, columns=None, **{n: getattr(self, n)[keep] for n in columns})
 
 
+class MissingViewError(ParameterError):
+    """A pair table lacks a view that was asked for."""
+
+
 class Columns:
     """The columns of a pair table that rules ask for, each read when it is first asked for, all of the same file.
 
@@ -229,11 +254,11 @@ class Columns:
             return view
         ks = self.ks()
         if view.startswith("global.k") and ks:
-            raise ParameterError(
+            raise MissingViewError(
                 f"k = {view.removeprefix('global.k')}: {self.path} holds k = {', '.join(map(str, ks))}; add it to "
                 f"embed_masks.masked_blocks"
             )
-        raise ParameterError(
+        raise MissingViewError(
             f"{self.path}: holds no view {view!r}; {nearest(view, self.views)}; add it to embed_masks.views"
         )
 

@@ -66,16 +66,20 @@ class View(Record):
     reads_boxes: bool = False
     backbones: tuple[str, ...] = ()
 
+    def offered_by(self, backbone: str) -> bool:
+        """Whether encoders of kind ``backbone`` offer this view."""
+        return not self.backbones or backbone in self.backbones
+
     def check_backbone(self, name: str) -> None:
         """Check that an encoder of kind ``name`` offers this view.
 
         Raises:
             ParameterError: it does not; with the kinds that do.
         """
-        if self.backbones and name not in self.backbones:
+        if not self.offered_by(name):
             raise ParameterError(
                 f"view {self.name}: expected an encoder of kind {' or '.join(self.backbones)}, got one of kind {name}; "
-                f"choose another clip.model, or take {self.name} out of embed_masks.views"
+                f"choose another encoder, or take {self.name} out of embed_masks.views"
             )
 
 

@@ -12,7 +12,9 @@ from pipeline.registry import STAGES
 from pipeline.runner import run_words
 
 ROOT = Path(__file__).resolve().parents[2]
-DVC_STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+_STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DVC_STAGES: dict[str, Any] = {name: stage.get("do", stage) for name, stage in _STAGES.items()}
+FOREACH = {name: stage["foreach"] for name, stage in _STAGES.items() if "foreach" in stage}
 
 
 def demo_values(folder: Path) -> dict[str, Any]:
@@ -29,10 +31,9 @@ def demo_values(folder: Path) -> dict[str, Any]:
     values["variants"] = {"switches": [], "templates": []}
     values["images"] = f"{folder}/refer/images"
     values["index"]["annotations"] = f"{folder}/refer"
-    for section in ("propose", "clip"):
-        values[section] = {
-            n: str(ROOT / v) if str(v).startswith("demo/models") else v for n, v in values[section].items()
-        }
+    values["models"] = str(ROOT / "demo/models")
+    for section in (values["propose"], *values["encoders"].values()):
+        section |= {n: str(ROOT / v) for n, v in section.items() if str(v).startswith("demo/models")}
     return values
 
 
@@ -41,12 +42,18 @@ def run_stages(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]
     Path(values["profile"]).write_text(yaml.safe_dump(values))
     records = {}
     for name in names or STAGES:
-        words = unfolded(DVC_STAGES[name]["cmd"], values)
-        records[name] = run_words(name, words[words.index(name) + 1 :])
+        stage = DVC_STAGES[name]
+        for key, item in values["encoders"].items() if name in FOREACH else [("", None)]:
+            words = unfolded(stage["cmd"], {**values, "key": key, "item": item} if key else values)
+            record = run_words(name, words[words.index(name) + 1 :])
+            if key in ("", values["encoder"]):
+                records[name] = record
     return records
 
 
 def lookup(name: str, values: Any) -> Any:
+    """A value of the profile; ``key`` and ``item`` of ``foreach`` are the main encoder's unless they are given."""
+    values = {"key": values["encoder"], "item": values["encoders"][values["encoder"]]} | values
     for part in name.split("."):
         values = values[part]
     return values

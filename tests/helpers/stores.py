@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.registry import FILES
 from store.ragged import Bytes, offsets_of
 from store.segmentation import encode
 from store.table import Table, write_table
@@ -17,6 +18,7 @@ from store.vectors import write_vectors
 GROUPS = [("toy", "val"), ("toy", "testA"), ("other", "val")]
 STRINGS = ["a red ball", "ball", "the café on the left", "left", "a very long sentence"]
 ENCODER = {"architecture": "toy", "backbone": "vit", "model": "toy", "weights": "0" * 64, "precision": "float32"}
+_FIELDS = [field for field, file in FILES.items() if field not in ("variants", "ablations", "grid", "report")]
 CUT = 4
 """The row of ``STRINGS`` that counts as truncated."""
 
@@ -79,8 +81,7 @@ def synthetic(
     ref = [r for r in range(len(ref_image)) for _ in range(1 + r % 3)]
     total, dim = sum(counts), 8
     made = Synthetic(
-        paths={name: folder / name for name in ("mask_features", "text_features")}
-        | {name: folder / f"{name}.h5" for name in ("index", "proposals", "overlap", "parse", "pairs", "scores")},
+        paths={field: folder / FILES[field].format(encoder="vit") for field in _FIELDS},
         proposals=proposals,
         truth=truth,
         ref_image=ref_image,

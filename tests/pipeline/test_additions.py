@@ -173,10 +173,11 @@ def name_the_crop(values: Values) -> None:
 
 def crops_are_in_the_store(values: Values, records: dict[str, dict[str, Any]]) -> None:
     """Each image's crops by the public API, with masks that hide nothing; their products with the texts by numpy."""
-    model, tokenizer = load_clip(values["clip"]["model"], Path(values["clip"]["weights"]))
+    encoder = values["encoders"][values["encoder"]]
+    model, tokenizer = load_clip(encoder["model"], Path(encoder["weights"]))
     clip = MaskedClip(model, tokenizer, short_side=values["embed_masks"]["short_side"])
     index, proposals, pairs = (table(values, name) for name in ("index", "proposals", "pairs"))
-    masks = Vectors(Path(values["data"], "mask_features"), "mask_features")
+    masks = Vectors(Path(values["data"], "mask_features/vit"), "mask_features")
     found = masks.rows("view.crop")
     for row, name in enumerate(index["image_name"]):
         own = slice(*proposals["image_offsets"][row : row + 2])
@@ -184,7 +185,7 @@ def crops_are_in_the_store(values: Values, records: dict[str, dict[str, Any]]) -
         everything = np.ones((own.stop - own.start, image.height, image.width), bool)
         expected = clip.local_features(image, everything, proposals["box"][own])
         np.testing.assert_allclose(found[own], expected, rtol=1e-4, atol=1e-4)
-    text = Vectors(Path(values["data"], "text_features"), "text_features")
+    text = Vectors(Path(values["data"], "text_features/vit"), "text_features")
     phrases = text.rows("feature")[text.column("phrase_string")]
     owner = np.repeat(np.arange(len(phrases)), np.diff(pairs["expression_offsets"]))
     products = (found[pairs["proposal"]] * phrases[owner]).sum(1)
@@ -205,8 +206,8 @@ def enable_the_rule(values: Values) -> None:
 def the_rule_chooses(values: Values, records: dict[str, dict[str, Any]]) -> None:
     """The choices by the vectors, expression by expression; the rule's own row in the metrics and on the page."""
     pairs, scores = table(values, "pairs"), table(values, "scores")
-    local = Vectors(Path(values["data"], "mask_features"), "mask_features").rows("view.local")
-    text = Vectors(Path(values["data"], "text_features"), "text_features")
+    local = Vectors(Path(values["data"], "mask_features/vit"), "mask_features").rows("view.local")
+    text = Vectors(Path(values["data"], "text_features/vit"), "text_features")
     phrases = text.rows("feature")[text.column("phrase_string")]
     for expression, (start, stop) in enumerate(pairwise(pairs["expression_offsets"].tolist())):
         rows = pairs["proposal"][start:stop]
@@ -227,14 +228,15 @@ def the_rule_chooses(values: Values, records: dict[str, dict[str, Any]]) -> None
 def name_the_encoder(values: Values) -> None:
     file = Path(values["data"]).parent / "colours.json"
     file.write_text('{"backbone": "colours"}')
-    values["clip"] |= {"model": str(file), "weights": str(file)}
+    values["encoders"][values["encoder"]] |= {"model": str(file), "weights": str(file)}
+    values["models"] = str(file.parent)
 
 
 def colours_are_the_features(values: Values, records: dict[str, dict[str, Any]]) -> None:
-    text = Vectors(Path(values["data"], "text_features"), "text_features")
+    text = Vectors(Path(values["data"], "text_features/vit"), "text_features")
     vowels = [[string.lower().count(vowel) + 1 for vowel in "aeiou"] for string in text.column("string")]
     np.testing.assert_array_equal(text.rows("feature"), np.array(vowels, np.float32))
-    masks = Vectors(Path(values["data"], "mask_features"), "mask_features")
+    masks = Vectors(Path(values["data"], "mask_features/vit"), "mask_features")
     assert masks.rows("view.local").shape[1] == masks.rows("view.global.k3").shape[1] == 5
     np.testing.assert_array_equal(masks.rows("view.local")[:, 3:], 1)
     assert np.ptp(masks.rows("view.global.k3")[:, :3], axis=0).min() > 0

@@ -93,7 +93,7 @@ def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> Non
     assert "missing: " in said
     assert "bf16" not in said
     values = yaml.safe_load((tmp_path / "params.yaml").read_text())
-    values["clip"]["precision"] = "bf16"
+    values["encoders"][values["encoder"]]["precision"] = "bf16"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     assert "times as fast as float32" in glimpse("preflight", "--params", str(tmp_path / "params.yaml"))[1]
 
@@ -229,7 +229,7 @@ def test_the_first_line_names_profile_data_and_encoder(
     """By default, by the environment and by --params; what comes after it may be an error: there are no data."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    values["clip"] |= {"weights": "weights/RN50.pt", "precision": "bf16"}
+    values["encoders"][values["encoder"]] |= {"weights": "weights/RN50.pt", "precision": "bf16"}
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({**values, "data": "data/other"}))
     monkeypatch.chdir(tmp_path)
     words = [*command.split(), *COMMANDS[command]]

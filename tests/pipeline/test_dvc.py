@@ -10,9 +10,9 @@ import yaml
 from pipeline.arguments import words_to_values
 from pipeline.deps import code_deps, with_deps
 from pipeline.project import load_project
-from pipeline.registry import STAGES, UP_TO_PAIR, stage_module
+from pipeline.registry import PER_ENCODER, STAGES, UP_TO_PAIR, stage_module
 from pipeline.reruns import stage_values
-from tests.helpers.profile import DVC_STAGES, ROOT, unfold, unfolded
+from tests.helpers.profile import DVC_STAGES, FOREACH, ROOT, lookup, unfold, unfolded
 
 
 def test_the_demo_has_a_byte_equal_copy() -> None:
@@ -22,6 +22,7 @@ def test_the_demo_has_a_byte_equal_copy() -> None:
 def test_the_stages_are_the_dvc_stages() -> None:
     assert list(DVC_STAGES) == list(STAGES)
     assert all(stage["wdir"] == "${root}" for stage in DVC_STAGES.values())
+    assert dict.fromkeys(PER_ENCODER, "${encoders}") == FOREACH
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -47,10 +48,13 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     words = unfolded(DVC_STAGES[name]["cmd"], values)
     given = words_to_values(words[words.index(name) + 1 :])
     place = {name: given.pop(name) for name in ("work", "profile", "extensions")}
+    if name in PER_ENCODER:
+        place["encoder"] = given.pop("encoder")
     given |= {name: value for name, value in place.items() if name in stage.Paths.model_fields}
     paths = {field: str(given.pop(field)) for field in stage.Paths.model_fields}
     stage.Params.model_validate(given)
-    sections = [values[name] for name in re.findall(r"\$\{(\w+)[.}]", DVC_STAGES[name]["cmd"]) if name in values]
+    own = {**values, "item": lookup("item", values)}
+    sections = [own[name] for name in re.findall(r"\$\{(\w+)[.}]", DVC_STAGES[name]["cmd"]) if name in own]
     leaves = {leaf for section in sections if isinstance(section, dict) for leaf, v in section.items() if v != []}
     assert leaves & set(stage.Params.model_fields) <= set(given), "a value of the profile does not reach the stage"
     outputs = {paths.pop(output) for output in stage.Paths.outputs}
@@ -62,6 +66,7 @@ def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
     if name == "variants":
         own = {stage: stage_values(load_project(ROOT / file), stage, {})[1] for stage in UP_TO_PAIR}
         paths = {n: path.relative_to(ROOT).as_posix() for files in own.values() for n, path in files.items()}
+        del paths["weights"]  # the mask features depend on them
     # Records may be absent; images are checked by digest instead (docs/architecture.md).
     assert set(paths.values()) - {values["images"], f"{values['work']}/records"} <= inputs
 
@@ -71,7 +76,7 @@ def test_no_parameter_of_a_profile_is_ignored() -> None:
     commands = " ".join(stage["cmd"] for stage in DVC_STAGES.values()) + " ".join(
         str(s["deps"]) for s in DVC_STAGES.values()
     )
-    named = set(re.findall(r"\$\{([^}]+)\}", commands)) | {"root", "profile"}
+    named = set(re.findall(r"\$\{([^}]+)\}", commands)) | {"root", "profile", "encoders"}
     for section, value in yaml.safe_load((ROOT / "params.yaml").read_text()).items():
         leaves = {section} if not isinstance(value, dict) else {f"{section}.{leaf}" for leaf in value}
         assert section in named or leaves <= named, f"{section} is used by no command"
@@ -79,12 +84,13 @@ def test_no_parameter_of_a_profile_is_ignored() -> None:
 
 
 def test_params_are_listed_and_those_that_no_command_holds_are_dependencies() -> None:
-    """`dvc params diff` and `dvc exp show` list the params file; stage variants reads sections of it by itself."""
+    """`dvc params diff` and `dvc exp show` list the params file; variants and score read sections of it by themselves."""
     assert yaml.safe_load((ROOT / "dvc.yaml").read_text())["params"] == ["params.yaml"]
-    sections = {section for stage in UP_TO_PAIR for section in STAGES[stage]}
+    sections = {section for stage in UP_TO_PAIR for section in STAGES[stage]} - {"encoders"}
+    own = {"variants": sections | {"encoder", "encoders.${encoder}"}, "score": {"encoder", "encoders"}}
     for name, stage in DVC_STAGES.items():
         named = [section for group in stage.get("params", []) for section in group["${profile}"]]
-        assert set(named) == (sections if name == "variants" else set()), name
+        assert set(named) == own.get(name, set()), name
 
 
 def test_dvc_stays_offline_links_and_stages_nothing_in_git() -> None:

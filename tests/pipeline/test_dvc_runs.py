@@ -148,17 +148,19 @@ def flip(file: Path, at: int | None = None) -> None:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-TABLE = "from store.table import read_table; read_table(Path('data/demo/pairs.h5'), 'pairs')"
-VECTORS = "from store.vectors import Vectors; Vectors(Path('data/demo/text_features'), 'text_features').rows('feature')"
+TABLE = "from store.table import read_table; read_table(Path('data/demo/pairs/vit.h5'), 'pairs')"
+VECTORS = (
+    "from store.vectors import Vectors; Vectors(Path('data/demo/text_features/vit'), 'text_features').rows('feature')"
+)
 DOCUMENT = "from store.document import read_document; read_document(Path('{}'), '{}')"
 
 
 @pytest.mark.parametrize(
     ("file", "reader"),
     [
-        ("data/demo/pairs.h5", TABLE),
-        ("data/demo/text_features/feature/c/0/0", VECTORS),
-        ("data/demo/text_features/manifest.json", VECTORS),
+        ("data/demo/pairs/vit.h5", TABLE),
+        ("data/demo/text_features/vit/feature/c/0/0", VECTORS),
+        ("data/demo/text_features/vit/manifest.json", VECTORS),
         ("data/demo/grid.json", DOCUMENT.format("data/demo/grid.json", "sweep")),
         ("data/demo/variants/variants.json", DOCUMENT.format("data/demo/variants/variants.json", "variants")),
         ("demo/metrics.json", DOCUMENT.format("demo/metrics.json", "score")),

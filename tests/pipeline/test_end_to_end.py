@@ -93,8 +93,11 @@ def test_the_whole_run_scores_every_expression(finished: tuple[Values, dict[str,
 def test_scores_from_the_table_equal_scores_from_the_vectors(finished: tuple[Values, dict[str, Any]]) -> None:
     values, _ = finished
     data = Path(values["data"])
-    pairs, scores = read_table(data / "pairs.h5", "pairs"), read_table(data / "scores.h5", "scores")
-    masks, text = Vectors(data / "mask_features", "mask_features"), Vectors(data / "text_features", "text_features")
+    pairs, scores = read_table(data / "pairs/vit.h5", "pairs"), read_table(data / "scores.h5", "scores")
+    masks, text = (
+        Vectors(data / "mask_features/vit", "mask_features"),
+        Vectors(data / "text_features/vit", "text_features"),
+    )
     strings = text.rows("feature")
     sentence, phrase = text.column("sentence_string"), text.column("phrase_string")
     f_global, f_local = masks.rows("view.global.k3"), masks.rows("view.local")
@@ -123,8 +126,8 @@ def test_batch_and_unit_size_change_no_choice(
     monkeypatch.setenv("GLIMPSE_BATCH", "3")
     monkeypatch.setenv("GLIMPSE_UNIT", "2")
     run_stages(profile)
-    same_files(Path(values["data"], "text_features"), Path(profile["data"], "text_features"))
-    first, second = (Vectors(Path(v["data"], "mask_features"), "mask_features") for v in (values, profile))
+    same_files(Path(values["data"], "text_features/vit"), Path(profile["data"], "text_features/vit"))
+    first, second = (Vectors(Path(v["data"], "mask_features/vit"), "mask_features") for v in (values, profile))
     for column in ("view.local", "view.global.k3"):
         a, b = first.rows(column), second.rows(column)
         assert (np.linalg.norm(a - b, axis=1) <= 1e-5 * np.linalg.norm(a, axis=1)).all()
@@ -145,7 +148,7 @@ def test_texts_embedded_in_two_runs_give_the_same_bytes(
             run_stages(profile, "embed_text")
     record, whole = run_stages(profile, "embed_text")["embed_text"], records["embed_text"]
     assert record["reused"]["strings"] == 10 < record["computed"]["strings"] == whole["computed"]["strings"] - 10
-    same_files(Path(values["data"], "text_features"), Path(profile["data"], "text_features"))
+    same_files(Path(values["data"], "text_features/vit"), Path(profile["data"], "text_features/vit"))
 
 
 def test_new_images_cost_only_themselves(finished: tuple[Values, dict[str, Any]], profile: Values) -> None:
@@ -177,7 +180,7 @@ def test_a_new_k_does_not_recompute_the_local_features(profile: Values) -> None:
     record = run_stages(profile, "embed_masks")["embed_masks"]
     assert {path: path.stat().st_mtime_ns for path in (work / "local").rglob("*.npz")} == before
     assert set(record["wrote"]) == {"local", "global.k2", "global.k3"}
-    vectors = Vectors(Path(profile["data"], "mask_features"), "mask_features")
+    vectors = Vectors(Path(profile["data"], "mask_features/vit"), "mask_features")
     assert vectors.members("view") == ["global.k2", "global.k3", "local"]
     assert np.abs(vectors.rows("view.global.k2") - vectors.rows("view.global.k3")).max() > 1e-3
 
@@ -188,7 +191,7 @@ def test_another_precision_is_computed_anew_and_changes_little(
     values, records = finished
     for name in ("data", "work"):
         shutil.copytree(values[name], profile[name])
-    profile["clip"]["precision"] = "bf16"
+    profile["encoders"][profile["encoder"]]["precision"] = "bf16"
     rounded = run_stages(profile, "embed_masks", "embed_text")
     for stage, what in (("embed_masks", "images"), ("embed_text", "strings")):
         assert rounded[stage]["computed"][what] == records[stage]["computed"][what] > 0
@@ -198,10 +201,10 @@ def test_another_precision_is_computed_anew_and_changes_little(
             a, b = exact.rows(column), half.rows(column)
             error = np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1)
             assert 1e-4 < np.median(error) < 0.05, (column, error)
-    profile["clip"]["precision"] = "float32"
+    profile["encoders"][profile["encoder"]]["precision"] = "float32"
     again = run_stages(profile, "embed_masks", "embed_text")
     assert all(not any(record["computed"].values()) for record in again.values())
-    same_files(Path(values["data"], "mask_features"), Path(profile["data"], "mask_features"))
+    same_files(Path(values["data"], "mask_features/vit"), Path(profile["data"], "mask_features/vit"))
 
 
 def test_kill_9_loses_at_most_one_unit(finished: tuple[Values, dict[str, Any]], profile: Values) -> None:
@@ -281,7 +284,7 @@ def test_bad_rows_are_recorded_counted_and_stop_nothing(faulty: Values) -> None:
     parse = read_table(data / "parse.h5", "parse")
     assert [row for row, s in enumerate(parse["status"]) if s] == [1, 2]
     assert any("truncated" in line for line in records["embed_text"]["skipped"])
-    scores, pairs = read_table(data / "scores.h5", "scores"), read_table(data / "pairs.h5", "pairs")
+    scores, pairs = read_table(data / "scores.h5", "scores"), read_table(data / "pairs/vit.h5", "pairs")
     empty = np.diff(pairs["expression_offsets"]) == 0
     assert ((scores["chosen.global_local"] == -1) == empty).all()
     assert pairs["expression_state"][1:3] == ["faulty sentence"] * 2
@@ -423,7 +426,7 @@ def test_segment_equals_the_stages(finished: tuple[Values, dict[str, Any]], para
     values, _ = finished
     data = Path(values["data"])
     index, scores = read_table(data / "index.h5", "index"), read_table(data / "scores.h5", "scores")
-    offsets = read_table(data / "pairs.h5", "pairs", ("expression_offsets",))["expression_offsets"]
+    offsets = read_table(data / "pairs/vit.h5", "pairs", ("expression_offsets",))["expression_offsets"]
     image = index["image_name"][index["ref_image"][index["expression_ref"][0]]]
     said = segment_file(
         load_project(params_file),

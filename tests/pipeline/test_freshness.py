@@ -17,7 +17,7 @@ from pipeline import status
 from pipeline.cli import app
 from pipeline.freshness import ancestors, producers, reasons, stale_line
 from pipeline.project import LoadedProject, load_project
-from pipeline.registry import FILES, STAGES
+from pipeline.registry import FILES, PER_ENCODER, STAGES, Instance, instances
 from stages.clip.config import encoder_identity
 from stages.text.spacy_model import spacy_digest
 from store.errors import StoreError
@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a profile whose stages up to score have outputs."""
     folder = tmp_path_factory.mktemp("finished")
     values = demo_values(folder)
-    clip = values["clip"]
+    clip = values["encoders"][values["encoder"]]
     encoder = encoder_identity(clip["model"], Path(clip["weights"]), clip["precision"])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(stores, "ENCODER", encoder)  # the synthetic vectors are the demo's encoder's, as it were
@@ -62,6 +62,11 @@ def values(finished: Path, tmp_path: Path) -> Values:
     values = demo_values(tmp_path)
     Path(values["profile"]).write_text(yaml.safe_dump(values))
     return values
+
+
+def of(stage: str) -> Instance:
+    """A stage as DVC runs it for the main encoder."""
+    return Instance(stage, "vit" if stage in PER_ENCODER else "")
 
 
 def project(values: Values) -> LoadedProject:
@@ -80,16 +85,18 @@ def test_another_output_is_told_by_all_that_was_made_from_it(values: Values, tmp
         values["profile"] = f"{tmp_path}/other.yaml"
         synthetic(tmp_path / "other", seed=1)
         run_stages({**values, "data": f"{tmp_path}/other", "metrics": f"{tmp_path}/other.json"}, "pair")
-        shutil.copy(tmp_path / "other/pairs.h5", tmp_path / "data/pairs.h5")
+        shutil.copy(tmp_path / "other/pairs/vit.h5", tmp_path / "data/pairs/vit.h5")
     else:
         other = synthetic(tmp_path / "other", seed=1).paths[output]
-        place = tmp_path / "data" / other.name
+        place = tmp_path / "data" / other.relative_to(tmp_path / "other")
         shutil.rmtree(place) if place.is_dir() else place.unlink()
         (shutil.copytree if other.is_dir() else shutil.copy)(other, place)
     made_by = producers()
     told = reasons(project(values))
     for field in LED_TO[output]:
-        assert re.match(rf"{FILES[field]} was made from another .*\b{output}\b", told[made_by[field]][0]), field
+        assert re.match(
+            rf"{FILES[field].format(encoder='vit')} was made from another .*\b{output}\b", told[of(made_by[field])][0]
+        ), field
     for stage in ("pair", "score"):
         assert "was made from another" in stale_line(project(values), stage)
 
@@ -145,15 +152,15 @@ def test_a_model_is_compared_by_its_contents(values: Values, tmp_path: Path, tab
 def test_numbers_of_another_encoder_are_told(values: Values, tmp_path: Path) -> None:
     """The first line names the profile's encoder, and the numbers would be of the one before."""
     other = tmp_path / "other.safetensors"
-    other.write_bytes(Path(values["clip"]["weights"]).read_bytes())
-    values["clip"]["weights"] = str(other)
+    other.write_bytes(Path(values["encoders"][values["encoder"]]["weights"]).read_bytes())
+    values["encoders"][values["encoder"]]["weights"] = str(other)
     assert stale_line(project(values), "pair") == "", "the same weights under another name"
     other.write_bytes(other.read_bytes()[:-1] + b"x")
-    assert f"clip.weights names other contents now ({other})" in stale_line(project(values), "pair")
-    values["clip"]["precision"] = "bf16"
-    assert reasons(project(values))["embed_text"] == [
-        'clip.precision is "bf16" now, was "float32"',
-        f"clip.weights names other contents now ({other})",
+    assert f"encoders.vit.weights names other contents now ({other})" in stale_line(project(values), "pair")
+    values["encoders"][values["encoder"]]["precision"] = "bf16"
+    assert reasons(project(values))[of("embed_text")] == [
+        'encoders.vit.precision is "bf16" now, was "float32"',
+        f"encoders.vit.weights names other contents now ({other})",
     ]
 
 
@@ -164,7 +171,7 @@ def test_stages_that_have_not_run_are_told_in_one_list(values: Values, tmp_path:
     shutil.rmtree(tmp_path / "data")
     line = stale_line(project(values), "score")
     assert line.startswith(
-        "stale: index, propose, embed_masks, parse, embed_text, overlap, pair, score have not run here;"
+        "stale: index, propose, embed_masks@vit, parse, embed_text@vit, overlap, pair@vit, score have not run here;"
     )
 
 
@@ -182,13 +189,13 @@ def test_a_metrics_file_of_another_run_is_told(values: Values, tmp_path: Path) -
 
 def test_a_damaged_or_older_output_is_told(values: Values, tmp_path: Path) -> None:
     (tmp_path / "data/overlap.h5").write_bytes(b"no HDF5")
-    manifest = tmp_path / "data/mask_features/manifest.json"
+    manifest = tmp_path / "data/mask_features/vit/manifest.json"
     manifest.write_text(re.sub('"version":[0-9]+', '"version":1', manifest.read_text()))
     told = reasons(project(values))
-    assert "overlap.h5: cannot be read" in told["overlap"][0]
-    assert "expected table 'mask_features' version" in told["embed_masks"][0]
+    assert "overlap.h5: cannot be read" in told[of("overlap")][0]
+    assert "expected table 'mask_features' version" in told[of("embed_masks")][0]
     (tmp_path / "data/scores.h5").write_bytes(b"no HDF5")
-    assert "scores.h5: cannot be read" in reasons(project(values))["score"][0]
+    assert "scores.h5: cannot be read" in reasons(project(values))[of("score")][0]
 
 
 def test_many_reasons_stay_one_line(values: Values) -> None:
@@ -201,7 +208,7 @@ def test_many_reasons_stay_one_line(values: Values) -> None:
 def test_the_graph_is_that_of_dvc(values: Values) -> None:
     """A stage comes after those whose outputs its dvc.yaml entry depends on, and after what they come after."""
     files = {unfold(out, values): stage for stage, entry in DVC_STAGES.items() for out in entry["outs"]}
-    files[values["metrics"]] = "score"
+    files |= {values["metrics"]: "score", f"{values['data']}/pairs": "pair"}
     direct = {
         stage: {files[dep] for dep in (unfold(d, values) for d in entry["deps"]) if dep in files}
         for stage, entry in DVC_STAGES.items()
@@ -212,7 +219,8 @@ def test_the_graph_is_that_of_dvc(values: Values) -> None:
             waiting += (new := direct[waiting.pop()] - expected)
             expected |= new
         if stage != "variants":  # runs the stages before pair again, and reads their outputs by name
-            assert set(ancestors(stage)) == expected, stage
+            found = ancestors(project(values), of(stage))
+            assert {each.stage for each in found} == expected, stage
 
 
 @pytest.mark.parametrize(
@@ -226,31 +234,38 @@ def test_commands_that_print_numbers_say_so_in_their_second_line(
     said = CliRunner().invoke(app, command).output.splitlines()
     assert said[0].startswith(f"profile {values['profile']}; data {values['data']}; encoder refshapes_clip")
     assert not any(line.startswith("stale") for line in said)
-    shutil.rmtree(tmp_path / "data/text_features")
+    shutil.rmtree(tmp_path / "data/text_features/vit")
     said = CliRunner().invoke(app, command).output.splitlines()
-    assert said[1].startswith("stale: embed_text has not run here; to renew: dvc repro ")
+    assert said[1].startswith("stale: embed_text@vit has not run here; to renew: dvc repro ")
 
 
 def dvc_says(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
-    monkeypatch.setattr(status, "dvc_states", lambda project: {**dict.fromkeys(STAGES, "up to date"), **changes})
+    monkeypatch.setattr(
+        status,
+        "dvc_states",
+        lambda project: {
+            **dict.fromkeys(instances(project.values.encoders), "up to date"),
+            **{of(stage): state for stage, state in changes.items()},
+        },
+    )
 
 
 def test_what_comes_after_a_stale_stage_waits_for_it(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status, "reasons", lambda project: {stage: [] for stage in STAGES})
+    monkeypatch.setattr(status, "reasons", lambda project: {each: [] for each in instances(project.values.encoders)})
     dvc_says(monkeypatch)
     assert set(status.states(project(values))[0].values()) == {"up to date"}
     dvc_says(monkeypatch, parse="changed deps: stages/parse.py modified")
     found, note = status.states(project(values))
-    assert found["parse"] == "changed deps: stages/parse.py modified"
+    assert found[of("parse")] == "changed deps: stages/parse.py modified"
     for stage in ("embed_text", "pair", "variants", "score", "ablations", "sweep", "report"):
-        assert found[stage] == "waits for parse", stage
+        assert found[of(stage)] == "waits for parse", stage
     for stage in ("index", "propose", "embed_masks", "overlap"):
-        assert found[stage] == "up to date", stage
+        assert found[of(stage)] == "up to date", stage
     assert note == ""
     dvc_says(monkeypatch, parse="changed deps: x modified", overlap="changed deps: y modified")
     found, _ = status.states(project(values))
-    assert found["embed_text"] == "waits for parse"
-    assert found["report"] == "waits for parse, overlap"
+    assert found[of("embed_text")] == "waits for parse"
+    assert found[of("report")] == "waits for parse, overlap"
 
 
 def test_a_changed_value_is_named_where_dvc_says_only_that_the_command_changed(
@@ -258,15 +273,15 @@ def test_a_changed_value_is_named_where_dvc_says_only_that_the_command_changed(
 ) -> None:
     values["score"]["alpha"] = 0.5
     dvc_says(monkeypatch, score="changed command")
-    assert status.states(project(values))[0]["score"] == "score.alpha is 0.5 now, was 0.3"
+    assert status.states(project(values))[0][of("score")] == "score.alpha is 0.5 now, was 0.3"
 
 
 def test_without_dvc_the_status_compares_outputs_and_values(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     values["score"]["alpha"] = 0.5
     found, note = status.states(project(values))
-    assert found["pair"] == "up to date"
-    assert found["score"] == "score.alpha is 0.5 now, was 0.3"
-    assert found["sweep"] == "has not run here"
+    assert found[of("pair")] == "up to date"
+    assert found[of("score")] == "score.alpha is 0.5 now, was 0.3"
+    assert found[of("sweep")] == "has not run here"
     assert "whether code changed is not known: there is no " in note
     assert "dvc.yaml: DVC has recorded no run of this profile here" in note
     monkeypatch.setenv("COLUMNS", "160")

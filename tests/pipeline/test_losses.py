@@ -71,7 +71,7 @@ def test_a_third_of_the_files_missing_changes_no_number_of_the_rest(
     assert f"(unreadable image {lost})" in said
     page = Path(profile["data"], "report.html").read_text()
     assert "1 x unreadable image, such as" in page.replace("&#x27;", "'")
-    losses = read_table(Path(profile["data"], "pairs.h5"), "pairs", ()).attrs["losses"]
+    losses = read_table(Path(profile["data"], "pairs/vit.h5"), "pairs", ()).attrs["losses"]
     assert {loss["state"] for loss in losses} == {"unreadable image"}
     os.rename(tmp_path / "kept.png", Path(profile["images"], image))
     whole = run_stages(profile)

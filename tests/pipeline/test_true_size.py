@@ -109,7 +109,7 @@ def test_the_full_benchmarks_profile_runs(project: Project) -> None:
     index, proposals = read_table(data / "index.h5", "index"), read_table(data / "proposals.h5", "proposals")
     assert (len(index["image_name"]), index["image_status"]) == (4, [""] * 4), "two of COCO, two of PhraseCut"
     assert (np.diff(proposals["image_offsets"]) >= 5).all(), "every decoding step had work"
-    features = Vectors(data / "mask_features", "mask_features")
+    features = Vectors(data / "mask_features/vit", "mask_features")
     for kind in ("view.local", "view.global.k3"):
         vectors = features.rows(kind)
         assert vectors.shape == (len(proposals["score"]), 512)
@@ -139,7 +139,7 @@ def test_rn50_takes_the_place_of_the_vit(project: Project) -> None:
     ran = project.repro()
     assert {"embed_masks", "embed_text", "pair", "score", "report"} <= set(ran)
     assert not {"index", "propose", "parse", "overlap"} & set(ran)
-    pairs = read_table(project.folder / "data/full/pairs.h5", "pairs")
+    pairs = read_table(project.folder / "data/full/pairs/%s.h5", "pairs")
     assert pairs.attrs["score_rule"] == "unnormalised"
     assert np.isfinite(pairs["dot.global.k3*sentence"]).all()
 

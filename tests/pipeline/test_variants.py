@@ -70,11 +70,11 @@ def test_a_switch_gives_the_pairs_of_a_profile_with_that_value(
         turned[section][name] = value
     run_stages(turned, *UP_TO_PAIRS)
     ours = read_table(Path(profile["data"]) / f"variants/{switch}.h5", "pairs")
-    alone = read_table(tmp_path / "data/pairs.h5", "pairs")
+    alone = read_table(tmp_path / "data/pairs/vit.h5", "pairs")
     assert ours.columns.keys() == alone.columns.keys()
     for name, column in alone.columns.items():
         assert np.array_equal(ours[name], column), name
-    base = read_table(Path(profile["data"]) / "pairs.h5", "pairs")
+    base = read_table(Path(profile["data"]) / "pairs/vit.h5", "pairs")
     assert any(not np.array_equal(base[name], column) for name, column in alone.columns.items()), "it changes something"
 
 
@@ -121,7 +121,7 @@ def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict
     shutil.copytree(Path(profile["data"]) / "variants", tmp_path / "data/variants")
     with changed(tmp_path / "data/variants/variants.json") as content:
         content["pairs"] = "0" * 64
-    shutil.copy(Path(profile["data"]) / "pairs.h5", tmp_path / "data/pairs.h5")
+    shutil.copy(Path(profile["data"]) / "pairs/vit.h5", tmp_path / "data/pairs/vit.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):
         run_stages(other, "ablations")
@@ -131,7 +131,7 @@ def test_a_switch_s_table_of_another_run_is_refused(
     profile: dict[str, Any], record: dict[str, Any], tmp_path: Path
 ) -> None:
     shutil.copytree(Path(profile["data"]) / "variants", tmp_path / "data/variants")
-    shutil.copy(Path(profile["data"]) / "pairs.h5", tmp_path / "data/pairs.h5")
+    shutil.copy(Path(profile["data"]) / "pairs/vit.h5", tmp_path / "data/pairs/vit.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     for name, source in (("box", "fill"), ("template1", "template2")):
         file = tmp_path / f"data/variants/{name}.h5"
@@ -149,11 +149,11 @@ def test_the_pair_table_of_another_run_is_refused(
     """A pairs.h5 under the right name, made from other tables than the profile's."""
     data = tmp_path / "data"
     shutil.copytree(Path(profile["data"]), data)
-    pairs = read_table(data / "pairs.h5", "pairs")
+    pairs = read_table(data / "pairs/vit.h5", "pairs")
     made_from = {**pairs.attrs["made_from"], source: "0" * 64}
     own = {"schema", "version", "columns", "digest", "made_from", "config"}
     attrs = {name: value for name, value in pairs.attrs.items() if name not in own}
-    write_table(data / "pairs.h5", "pairs", pairs.columns, {}, made_from, **attrs)
+    write_table(data / "pairs/vit.h5", "pairs", pairs.columns, {}, made_from, **attrs)
     other = profile | {"data": str(data), "profile": str(tmp_path / "params.yaml")}
     other["variants"] = {"switches": [], "templates": TEMPLATES}
     with pytest.raises(

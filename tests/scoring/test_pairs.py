@@ -188,7 +188,7 @@ def test_masks_and_texts_of_two_encoders_are_refused(tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=rf"one encoder, got two: {name} .*dvc repro"):
             make_pairs(made)
         assert not made.paths["pairs"].exists()
-    with pytest.raises(StoreError, match=r"mask_features does not say which encoder made it.*dvc repro"):
+    with pytest.raises(StoreError, match=r"mask_features/vit does not say which encoder made it.*dvc repro"):
         make_pairs(synthetic(tmp_path / "unsaid", encoder={}))
 
 

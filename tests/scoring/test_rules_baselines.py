@@ -106,7 +106,7 @@ def test_a_view_that_was_not_computed(made: Synthetic, tmp_path: Path, rule: str
     view = rule.removesuffix("_released")
     with pytest.raises(
         ParameterError,
-        match=rf"rule {rule}: needs view '{view}', which .*pairs\.h5 does not hold; known: global\.k1, global\.k3, local; "
+        match=rf"rule {rule}: needs view '{view}', which .*vit\.h5 does not hold; known: global\.k1, global\.k3, local; "
         rf"add {view} to embed_masks\.views, or take {rule} out of rules\.enabled",
     ):
         scored(bare, rule, {})

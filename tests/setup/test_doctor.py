@@ -48,7 +48,7 @@ def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[LoadedProjec
     monkeypatch.setattr(preflight, "SOURCES", (source,))
     values = demo_values(tmp_path) | {"root": "."}
     values["index"]["datasets"] = {"shapes": {"split_by": "synth", "splits": ["val"]}}
-    values["clip"]["weights"] = "weights/ViT-B-32.pt"
+    values["encoders"][values["encoder"]]["weights"] = "weights/ViT-B-32.pt"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
     (tmp_path / "own.pt").write_bytes(NET)
     project = load_project(tmp_path / "params.yaml")

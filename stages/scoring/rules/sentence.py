@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from stages.scoring.fusion import Floats
-from stages.scoring.table import SENTENCE, Columns, PairTable
-from store.errors import ParameterError, nearest
+from stages.scoring.table import SENTENCE, Columns, MissingViewError, PairTable
+from store.errors import nearest
 
 
 def sentence_scores(pairs: PairTable, rule: str, view: str, *, cosine: bool = False) -> Floats:
@@ -19,7 +19,7 @@ def sentence_scores(pairs: PairTable, rule: str, view: str, *, cosine: bool = Fa
         pairs: unfiltered. rule: its name, for the message. view: the label of a view of the pair table.
 
     Raises:
-        ParameterError: the table does not hold the view.
+        MissingViewError: the table does not hold the view.
     """
     columns = columns_with(pairs, rule, view)
     smallest = np.finfo(np.float32).tiny
@@ -35,7 +35,7 @@ def columns_with(pairs: PairTable, rule: str, view: str) -> Columns:
     """The columns of an unfiltered table that holds ``view``.
 
     Raises:
-        ParameterError: it does not; with what to add to the params file.
+        MissingViewError: it does not; with what to add to the params file.
     """
     columns = pairs.columns
     if columns is None:
@@ -43,7 +43,7 @@ def columns_with(pairs: PairTable, rule: str, view: str) -> Columns:
     if view not in columns.views:
         name, _, rest = view.partition(".")
         values = f", and {rest!r} to embed_masks.settings.{name}" if rest else ""
-        raise ParameterError(
+        raise MissingViewError(
             f"rule {rule}: needs view {view!r}, which {columns.path} does not hold; {nearest(view, columns.views)}; add "
             f"{name} to embed_masks.views{values}, or take {rule} out of rules.enabled"
         )
