@@ -65,7 +65,8 @@ def without_prefixes(named: Mapping[str, Any]) -> dict[str, Any]:
         prefix = next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), "")
         if not prefix:
             break
-        stripped = {name.removeprefix(prefix): value for name, value in stripped.items()}
+        others = {name: value for name, value in stripped.items() if not isinstance(value, Tensor)}
+        stripped = others | {name.removeprefix(prefix): stripped[name] for name in tensors}
     return stripped
 
 

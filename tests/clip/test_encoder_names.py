@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -252,6 +253,59 @@ def test_the_backbone_passes_the_size_on(tmp_path: Path) -> None:
     weights = save(tiny().state_dict(), tmp_path / "w.safetensors")
     loaded, _ = BACKBONES["vit"].loaded(config_file(tmp_path), weights, image_size=32)
     assert loaded.visual.grid_size == (4, 4)
+
+
+def one_size_only(model: str, weights: Path, *, device: str, precision: str) -> Any:
+    return "model", "tokenizer"
+
+
+def test_a_backbone_of_one_size_says_so(tmp_path: Path) -> None:
+    backbone = replace(BACKBONES["vit"], load=one_size_only)
+    assert backbone.loaded("x", tmp_path) == ("model", "tokenizer")
+    with pytest.raises(ParameterError, match="image_size: expected 0, backbone vit has one input size only, got 32"):
+        backbone.loaded("x", tmp_path, image_size=32)
+
+
+# Names and shapes that differ from the model's.
+
+
+@pytest.mark.parametrize("custom", [True, False])
+def test_either_of_open_clips_classes_takes_the_weights_of_the_other(custom: bool, tmp_path: Path) -> None:
+    theirs = tiny() if custom else open_clip.CustomTextCLIP(**CONFIG).eval()
+    state: Any = theirs.state_dict() | {"logit_scale": torch.tensor([4.0])}
+    loaded: Any
+    loaded, tokenizer = load_clip(config_file(tmp_path, custom_text=custom), save(state, tmp_path / "w.safetensors"))
+    assert type(loaded) is (open_clip.CustomTextCLIP if custom else open_clip.CLIP)
+    tokens = tokenizer(["a dog"])
+    torch.testing.assert_close(loaded.encode_text(tokens), theirs.encode_text(tokens))
+    assert loaded.logit_scale.item() == 4.0
+
+
+def test_a_scale_of_one_number_in_a_list_and_a_bias_that_is_not_there(tmp_path: Path) -> None:
+    state = tiny().state_dict() | {"logit_scale": torch.tensor([4.0])}
+    weights = save(state, tmp_path / "w.safetensors")
+    loaded: Any = load_clip(config_file(tmp_path, init_logit_bias=-10.0), weights)[0]
+    assert (loaded.logit_scale.shape, loaded.logit_scale.item(), loaded.logit_bias.item()) == ((), 4.0, 0.0)
+
+
+def test_counters_that_are_not_there(tmp_path: Path) -> None:
+    state = {n: v for n, v in tiny(RESNET).state_dict().items() if not n.endswith("num_batches_tracked")}
+    load_clip(config_file(tmp_path, RESNET), save(state, tmp_path / "w.safetensors"))
+
+
+def test_a_config_that_is_a_pointer_says_so(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(WeightsError, match=r"config\.json: expected a JSON model config, .*a Git LFS pointer"):
+        read_document(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["q_proj.weight", "v_proj.bias"])
+def test_a_hugging_face_layer_that_lacks_a_part(part: str, tmp_path: Path) -> None:
+    state = hugging_face_state()
+    del state[f"text_model.encoder.layers.0.self_attn.{part}"]
+    folder = folder_of(tmp_path, "config.json", HF_CONFIG, "model.safetensors", state)
+    with pytest.raises(WeightsError, match=f"transformer.resblocks.0.attn.in_proj_.* lacks {part[0]}"):
+        load_clip(str(folder), folder)
 
 
 # Which model fits.
