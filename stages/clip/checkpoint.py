@@ -21,7 +21,7 @@ from torch import Tensor
 from stages.clip.forms import Form, is_legacy
 from stages.clip.unpickler import Module, Reader, Refused, Storage, StoredArray, StoredTensor
 
-_PICKLE_LIMIT = 1 << 28
+_PICKLE_LIMIT = 1 << 26
 """Bytes of the pickle in a zip, without the numbers: those of the largest models have a few hundred thousand."""
 _BLOCK = 1 << 24
 _MOST_TENSORS = 200_000
@@ -47,8 +47,9 @@ def open_checkpoint(path: Path, form: Form) -> Checkpoint:
         return _open_pickle(path)
     record, numbers = _records(path)
     with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(record).file_size > _PICKLE_LIMIT:
-            raise Refused(f"a pickle of {archive.getinfo(record).file_size} bytes beside the numbers")
+        info = archive.getinfo(record)
+        if info.file_size > _PICKLE_LIMIT or info.compress_type != zipfile.ZIP_STORED:
+            raise Refused(f"a pickle of {info.file_size:,} bytes beside the numbers, or a compressed one")
         content = Reader(io.BytesIO(archive.read(record))).load()
     if form == "torchscript":
         if not isinstance(content, Module):
@@ -62,6 +63,8 @@ def tensors_of(entries: Mapping[str, Any], checkpoint: Checkpoint, size: int) ->
     stored = [value for value in entries.values() if isinstance(value, StoredTensor)]
     if sum(value.nbytes for value in stored) > _SHARED * size:
         raise Refused(f"tensors of more than {_SHARED} times the bytes of the file")
+    if sum(storage.nbytes for storage in {value.storage for value in stored}) > size:
+        raise Refused("more numbers than bytes in the file")
     storages: dict[Storage, Tensor] = {}
     read: dict[str, Any] = {}
     for name, value in entries.items():
@@ -78,16 +81,16 @@ def _records(path: Path) -> tuple[str, Callable[[Storage], Tensor]]:
     with zipfile.ZipFile(path) as archive:
         record = next(name for name in archive.namelist() if PurePosixPath(name).name == "data.pkl")
         folder = PurePosixPath(record).parent
-        order = f"{folder}/byteorder"
+        order = str(folder / "byteorder")
         if order in archive.namelist() and archive.open(order).read(8) != b"little":
             raise Refused("its numbers are in the byte order of another kind of machine")
 
     def read(storage: Storage) -> Tensor:
         with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo(f"{folder}/data/{storage.key}")
+            info = archive.getinfo(str(folder / "data" / storage.key))
             if info.compress_type != zipfile.ZIP_STORED:
                 raise Refused("its numbers are compressed, as PyTorch never does")
-            if info.file_size != storage.length * storage.dtype.itemsize:
+            if info.file_size != storage.nbytes:
                 raise Refused(f"record {storage.key} has another size than its tensors")
             numbers = np.empty(info.file_size, np.uint8)
             with archive.open(info) as stream:
@@ -138,7 +141,7 @@ def _legacy_storages(path: Path, keys: Any, start: int, sizes: Mapping[str, Stor
     places: dict[str, int] = {}
     for key in keys:
         places[key] = start + 8
-        start += 8 + sizes[key].length * sizes[key].dtype.itemsize
+        start += 8 + sizes[key].nbytes
     if start > path.stat().st_size:
         raise Refused(f"it is cut off: {path.stat().st_size:,} of {start:,} bytes")
 
@@ -148,7 +151,7 @@ def _legacy_storages(path: Path, keys: Any, start: int, sizes: Mapping[str, Stor
             length = int.from_bytes(file.read(8), "little")
             if length != storage.length:
                 raise Refused(f"storage {storage.key} has {length} numbers instead of {storage.length}")
-            numbers = np.fromfile(file, np.uint8, storage.length * storage.dtype.itemsize)
+            numbers = np.fromfile(file, np.uint8, storage.nbytes)
         return torch.from_numpy(numbers).view(storage.dtype)
 
     return read

@@ -51,6 +51,10 @@ class Storage:
     dtype: torch.dtype
     length: int
 
+    @property
+    def nbytes(self) -> int:
+        return self.length * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class StoredTensor:

@@ -353,6 +353,22 @@ def test_bombs_cost_nothing(bomb: str, zipped_up: bool, tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
 
 
+def test_a_pickle_that_unfolds_and_numbers_named_twice(tmp_path: Path) -> None:
+    path = zip_of(b"\x80\x02" + b"]" * (1 << 24) + b".", {}, tmp_path / "w", compression=zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match="or a compressed one"):
+        read_state_dict(path)
+    zip_of(tensor_pickle(1 << 24, (1,), (1,)), {"0": b""}, tmp_path / "v")
+    with pytest.raises(WeightsError, match="more numbers than bytes in the file"):
+        read_state_dict(tmp_path / "v")
+
+
+def test_an_archive_without_a_folder(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+        archive.writestr("data.pkl", tensor_pickle(2, (2,), (1,)))
+        archive.writestr("data/0", np.array([1, 2], "<f4").tobytes())
+    assert read_state_dict(tmp_path / "w")["a0"].tolist() == [1, 2]
+
+
 def test_modules_that_hold_each_other(tmp_path: Path) -> None:
     """40 modules, each of which holds the next twice: a walk would take 2**40 steps."""
     module = b"c__torch__\nM\n)\x81"
