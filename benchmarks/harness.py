@@ -1,4 +1,4 @@
-"""What a benchmark gives back, and how it is timed: plain work and ours in turn, in one process."""
+"""The result of a benchmark, and its timing: plain work and ours alternate in one process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """A figure beside that of a plain version of the same work in the same run.
+    """A figure and that of a plain version of the same work in the same run.
 
     Attributes:
-        name: as in the list of targets. unit: of ``plain`` and ``ours``, "s" unless told otherwise.
+        name: as in the list of targets. unit: of ``plain`` and ``ours``, "s" by default.
         plain: None where there is no plain version (a limit in seconds alone).
         error: the largest difference of the results (relative, unless ``note`` says otherwise), None where none is defined.
         at_least: target for plain / ours. at_most: target for ``ours``. One of the two, or none.

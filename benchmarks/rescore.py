@@ -79,7 +79,9 @@ def rescore_surface() -> Result:
     plain = time.perf_counter() - start
     ours = medians(lambda: surface(pairs, GRID, GRID, "count", CONTEXT))[0]
     error = _largest(surface(pairs, GRID, GRID, "count", CONTEXT), expected)
-    work = Work(len(GRID) * 16 * len(pairs.dots.a) / 1e9, size_of(pairs) / 1e9)  # leans at every alpha, the table once
+    work = Work(
+        len(GRID) * 16 * len(pairs.dots.a) / 1e9, size_of(pairs) / 1e9
+    )  # projections at every alpha, the table once
     note = "error over all 10,201 points"
     return Result("rescore_surface", plain, ours, error=error, at_most=1.0, note=note, stage="sweep", work=work)
 

@@ -44,9 +44,10 @@ class _Family:
 
 
 def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> dict[str, int]:
-    """Write the benchmark into the new folder `out`; returns the number of refs per family.
+    """Write the benchmark into the new folder `out`; return the number of refs per family.
 
-    Raises DataError if `out` has files already.
+    Raises:
+        DataError: `out` has files already.
     """
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: expected a new or empty folder to write RefShapes into; remove it or name another")
@@ -58,42 +59,42 @@ def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> di
         while accepted < images_per_split:
             rng = evaluation_rng(index, seed)
             scene, index = draw_scene(rng), index + 1
-            told = {name: _told_objects(rng, scene, name, shapes) for name in FAMILIES}
-            if not all(told.values()):
+            targets = {name: _described_objects(rng, scene, name, shapes) for name in FAMILIES}
+            if not all(targets.values()):
                 continue  # a scene of the benchmark has something to ask in every family
             image, annotations = _image_entry(scene, image_id), _annotations(scene, image_id)
             scene.image.save(out / "images" / image["file_name"])
             in_g = split == "val" or accepted < (images_per_split + 1) // 2
             for name in FAMILIES if in_g else FAMILIES[:2]:
                 split_name = "test" if name == "refshapesg" and split != "val" else split
-                _add(families[name], image, annotations, told[name], split_name)
+                _add(families[name], image, annotations, targets[name], split_name)
             image_id, accepted = image_id + 1, accepted + 1
     for name, family in families.items():
         _write_family(out / name, family)
     return {name: len(family.refs) for name, family in families.items()}
 
 
-def _told_objects(
+def _described_objects(
     rng: np.random.Generator, scene: Scene, family: str, shapes: tuple[str, ...]
 ) -> list[tuple[int, list[str]]]:
     """Up to MAX_REFS objects of the given shapes, each with its raw sentences."""
     eligible = [i for i, item in enumerate(scene.objects) if item.shape in shapes]
-    told = ((i, _sentences(rng, scene, i, family)) for i in (eligible[k] for k in rng.permutation(len(eligible))))
-    return list(islice(((i, sentences) for i, sentences in told if sentences), int(rng.integers(2, MAX_REFS + 1))))
+    described = ((i, _sentences(rng, scene, i, family)) for i in (eligible[k] for k in rng.permutation(len(eligible))))
+    return list(islice(((i, sentences) for i, sentences in described if sentences), int(rng.integers(2, MAX_REFS + 1))))
 
 
 def _sentences(rng: np.random.Generator, scene: Scene, target: int, family: str) -> list[str]:
-    """One to MAX_SENTENCES different raw sentences about the target in a family's manner; none if it cannot be told."""
+    """One to MAX_SENTENCES different raw sentences about the target in a family's manner; none if it cannot be described."""
     wanted = 1 if family == "refshapesg" else int(rng.integers(1, MAX_SENTENCES + 1))
-    found: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     for _ in range(2 * wanted):
         writer: _Writer = relation if family == "refshapesg" else appearance
         if family == "refshapes" and rng.random() < 0.65:
             writer = position
         expression = writer(rng, scene, target)
-        if expression is not None and len(found) < wanted:
-            found[expression.sentence] = None
-    return [_as_typed(rng, sentence) for sentence in found]
+        if expression is not None and len(sentences) < wanted:
+            sentences[expression.sentence] = None
+    return [_as_typed(rng, sentence) for sentence in sentences]
 
 
 def _as_typed(rng: np.random.Generator, sentence: str) -> str:
@@ -133,13 +134,13 @@ def _add(
     family: _Family,
     image: dict[str, Any],
     annotations: list[dict[str, Any]],
-    told: list[tuple[int, list[str]]],
+    targets: list[tuple[int, list[str]]],
     split: str,
 ) -> None:
-    """Append an image, its annotations and the refs of its told objects."""
+    """Append an image, its annotations and the refs of its described objects."""
     family.images.append(image)
     family.annotations.extend(annotations)
-    for number, raw_sentences in told:
+    for number, raw_sentences in targets:
         annotation = annotations[number]
         sentences = []
         for raw in raw_sentences:

@@ -27,9 +27,9 @@ def lines(folder: Path) -> Iterator[str]:
     committed = _committed(folder)
     if committed is None:
         yield "numbers: not compared, this folder is no git clone"
-    elif found := disagreements(committed, fresh):
-        yield f"numbers: {len(found)} are not those of the last commit (git diff {METRICS})"
-        yield f"         the first: {found[0].partition(':')[0]}"
+    elif differences := disagreements(committed, fresh):
+        yield f"numbers: {len(differences)} are not those of the last commit (git diff {METRICS})"
+        yield f"         the first: {differences[0].partition(':')[0]}"
     else:
         yield f"numbers: as committed in {METRICS}, to within {TOLERANCE:g}"
     if committed is not None:

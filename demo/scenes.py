@@ -84,7 +84,7 @@ class _Placed:
     """A drawn object: looks, whole mask (bool (H, W)), the part still visible, centre, diameter, who hides it."""
 
     looks: tuple[str, str, str, str]
-    whole: Mask
+    full_mask: Mask
     mask: Mask
     x: float
     y: float
@@ -122,7 +122,7 @@ def _finished(item: _Placed) -> SceneObject:
     box = (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
     area = int(columns.sum())
     centre = (float(columns[xs] @ (xs + 0.5) / area), float(rows[ys] @ (ys + 0.5) / area))
-    visible = area / int(np.count_nonzero(item.whole))
+    visible = area / int(np.count_nonzero(item.full_mask))
     return SceneObject(*item.looks, item.mask, box, centre, visible, item.hidden_by)
 
 
@@ -138,11 +138,11 @@ def _try_object(rng: np.random.Generator, canvas: Plane, placed: list[_Placed], 
         return
     alpha, edge = _shape_planes(rng, looks[0], diameter)
     left, top = int(spot[0] - diameter / 2), int(spot[1] - diameter / 2)
-    whole = np.zeros((height, width), dtype=np.bool_)
-    whole[top : top + diameter, left : left + diameter] = alpha > 0.5
-    still_visible = [other.mask & ~whole for other in placed]
+    full_mask = np.zeros((height, width), dtype=np.bool_)
+    full_mask[top : top + diameter, left : left + diameter] = alpha > 0.5
+    still_visible = [other.mask & ~full_mask for other in placed]
     for other, rest in zip(placed, still_visible, strict=True):
-        if np.count_nonzero(rest) < MIN_VISIBLE * np.count_nonzero(other.whole):
+        if np.count_nonzero(rest) < MIN_VISIBLE * np.count_nonzero(other.full_mask):
             return
     for other, rest in zip(placed, still_visible, strict=True):
         if np.count_nonzero(rest) < np.count_nonzero(other.mask):
@@ -150,7 +150,7 @@ def _try_object(rng: np.random.Generator, canvas: Plane, placed: list[_Placed], 
     _shade_ground(canvas, alpha, left, top)
     region = canvas[top : top + diameter, left : left + diameter]
     region += alpha[:, :, None] * (_surface(rng, looks, edge, diameter) - region)
-    placed.append(_Placed(looks, whole, whole, left + diameter / 2, top + diameter / 2, diameter))
+    placed.append(_Placed(looks, full_mask, full_mask, left + diameter / 2, top + diameter / 2, diameter))
 
 
 def _looks(rng: np.random.Generator, placed: list[_Placed], only_small: bool) -> tuple[str, str, str, str]:
@@ -236,8 +236,8 @@ def _shape_planes(rng: np.random.Generator, shape: str, diameter: int) -> tuple[
     inside, edge = Image.new("L", (fine, fine)), Image.new("L", (fine, fine))
     pen, edge_pen = ImageDraw.Draw(inside), ImageDraw.Draw(edge)
     for depth, outline in enumerate(shape_outlines(shape)):
-        turned = outline @ np.array([[cos, sin], [-sin, cos]])
-        points = [(float(x), float(y)) for x, y in (0.94 * turned + 1) * (fine / 2)]
+        rotated = outline @ np.array([[cos, sin], [-sin, cos]])
+        points = [(float(x), float(y)) for x, y in (0.94 * rotated + 1) * (fine / 2)]
         pen.polygon(points, fill=0 if depth else 255)
         joint = "curve" if len(points) <= 12 else None  # slow, and a smooth outline shows no corners
         edge_pen.line([*points, *points[:2]], fill=255, width=4 * _SUPERSAMPLE, joint=joint)

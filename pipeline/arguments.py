@@ -31,14 +31,14 @@ def words_to_values(words: Sequence[str]) -> dict[str, Any]:
             raise ParameterError(f"{word!r}: expected a name such as --alpha before the first value")
         else:
             given[name].append(word)
-    for name, found in given.items():
-        if not found:
+    for name, parts in given.items():
+        if not parts:
             raise ParameterError(f"--{name}: expected a value, got none")
         *outer, last = name.split(".")
         place = values
         for key in outer:
             place = place.setdefault(key, {})
-        place[last] = found[0] if len(found) == 1 else found
+        place[last] = parts[0] if len(parts) == 1 else parts
     return values
 
 
@@ -80,8 +80,8 @@ def _fault(model: type[BaseModel], fault: Any, where: str) -> str:
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
     """The names that the model nested under ``path`` knows; [] where the path leaves the models."""
     for part in path:
-        found = model.model_fields.get(part)
-        kinds = [found.annotation, *getattr(found.annotation, "__args__", ())] if found else []
+        field = model.model_fields.get(part)
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())] if field else []
         nested = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
         if nested is not None:
             model = nested

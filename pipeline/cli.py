@@ -175,11 +175,11 @@ def clean(
     """
     from pipeline.status import remove_unused_parts
 
-    found = remove_unused_parts(_opened(params), dry_run)
+    folders = remove_unused_parts(_opened(params), dry_run)
     done = "would free" if dry_run else "freed"
-    for unused in found:
+    for unused in folders:
         print(f"{'kept' if unused.kept else done} {unused}")
-    print(f"{done} {sum(unused.bytes for unused in found if not unused.kept):,} bytes")
+    print(f"{done} {sum(unused.bytes for unused in folders if not unused.kept):,} bytes")
 
 
 @app.command()

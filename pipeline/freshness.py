@@ -1,7 +1,7 @@
 """Whether the outputs of a profile fit each other and its values: from their attributes, without DVC.
 
-An output says what it was made from (digests) and with which values. No column is read; of the models that the profile names
-the digest is taken. What that cannot show, a change of code or of annotations, `dvc status` shows.
+An output says what it was made from (digests) and with which values. No column is read; the digests of the models that
+the profile names are computed. A change of code or of annotations is not visible here; `dvc status` shows it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stages.text.spacy_model import spacy_digest
 from store import schema
 from store.agreement import disagreements
 from store.document import read_document
-from store.errors import StoreError, WeightsError, again, reading
+from store.errors import StoreError, WeightsError, reading, rerun
 from store.fingerprint import file_digest
 from store.table import check_description, read_table
 from store.vectors import MANIFEST
@@ -63,29 +63,29 @@ def reasons(project: LoadedProject) -> dict[Instance, list[str]]:
     outputs = {instance: _outputs(project, instance) for instance in every}
     digests = {
         (field, instance.encoder): attrs.get("digest")
-        for instance, written in outputs.items()
-        for field, attrs in written.items()
+        for instance, by_field in outputs.items()
+        for field, attrs in by_field.items()
     }
-    found: dict[Instance, list[str]] = {}
-    for instance, written in outputs.items():
+    stale: dict[Instance, list[str]] = {}
+    for instance, by_field in outputs.items():
         files = stage_values(project, instance.stage, {}, instance.encoder)[1]
-        found[instance] = [str(attrs["fault"]) for attrs in written.values() if "fault" in attrs]
-        if not all(files[field].exists() for field in written):
-            found[instance] = [NOT_RUN]
+        stale[instance] = [str(attrs["fault"]) for attrs in by_field.values() if "fault" in attrs]
+        if not all(files[field].exists() for field in by_field):
+            stale[instance] = [NOT_RUN]
             continue
-        for field, attrs in written.items():
+        for field, attrs in by_field.items():
             others = [
                 source
                 for source, digest in attrs.get("made_from", {}).items()
                 if _digest_now(project, instance, source, digests) not in (None, digest)
             ]
-            found[instance] += (
+            stale[instance] += (
                 [f"{_shown(field, instance, project)} was made from another {', '.join(others)}"] if others else []
             )
-            found[instance] += _changed_values(project, instance, attrs)
+            stale[instance] += _changed_values(project, instance, attrs)
         if instance.stage == "score":
-            found[instance] += _other_metrics(files["metrics"], written)
-    return found
+            stale[instance] += _other_metrics(files["metrics"], by_field)
+    return stale
 
 
 def _digest_now(
@@ -119,16 +119,16 @@ def stale_line(project: LoadedProject, stage: str) -> str:
 def _outputs(project: LoadedProject, instance: Instance) -> dict[str, dict[str, Any]]:
     """Output -> its attributes; {} where there are none, ``fault`` where they cannot be read."""
     files = stage_values(project, instance.stage, {}, instance.encoder)[1]
-    found: dict[str, dict[str, Any]] = {}
+    by_field: dict[str, dict[str, Any]] = {}
     for field in stage_module(instance.stage).Paths.outputs:
         path = files[field]
-        found[field] = {}
+        by_field[field] = {}
         if field in schema.TABLES and path.exists():
             try:
-                found[field] = dict(attributes(path, field))
+                by_field[field] = dict(attributes(path, field))
             except StoreError as error:
-                found[field] = {"fault": error}
-    return found
+                by_field[field] = {"fault": error}
+    return by_field
 
 
 def attributes(path: Path, name: str) -> Mapping[str, Any]:
@@ -138,14 +138,14 @@ def attributes(path: Path, name: str) -> Mapping[str, Any]:
         StoreError: there is none, it is damaged, or of another version of the schema.
     """
     if path.is_dir():
-        remedy = again(schema.TABLES[name].producer)
+        remedy = rerun(schema.TABLES[name].producer)
         with reading(path, remedy):
             return check_description(path, name, (path / MANIFEST).read_bytes(), remedy)
     return read_table(path, name, ()).attrs
 
 
 def _changed_values(project: LoadedProject, instance: Instance, attrs: Mapping[str, Any]) -> list[str]:
-    """The values of the profile that are others than an output of ``instance`` with these attributes was made with."""
+    """The values of the profile that differ from those that an output of ``instance`` with these attributes was made with."""
     params, files = stage_values(project, instance.stage, {}, instance.encoder)
     stored = {**attrs.get("encoder", {}), **attrs.get("config", {})}
     changed = []
@@ -183,8 +183,8 @@ def _digest_of(project: LoadedProject, name: str, value: str) -> str | None:
     return file_digest(path) if path.is_file() else None
 
 
-def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Whether the metrics file holds other numbers than the run that wrote the scores table found.
+def _other_metrics(file: Path, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whether the metrics file holds other numbers than the scores table records.
 
     A file that agrees is kept as it is (``store.agreement``), so the pair table that it names may be an earlier one.
     """
@@ -192,6 +192,6 @@ def _other_metrics(file: Path, made: Mapping[str, Mapping[str, Any]]) -> list[st
         content = read_document(file, "score")
     except StoreError as error:
         return [str(error)]
-    found = made["scores"].get("metrics")  # none in a table that cannot be read, which is a reason by itself
-    other = found is not None and bool(disagreements(content, found))
+    numbers = outputs["scores"].get("metrics")  # none in a table that cannot be read, which is a reason by itself
+    other = numbers is not None and bool(disagreements(content, numbers))
     return [f"{file.name} holds other numbers than the last run of score found"] if other else []

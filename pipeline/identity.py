@@ -1,4 +1,4 @@
-"""Which code made a run, and when: what a metrics file and a page say of themselves beside their numbers."""
+"""Which code made a run, and when: what the metrics file and the page record besides their numbers."""
 
 from __future__ import annotations
 

@@ -64,18 +64,18 @@ class Reruns:
     def pair_table(
         self, change: Mapping[str, Mapping[str, Any]], scratch: Path, context: Context, total: Summary
     ) -> Path:
-        made: dict[str, Path] = {}
+        written: dict[str, Path] = {}
         for stage in UP_TO_PAIR:
             module = stage_module(stage)
             params, files = stage_values(self.project, stage, change)
             before, _ = stage_values(self.project, stage, {})
             outputs = set(module.Paths.outputs)
-            if params == before and not made.keys() & (files.keys() - outputs):
+            if params == before and not written.keys() & (files.keys() - outputs):
                 continue
-            made |= {name: scratch / f"{name}{files[name].suffix}" for name in outputs}
-            paths = module.Paths(**{name: made.get(name, path) for name, path in files.items()})
+            written |= {name: scratch / f"{name}{files[name].suffix}" for name in outputs}
+            paths = module.Paths(**{name: written.get(name, path) for name, path in files.items()})
             _add(total, module.run(params, paths, replace(context, work=self._work(context, stage))))
-        return made.get("pairs", stage_values(self.project, "pair", {})[1]["pairs"])
+        return written.get("pairs", stage_values(self.project, "pair", {})[1]["pairs"])
 
 
 def _add(total: Summary, summary: Summary) -> None:

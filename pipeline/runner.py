@@ -51,10 +51,12 @@ class Execution(BaseModel):
         """What the environment says, and ``options`` over it."""
         given = {name: os.environ.get(f"GLIMPSE_{name.upper()}") for name in cls.model_fields}
         values = {name: value for name, value in given.items() if value} | dict(options or {})
-        found = checked(cls, values, "options, environment GLIMPSE_*" if options else "environment GLIMPSE_*")
-        if found.workers and found.scheduler:
-            raise ParameterError(f"expected workers or scheduler, got both: {found.workers} and {found.scheduler}")
-        return found
+        execution = checked(cls, values, "options, environment GLIMPSE_*" if options else "environment GLIMPSE_*")
+        if execution.workers and execution.scheduler:
+            raise ParameterError(
+                f"expected workers or scheduler, got both: {execution.workers} and {execution.scheduler}"
+            )
+        return execution
 
     @contextmanager
     def executor(self) -> Iterator[Callable[[Load, Sequence[Unit], str], Iterable[Done]]]:
@@ -132,7 +134,7 @@ def run_stage(
     command line ends with status 1, so that DVC does not take the stage for done.
 
     Raises:
-        GlimpseError: whatever the stage found wrong.
+        GlimpseError: any error of the stage.
     """
     instance = Instance(name, encoder if name in PER_ENCODER else "").name
     execution.check_device()
@@ -179,14 +181,14 @@ def size_of(path: Path) -> int:
 
 
 def _absent(record: dict[str, Any]) -> str:
-    """What is said of files that were not there: it ends the run, unless that is allowed, so that the next one tries again."""
+    """The message about missing files: an error, so that the next run tries again, or a warning where that is allowed."""
     count, first = len(record["transient"]), record["transient"][0]
-    said = f"{count:,} file{'s were' if count > 1 else ' was'} not there, such as {first}"
+    missing = f"{count:,} file{'s were' if count > 1 else ' was'} not there, such as {first}"
     if not record["stopped"]:
-        return f"warning: {said}; going on without them (GLIMPSE_ALLOW_LOST)"
+        return f"warning: {missing}; going on without them (GLIMPSE_ALLOW_LOST)"
     return (
-        f"stopped: {said}. What could be computed is kept. Put them there and run again: only what they need is computed; or "
-        f"go on without them: GLIMPSE_ALLOW_LOST=1 before the same command"
+        f"stopped: {missing}. What could be computed is kept. Put them there and run again: only what they need is computed; "
+        f"or go on without them: GLIMPSE_ALLOW_LOST=1 before the same command"
     )
 
 

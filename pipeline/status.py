@@ -79,18 +79,18 @@ def states(project: LoadedProject) -> tuple[dict[Instance, str], str]:
     except StoreError as error:
         by_dvc = dict.fromkeys(instances(project.values.encoders), CURRENT)
         note = f"note: outputs and values are compared, whether code changed is not known: {error}"
-    own = reasons(project)
-    found: dict[Instance, str] = {}
+    causes = reasons(project)
+    by_instance: dict[Instance, str] = {}
     for instance, state in by_dvc.items():
-        if state in (CURRENT, _OTHER_COMMAND) and own[instance]:  # says which value changed
-            state = "; ".join(own[instance])
-        found[instance] = state
-    stale = {instance for instance, state in found.items() if state != CURRENT}
-    for instance, state in found.items():
+        if state in (CURRENT, _OTHER_COMMAND) and causes[instance]:  # says which value changed
+            state = "; ".join(causes[instance])
+        by_instance[instance] = state
+    stale = {instance for instance, state in by_instance.items() if state != CURRENT}
+    for instance, state in by_instance.items():
         before = [each.name for each in ancestors(project, instance) if each in stale]
         if before and state == CURRENT:
-            found[instance] = f"waits for {', '.join(before)}"
-    return found, note
+            by_instance[instance] = f"waits for {', '.join(before)}"
+    return by_instance, note
 
 
 def print_status(project: LoadedProject) -> None:
@@ -147,16 +147,16 @@ def remove_unused_parts(project: LoadedProject, dry_run: bool = False) -> list[U
     work = project.path(project.values.work)
     known = records(project)
     used = {Path(folder).name for record in known.values() for folder in record["parts"]}  # variants uses others' parts
-    found = []
+    unused = []
     for instance, record in known.items():
         with locked(work / instance.name):  # a run that goes on now may be filling a new one
             for folder in sorted((work / instance.name).glob("*/*")):
                 if not folder.is_dir() or folder.name in used:
                     continue
-                found.append(Unused(folder, size_of(folder), _why_kept(project, instance, record, folder)))
-                if not dry_run and not found[-1].kept:
+                unused.append(Unused(folder, size_of(folder), _why_kept(project, instance, record, folder)))
+                if not dry_run and not unused[-1].kept:
                     remove(folder)
-    return found
+    return unused
 
 
 def _why_kept(project: LoadedProject, instance: Instance, record: dict[str, Any], folder: Path) -> str:

@@ -1,11 +1,11 @@
 """The same units on other processes: a local cluster of ``workers``, or whatever stands behind a dask ``scheduler``.
 
 What is sent is a unit (ids and keys); a worker loads the models once, reads what it needs from the shared files, writes its
-parts itself and returns their names. This process alone holds the lock and counts the parts. A unit whose worker dies is
-given to another one; what the dead one left half written counts for nothing.
+parts itself and returns their names. Only this process holds the lock and counts the parts. A unit whose worker dies is
+given to another one; a half-written part is ignored.
 
-Workers may outlive a run. What one has loaded it knows by its content (``store.loader``): other weights, tables or values
-are loaded anew, and one that has loaded other code or libraries than the run's refuses.
+A worker may outlive a run. It identifies what it has loaded by content (``store.loader``): other weights, tables or values
+are loaded anew; a worker that has loaded other code or libraries than the run's raises an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _RETRIES = 3
 _loaded: dict[bytes, Compute] = {}
-"""In a worker: the models it has, by what loads them (a pickled ``Loader`` with its content); one at a time."""
+"""In a worker: the models it has, by their pickled ``Loader``; one at a time."""
 _versions: dict[str, str] = {}
 """In a worker: the version of each library when it was first needed, so the one that is loaded."""
 
@@ -125,7 +125,7 @@ def _work(unit: Unit, load: bytes, device: str, threads: int, extensions: Path |
 
             torch.set_num_threads(threads or torch.get_num_threads())
             devices = torch.cuda.device_count()
-        _loaded[key] = loader(_own_device(device, get_worker().name, devices))
+        _loaded[key] = loader(_device_of(device, get_worker().name, devices))
     return recovered(unit) or finish(unit, _loaded[key])
 
 
@@ -143,7 +143,7 @@ def _require_libraries(expected: Mapping[str, str]) -> None:
         )
 
 
-def _own_device(device: str, worker: object, devices: int) -> str:
+def _device_of(device: str, worker: object, devices: int) -> str:
     """``cuda`` for the numbered workers of a local cluster: the GPUs in turn. Others see the one they were given."""
     if device == "cuda" and devices > 1 and isinstance(worker, int):
         return f"cuda:{worker % devices}"

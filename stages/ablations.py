@@ -1,4 +1,4 @@
-"""Stage ablations: what other settings give beside the profile's point, from pair tables alone.
+"""Stage ablations: the metrics with settings other than the profile's, from pair tables alone.
 
 Every stored k, sentence or phrase only, filters, prompts, and the deliberate differences from the released code.
 """
@@ -31,7 +31,7 @@ class TriedFilters(BaseParams):
 
 
 class Params(Scoring, TriedFilters):
-    """The profile's point, and the filters that are tried beside it."""
+    """The profile's point, and the filters that are tried besides it."""
 
 
 class Paths(BasePaths):
@@ -45,23 +45,23 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the ablations file: ``ablations`` and ``differences``, lists of rows, one per setting and split.
 
     Raises:
-        StoreError: the differences were made beside another pair table, or a table of theirs is another one.
+        StoreError: the variants were made for another pair table, or one of their tables is not the one listed.
     """
     summary = Summary()
     with summary.timed("read"):
         pairs, attrs = load_pairs(paths.pairs, params.k)
-        beside = _read_list(paths.variants, attrs["digest"])
+        variants = _read_list(paths.variants, attrs["digest"])
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
-        tried = ablations(pairs, scores, attrs["ks"], params)
-        for template in beside["templates"]:
+        ablation_rows = ablations(pairs, scores, attrs["ks"], params)
+        for template in variants["templates"]:
             setting = f'template = "{template["template"]}"'
-            tried += _rows_of_file(paths.variants, template, params, "template", setting)
-        turned = differences(paths.variants, beside["switches"], pairs, scores, params)
-    content = {"ablations": tried, "differences": turned}
+            ablation_rows += _rows_of_file(paths.variants, template, params, "template", setting)
+        difference_rows = differences(paths.variants, variants["switches"], pairs, scores, params)
+    content = {"ablations": ablation_rows, "differences": difference_rows}
     write_document(paths.ablations, content, "ablations", {"pairs": attrs["digest"]})
-    summary.wrote = {"ablations": len(tried), "differences": len(turned)}
+    summary.wrote = {"ablations": len(ablation_rows), "differences": len(difference_rows)}
     return summary
 
 
@@ -88,7 +88,7 @@ def ablations(pairs: PairTable, scores: Floats, ks: list[int], params: Params) -
 def differences(
     folder: Path, switches: list[dict[str, Any]], pairs: PairTable, scores: Floats, params: Scoring
 ) -> list[dict[str, Any]]:
-    """Each deliberate difference from the released code turned, after ``as configured``.
+    """The metrics with each deliberate difference from the released code switched, after ``as configured``.
 
     Args:
         switches: as ``folder``, the output of stage variants, lists them. pairs, scores: as of ``ablations``.
@@ -101,16 +101,16 @@ def differences(
         name, setting, scoring = switch["name"], switch["setting"], params
         if name == "release":
             setting, scoring = f"{setting}, empty = skip", params.model_copy(update={"empty": "skip"})
-        found = _rows_of_file(folder, switch, scoring, name, setting)
-        rows += [{**row, "release": switch["release"]} for row in found]
+        split_rows = _rows_of_file(folder, switch, scoring, name, setting)
+        rows += [{**row, "release": switch["release"]} for row in split_rows]
     return rows
 
 
 def _read_list(folder: Path, digest: str) -> dict[str, Any]:
-    """What stage variants says of ``folder``, which it made beside the pair table of ``digest``."""
+    """The list of variants in ``folder``, which were made for the pair table of ``digest``."""
     content = read_document(folder / "variants.json", "variants")
     if content["pairs"] != digest:
-        raise StoreError(f"{folder}: was made beside another pair table than the one given; {repair(folder)}")
+        raise StoreError(f"{folder}: was made for another pair table than the one given; {repair(folder)}")
     return content
 
 

@@ -54,9 +54,9 @@ class Summary:
 
     ``warnings`` are about the whole, not a row: a data set of another size than published, a file that covers less.
     ``losses``: what could not be used, by state (``store.usable.require_usable``).
-    ``transient`` names the files that were not there: whoever runs the stage must run it again (``dvc repro`` does).
-    ``peak_bytes``: the most memory that the process ever held, ``device_peak_bytes``: that its tensors held on a GPU; both
-    told by whoever runs the stage, 0: not told.
+    ``transient``: the files that were missing; the stage must be run again (``dvc repro`` does so).
+    ``peak_bytes``: the most memory that the process ever held, ``device_peak_bytes``: that its tensors held on a GPU; set
+    by the runner, 0 if unknown.
     """
 
     read: dict[str, int] = field(default_factory=dict)
@@ -113,9 +113,9 @@ class Context:
         batch: rows (masks, crops, strings) per forward pass; None: see ``stages.device.memory``.
         unit: images per part, what a kill can lose; a stage that takes other inputs has its own number.
         track: wraps a sequence to show progress under a label.
-        execute: runs units, here or on other processes, in any order; the results are the same to the byte.
+        execute: runs units, in this or other processes, in any order; the results are the same to the byte.
         profile: the params file that the run belongs to, where there is one.
-        identity: which code runs, and when, for what says so: ``version``, ``commit``, ``date``.
+        identity: which code runs, and when, for outputs that record it: ``version``, ``commit``, ``date``.
     """
 
     work: Path
@@ -133,7 +133,7 @@ class Results:
 
     def __init__(self, kinds: dict[str, Parts]) -> None:
         self._kinds = kinds
-        self._passing: dict[tuple[str, str], Item] = {}
+        self._stand_ins: dict[tuple[str, str], Item] = {}
 
     @property
     def kinds(self) -> list[str]:
@@ -141,13 +141,13 @@ class Results:
 
     def get(self, kind: str, key: str) -> Item:
         """The item of one input."""
-        if key not in self._kinds[kind] and (kind, key) in self._passing:
-            return self._passing[kind, key]
+        if key not in self._kinds[kind] and (kind, key) in self._stand_ins:
+            return self._stand_ins[kind, key]
         return self._kinds[kind].get(key)
 
     def stand_in(self, kind: str, key: str, item: Item) -> None:
         """Use ``item`` for input ``key`` in this run only."""
-        self._passing[kind, key] = item
+        self._stand_ins[kind, key] = item
 
 
 def compute_missing(
@@ -173,9 +173,9 @@ def compute_missing(
         what: the name of the inputs in the progress bar and the summary.
         unit: inputs per part, when it is not the context's.
         reads: every file that ``load`` reads -> its digest as ``keys`` and ``kinds`` have it: ``Table.digest`` of a table,
-            sha256 of any other. Where a process finds another file, it refuses.
-        modules: those that ``load`` imports by their name, beside what its own module imports. A process that has loaded
-            them before they were edited refuses.
+            sha256 of any other. A process that finds another file raises an error.
+        modules: modules that ``load`` imports by name, in addition to its own module's imports. A process that has
+            loaded them before they were edited raises an error.
 
     Returns:
         What to assemble the output from.
@@ -210,12 +210,12 @@ def compute_missing(
 
 
 def _count(done: Done, kinds: Mapping[str, Parts], known: Results, summary: Summary) -> None:
-    """Record the parts of a finished unit, and what it says of itself."""
+    """Record a finished unit: its parts, stand-ins, reasons and seconds."""
     for kind, part in done.parts.items():
         if part is not None:
             kinds[kind].record(part, done.keys[kind], done.seconds["compute"], done.skipped)
     summary.transient += done.transient
-    for kind, key, item in done.passing:
+    for kind, key, item in done.stand_ins:
         known.stand_in(kind, key, item)
     for name, seconds in done.seconds.items():
         summary.seconds[name] = summary.seconds.get(name, 0.0) + seconds

@@ -185,8 +185,8 @@ def _assemble(
     for image in images:
         items = [results.get(kind, keys[kind][image]) for kind in results.kinds]
         for row in range(len(items[0]["degenerate"])):
-            found = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
-            reasons.append(list(found))
+            row_reasons = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
+            reasons.append(list(row_reasons))
         for bad in np.flatnonzero(np.any([lost_vectors(item["feature"]) for item in items], axis=0)):
             place = len(reasons) - len(items[0]["degenerate"]) + int(bad)
             reasons[place] = reasons[place] or ["the vector is zero, denormal or not finite"]
@@ -203,7 +203,7 @@ def _assemble(
         rows,
         width,
         {f"view.{kind}": blocks(kind) for kind in results.kinds},
-        {"status": ["; ".join(found) for found in reasons]},
+        {"status": ["; ".join(row_reasons) for row_reasons in reasons]},
         params.config(),
         {"proposals": proposals.digest},
         score_rule=backbone.score_rule,
@@ -212,4 +212,6 @@ def _assemble(
         losses=summary.losses,
     )
     summary.wrote = dict.fromkeys(results.kinds, rows)
-    summary.skipped += [f"proposal {row}: {'; '.join(found)}" for row, found in enumerate(reasons) if found]
+    summary.skipped += [
+        f"proposal {row}: {'; '.join(row_reasons)}" for row, row_reasons in enumerate(reasons) if row_reasons
+    ]

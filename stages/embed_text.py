@@ -101,7 +101,7 @@ def modules_of(model: str) -> list[str]:
 
 
 def key_of(params: Params, paths: Paths) -> dict[str, Any]:
-    """What a text vector depends on, beside its string."""
+    """What a text vector depends on, apart from its string."""
     backbone = backbone_named(params.model)
     return {
         **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),

@@ -18,7 +18,7 @@ from stages.datasets.ground_truth import Overlap, annotation_mask_rle, union
 from stages.datasets.registry import KINDS, Choice
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
 from store.document import RUN
-from store.errors import DataError, PassingError
+from store.errors import DataError, TransientError
 from store.images import open_image
 from store.ragged import offsets_of
 from store.segmentation import Rle, areas
@@ -29,7 +29,7 @@ from store.usable import Lost, require_usable
 
 def _free_name(name: str) -> str:
     if name == RUN:
-        raise ValueError(f"{RUN!r} stands for the run itself in the metrics; call the data set otherwise")
+        raise ValueError(f"{RUN!r} stands for the run itself in the metrics; give the data set another name")
     return name
 
 
@@ -99,7 +99,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         DataError: none of a data set's refs, images or sentences can be used.
     """
     summary = Summary()
-    whole = _Union()
+    merged = _Union()
     groups: list[tuple[str, str]] = []
     with summary.timed("read"):
         for name, choice in params.datasets.items():
@@ -109,16 +109,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             first = len(groups)
             groups += [(name, split) for split in choice.splits]
             group_of = {split: first + i for i, split in enumerate(choice.splits)}
-            summary.skipped += _add(whole, data, choice, group_of, params)
-    images = [whole.images[name] for name in sorted(whole.images)]
+            summary.skipped += _add(merged, data, choice, group_of, params)
+    images = [merged.images[name] for name in sorted(merged.images)]
     absent: list[str] = []
     with summary.timed("digest images"):
         for image in context.track(images, "images"):
             absent += _open(image, paths.images)
     for name in params.datasets:
-        _require_usable(name, [ref for ref in whole.refs if groups[ref.group][0] == name], whole.images, summary)
+        _require_usable(name, [ref for ref in merged.refs if groups[ref.group][0] == name], merged.images, summary)
     summary.transient = absent
-    columns = _columns(images, whole.refs)
+    columns = _columns(images, merged.refs)
     summary.skipped += [f"{image.name}: {image.status}" for image in images if image.status]
     origins = {name: origin(name, choice) for name, choice in params.datasets.items()}
     more = {"groups": groups, "origins": origins, "losses": summary.losses}
@@ -168,21 +168,21 @@ def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
     return []
 
 
-def _add(whole: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
+def _add(merged: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
     """Add a data set to the union; return what is odd about masks that can be used all the same."""
     rows = {row.image_id: row for row in data.images}
-    images = [_image(whole, rows.get(ref.image_id), ref, data, choice.images) for ref in data.refs]
+    images = [_image(merged, rows.get(ref.image_id), ref, data, choice.images) for ref in data.refs]
     masks, notes = _Masks(), []
     overlap = params.polygon_overlap if KINDS[choice.kind].polygon_rule else "union"
     referred = {annotation_id for ref in data.refs for annotation_id in ref.annotation_ids}
     for annotation in data.annotations:
         row = rows.get(annotation.image_id)
         if row is not None and row.file_name and (not annotation.iscrowd or annotation.annotation_id in referred):
-            image = whole.images[name_below_root(row, choice.images)]
+            image = merged.images[name_below_root(row, choice.images)]
             notes += [f"{data.name} {reason}" for reason in _add_instance(image, annotation, masks, overlap)]
     for ref, image in zip(data.refs, images, strict=True):
         mask, status, odd = _truth(ref, image, masks)
-        whole.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
+        merged.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
         notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
     return notes
 
@@ -210,18 +210,18 @@ def name_below_root(row: ImageRow, folder: str) -> str:
     return f"{folder}/{row.file_name}" if folder else row.file_name
 
 
-def _image(whole: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
+def _image(merged: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
     """The ref's image in the union; a placeholder without a file where the annotations have none that is usable."""
     if row is None or not row.file_name:
-        found = _Image(
+        image = _Image(
             f"{data.name}: image {ref.image_id}", 1, 1, "not among the annotations' images, or without a file name"
         )
     else:
-        found = _Image(name_below_root(row, folder), max(row.height, 1), max(row.width, 1), row.status, row.image_id)
-    known = whole.images.setdefault(found.name, found)
-    if (known.height, known.width) != (found.height, found.width) and not known.status:
+        image = _Image(name_below_root(row, folder), max(row.height, 1), max(row.width, 1), row.status, row.image_id)
+    known = merged.images.setdefault(image.name, image)
+    if (known.height, known.width) != (image.height, image.width) and not known.status:
         known.status = (
-            f"{data.name} says {found.width} x {found.height}, another data set {known.width} x {known.height} "
+            f"{data.name} says {image.width} x {image.height}, another data set {known.width} x {known.height} "
             f"(width x height); correct the annotations"
         )
     return known
@@ -248,7 +248,7 @@ def _open(image: _Image, root: Path) -> list[str]:
         image.digest, size = open_image(root, image.name)
     except DataError as error:
         image.status = str(error)
-        return [image.status] if isinstance(error, PassingError) else []
+        return [image.status] if isinstance(error, TransientError) else []
     if size != (image.height, image.width):
         image.status = (
             f"the file is {size[1]} x {size[0]}, the annotations say {image.width} x {image.height} (width x height); "

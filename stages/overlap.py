@@ -49,8 +49,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             refs = [ref for ref in refs_of[image] if truths[ref]]
             rles = [as_rle(truths[ref], height, width) for ref in refs]
             area[refs] = areas((truths[ref] for ref in refs), height, width)
-            own = [as_rle(m, height, width) for m in masks[offsets[image] : offsets[image + 1]]]
-            inter, uni = overlap_counts(own, rles)
+            proposed = [as_rle(m, height, width) for m in masks[offsets[image] : offsets[image + 1]]]
+            inter, uni = overlap_counts(proposed, rles)
             for column, ref in enumerate(refs):
                 rows = slice(counts[ref], counts[ref + 1])
                 intersection[rows], union[rows] = inter[:, column], uni[:, column]

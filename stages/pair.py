@@ -15,7 +15,7 @@ from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.products import TEXTS, product_columns, ranges, text_rows
-from store.errors import StoreError, again
+from store.errors import StoreError, rerun
 from store.ragged import offsets_of
 from store.schema import members
 from store.states import EVALUATED, expression_states
@@ -103,13 +103,17 @@ def require_same_encoder(masks: Vectors, text: Vectors) -> None:
     Raises:
         StoreError: they were not, or it is not said; with what differs.
     """
-    own, other = masks.attrs.get("encoder"), text.attrs.get("encoder")
-    remedy = f"run both again with the profile's encoder: {again('embed_masks')}; {again('embed_text')}"
-    if not own or not other:
-        unsaid = masks.path if not own else text.path
-        raise StoreError(f"pair: {unsaid} does not say which encoder made it; {remedy}")
-    if own != other:
-        differ = [f"{n} {own.get(n)} and {other.get(n)}" for n in sorted({*own, *other}) if own.get(n) != other.get(n)]
+    mask_encoder, text_encoder = masks.attrs.get("encoder"), text.attrs.get("encoder")
+    remedy = f"run both again with the profile's encoder: {rerun('embed_masks')}; {rerun('embed_text')}"
+    if not mask_encoder or not text_encoder:
+        nameless = masks.path if not mask_encoder else text.path
+        raise StoreError(f"pair: {nameless} does not say which encoder made it; {remedy}")
+    if mask_encoder != text_encoder:
+        differ = [
+            f"{n} {mask_encoder.get(n)} and {text_encoder.get(n)}"
+            for n in sorted({*mask_encoder, *text_encoder})
+            if mask_encoder.get(n) != text_encoder.get(n)
+        ]
         raise StoreError(
             f"pair: expected the masks of {masks.path} and the texts of {text.path} to be embedded by one encoder, got "
             f"two: {'; '.join(differ)}; {remedy}"
@@ -150,8 +154,8 @@ def _lost(columns: dict[str, Any], family: str, rows: int) -> NDArray[np.bool_]:
     """Which rows (proposals or expressions) lack a usable vector of any view or text, by their squared lengths."""
     lost = np.zeros(rows, np.bool_)
     for name in members(columns, family):
-        own, _, other = name.partition("*")
-        if own == other:
+        first, _, second = name.partition("*")
+        if first == second:
             lost |= lost_norms(columns[f"{family}.{name}"])
     return lost
 

@@ -76,7 +76,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
 
 def key_of(params: Params) -> dict[str, Any]:
-    """What the parse of a sentence depends on, beside the sentence."""
+    """What the parse of a sentence depends on, apart from the sentence."""
     return {
         "spacy_model": spacy_digest(params.spacy_model),
         "code": code_digest("stages.text.parsing"),

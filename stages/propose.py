@@ -32,7 +32,7 @@ _INDEX = ("image_name", "image_id", "image_size", "image_digest", "image_status"
 
 
 class Params(BaseParams):
-    """The source, and what sources may be told: each uses those that its record names."""
+    """The source and the parameters of all sources: each uses those that its record names."""
 
     source: Annotated[str, AfterValidator(SOURCES.checked)] = Field("freesolo", description="who proposes")
     short_side: int = Field(SHORT_SIDE, ge=32, description="short side of the network's input, pixels")
@@ -46,7 +46,7 @@ class Params(BaseParams):
     precision: Precision = Field(PRECISION, description="of the network; bf16 and fp16 change masks a little")
 
     def used(self) -> dict[str, Any]:
-        """The values that the source's record names: what its masks depend on, beside its input."""
+        """The values that the source's record names: what its masks depend on, apart from its input."""
         known = type(self).model_fields
         if unknown := [name for name in SOURCES[self.source].parameters if name not in known]:
             raise ParameterError(
@@ -107,7 +107,7 @@ def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) 
     """The columns of the proposals table; an image that cannot be used has no proposals and its own status."""
     nothing = no_proposals("", State.UNREADABLE_IMAGE)
     kept = [nothing if status else item for status, item in zip(image_status, items, strict=True)]
-    told = [i["status"].tobytes().decode("utf-8", "surrogatepass") for i in kept]
+    statuses = [i["status"].tobytes().decode("utf-8", "surrogatepass") for i in kept]
     filled = kept or [nothing]
     mask, length, score, area = (
         np.concatenate([i[name] for i in filled]) for name in ("mask", "length", "score", "area")
@@ -118,6 +118,6 @@ def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) 
         "box": np.concatenate([boxes_of(item, box) for item in filled]),
         "score": score,
         "area": area,
-        "status": [status or own for status, own in zip(image_status, told, strict=True)],
+        "status": [status or reason for status, reason in zip(image_status, statuses, strict=True)],
         "state": [item["state"].tobytes().decode() for item in kept],
     }

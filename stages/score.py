@@ -19,9 +19,9 @@ from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, Rules
 from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
-from store.agreement import says_the_same
+from store.agreement import agrees_with
 from store.document import RUN, write_document
-from store.errors import ParameterError, StoreError, again, nearest
+from store.errors import ParameterError, StoreError, nearest, rerun
 from store.states import State, left_out
 from store.table import write_table
 from store.usable import LOST_SHARE
@@ -76,7 +76,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         ):
             raise StoreError(
                 f"{files[name]}: expected the expressions and proposals of the main encoder's table, got others; "
-                f"{again('pair')}"
+                f"{rerun('pair')}"
             )
     columns: dict[str, Any] = {"score": main.scores[params.enabled[0]]}
     for name, each in scored.items():
@@ -98,7 +98,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     attributes = {"rules": params.enabled, "metrics": metrics, "encoders": identities}
     write_table(paths.scores, "scores", columns, params.config(), made_from, **attributes)
-    if not says_the_same(paths.metrics, "score", {**metrics, RUN: run_of}):
+    if not agrees_with(paths.metrics, "score", {**metrics, RUN: run_of}):
         write_document(paths.metrics, metrics, "score", run_of)
     summary.wrote = {"expressions": len(main.pairs.group), "splits": len(main.pairs.groups), "encoders": len(scored)}
     return summary
@@ -111,7 +111,7 @@ def _tables(params: Params, folder: Path, context: Context) -> dict[str, Path]:
     main = params.encoder or next(iter(names), "")
     if main not in names:
         raise StoreError(
-            f"{folder}: expected the pair table of encoder {main!r}; {nearest(main, known)}; {again('pair')}"
+            f"{folder}: expected the pair table of encoder {main!r}; {nearest(main, known)}; {rerun('pair')}"
         )
     return {name: folder / f"{name}.h5" for name in dict.fromkeys([main, *names])}
 
@@ -183,7 +183,7 @@ def choose(pairs: PairTable, scores: Mapping[str, Floats], params: Scoring) -> d
         pairs: unfiltered. scores: of its pairs by rule (P,). ``upper_bound`` is added: the proposal of the highest IoU.
     """
     ranked = {**scores, "upper_bound": iou_of(pairs.intersection, pairs.union)}
-    return {rule: pairs.choice(own, params) for rule, own in ranked.items()}
+    return {rule: pairs.choice(rule_scores, params) for rule, rule_scores in ranked.items()}
 
 
 def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.int64]]) -> dict[str, Any]:
@@ -220,17 +220,17 @@ def _rule_metrics(outcome: Outcome, image: NDArray[np.int64], params: Params) ->
 
 
 def _counts(pairs: PairTable, kept: PairTable, chosen: NDArray[np.int64], group: int) -> dict[str, int]:
-    mine = np.flatnonzero(pairs.group == group)
-    readable = mine[pairs.state[mine] != State.UNREADABLE_IMAGE]
+    rows = np.flatnonzero(pairs.group == group)
+    readable = rows[pairs.state[rows] != State.UNREADABLE_IMAGE]
     without_proposals = readable[np.diff(kept.offsets)[readable] == 0]
     return {
-        "expressions": len(mine),
-        "refs": len(np.unique(pairs.ref[mine])),
-        "images": len(np.unique(pairs.image[mine])),
+        "expressions": len(rows),
+        "refs": len(np.unique(pairs.ref[rows])),
+        "images": len(np.unique(pairs.image[rows])),
         "images_without_proposals": len(np.unique(pairs.image[without_proposals])),
-        "truncated_texts": int(pairs.truncated[mine].sum()),
+        "truncated_texts": int(pairs.truncated[rows].sum()),
         "lost_pairs": int(pairs.lost[np.repeat(pairs.group == group, np.diff(pairs.offsets))].sum()),
-        "not_evaluated": int((~pairs.evaluated[mine]).sum()),
+        "not_evaluated": int((~pairs.evaluated[rows]).sum()),
         "no_choice": int((chosen[pairs.members(group)] < 0).sum()),
-        **{state: int((pairs.state[mine] == state).sum()) for state in State},
+        **{state: int((pairs.state[rows] == state).sum()) for state in State},
     }

@@ -1,7 +1,7 @@
-"""Stage variants: the pair table again for each deliberate difference from the released code, with that switch turned.
+"""Stage variants: the pair table again for each deliberate difference from the released code, with that switch flipped.
 
 One value of the profile is changed, the stages that depend on it run again up to the pair table, and that table is kept:
-`ablations` scores it beside the profile's own. Everything that the switch leaves alone comes from the parts in the work
+`ablations` scores it next to the profile's own. Everything that the switch leaves alone comes from the parts in the work
 folder. What a switch costs: polygon_overlap nothing but reading and writing; box and fill the local features; antialias and
 preprocess all visual features. Other prompts (``templates``) are measured in the same way and cost their texts.
 """
@@ -19,7 +19,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.text.template import Template
 from store.document import write_document
-from store.errors import ParameterError, StoreError, again
+from store.errors import ParameterError, StoreError, rerun
 from store.publish import remove, replacing
 from store.table import Table, read_table
 
@@ -35,11 +35,11 @@ SECTION = {
 RELEASED = {"antialias": "never"} | dict.fromkeys(("polygon_overlap", "box", "fill", "preprocess"), "reference")
 """What the released code does."""
 OURS = {"polygon_overlap": "union", "box": "tight", "fill": "mean", "antialias": "always", "preprocess": "clip"}
-"""What each switch is turned to where the profile does as the released code."""
+"""The value of each switch where the profile does as the released code."""
 
 
 class Params(BaseParams):
-    """What is measured beside the profile itself: deliberate differences from the released code, and other prompts."""
+    """What is measured besides the profile itself: deliberate differences from the released code, and other prompts."""
 
     switches: Listed[Switch] = Field(
         [], description="each costs what depends on it once more; `release`: everything as the released code does"
@@ -63,7 +63,7 @@ _KEPT: dict[str, tuple[str, ...]] = {
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write a pair table for each switch and template, and ``variants.json``: their lists, and whose they are.
+    """Write a pair table for each switch and template, and ``variants.json``, which lists them and names their pair table.
 
     Raises:
         StoreError: the pair table given is not that of the profile's other tables.
@@ -80,17 +80,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             scratch = context.work / name
             shutil.copyfile(profile.pair_table(change, scratch, context, total), temporary / f"{name}.h5")
             remove(scratch)
-            made = read_table(temporary / f"{name}.h5", "pairs", ())
-            _require_beside(base, made, change)
-            return {"file": f"{name}.h5", "digest": made.digest}
+            variant = read_table(temporary / f"{name}.h5", "pairs", ())
+            _require_same_inputs(base, variant, change)
+            return {"file": f"{name}.h5", "digest": variant.digest}
 
         for switch in dict.fromkeys(params.switches):
-            turned = RELEASED if switch == "release" else {switch: _other(profile, switch)}
+            values = RELEASED if switch == "release" else {switch: _other(profile, switch)}
             change: dict[str, dict[str, str]] = {}
-            for name, value in turned.items():
+            for name, value in values.items():
                 change.setdefault(SECTION[name], {})[name] = value
-            setting = ", ".join(f"{name} = {value}" for name, value in turned.items())
-            released = turned.items() <= RELEASED.items()
+            setting = ", ".join(f"{name} = {value}" for name, value in values.items())
+            released = values.items() <= RELEASED.items()
             switches.append({"name": switch, **keep(switch, change), "setting": setting, "release": released})
         for number, template in enumerate(dict.fromkeys(params.templates), 1):
             kept = keep(f"template{number}", {"embed_text": {"template": template}})
@@ -101,18 +101,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return total
 
 
-def _require_beside(base: Table, made: Table, change: dict[str, dict[str, str]]) -> None:
-    """Raise a StoreError unless ``made``, the profile's pair table with ``change``, shares with ``base`` what it leaves."""
+def _require_same_inputs(base: Table, variant: Table, change: dict[str, dict[str, str]]) -> None:
+    """Raise a StoreError unless ``variant``, the pair table with ``change``, has the same other inputs as ``base``."""
     shared = set.intersection(*(set(_KEPT[section]) for section in change))
-    other = sorted(n for n in shared if base.attrs["made_from"].get(n) != made.attrs["made_from"][n])
+    other = sorted(n for n in shared if base.attrs["made_from"].get(n) != variant.attrs["made_from"][n])
     if other:
         raise StoreError(
-            f"variants: {base.path} was made from another {', '.join(other)} than the profile has; {again('pair')}"
+            f"variants: {base.path} was made from another {', '.join(other)} than the profile has; {rerun('pair')}"
         )
 
 
 def _other(profile: Profile, switch: str) -> str:
-    """The value that a switch is turned to: the released code's, or ours where the profile has the released code's."""
+    """The other value of a switch: the released code's, or ours where the profile has the released code's."""
     configured = profile.value(SECTION[switch], switch)
     if switch == "antialias" and configured == "auto":
         configured = "always" if profile.value("embed_masks", "preprocess") == "clip" else "never"

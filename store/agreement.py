@@ -16,9 +16,9 @@ by some 0.1 / n, another order of their sum by 1e-16."""
 IDENTITY = RUN
 """The key under which a document says which run made it; no part of its numbers."""
 VOLATILE = frozenset({"commit", "date", "digest", "machine", "pairs", "producer", "scores", "version", "versions"})
-"""What two runs of the same values on two machines say differently under that key."""
+"""Entries under that key that differ between two machines for the same values."""
 MADE_BY = frozenset({"code", "libraries"})
-"""What a stage's configuration says beside its values: other code that finds the same numbers changes no file."""
+"""What a stage's configuration holds besides its values: other code with the same results changes no file."""
 
 
 def disagreements(first: Any, second: Any, tolerance: float = TOLERANCE) -> list[str]:
@@ -39,11 +39,11 @@ def disagreements(first: Any, second: Any, tolerance: float = TOLERANCE) -> list
     ]
 
 
-def says_the_same(path: Path, producer: str, content: Mapping[str, Any]) -> bool:
+def agrees_with(path: Path, producer: str, content: Mapping[str, Any]) -> bool:
     """Whether the document at ``path``, of stage ``producer``, has the numbers of ``content`` and was made with its values.
 
-    Such a file can stay as it is: it may be under version control, where only a date or a commit would change. A file that
-    is not there, or is damaged, says nothing.
+    Such a file is kept: it may be under version control, where only a date or a commit would change. A missing or damaged
+    file never agrees.
     """
     try:
         before = read_document(path, producer)
@@ -53,7 +53,7 @@ def says_the_same(path: Path, producer: str, content: Mapping[str, Any]) -> bool
 
 
 def _lasting(content: Mapping[str, Any]) -> Any:
-    """What a document's numbers were made with and from, but for code, libraries, machine and date."""
+    """What a document's numbers were made with and from, without code, libraries, machine and date."""
     identity = content[IDENTITY]
     values = {
         stage: {name: value for name, value in config.items() if name not in MADE_BY}

@@ -1,4 +1,4 @@
-"""What a source file computes: its syntax tree without what only people read.
+"""What a source file computes: its syntax tree without text for people.
 
 Dropped are comments, layout, docstrings, annotations of functions, the words of errors and logs, descriptions of
 parameters, and whatever only they use. What stays decides every value, so two files with the same rest compute the same.
@@ -17,7 +17,7 @@ _LOGGED = frozenset({"debug", "info", "warning", "warn", "error", "exception", "
 _DESCRIBED = frozenset({"description", "meaning"})
 """Arguments of records and of parameters' fields that people read."""
 _WORDING = frozenset({"join", "format", "sorted", "str", "repr", "len", "list", "min", "max", "set", "tuple", "items"})
-"""Calls that a message is put together with: without effect when nobody reads it."""
+"""Calls that build a message: without effect once the message is dropped."""
 
 
 @lru_cache(maxsize=1024)
@@ -31,7 +31,7 @@ def computing_part(tree: ast.Module) -> ast.Module:
     before = _read(tree)
     _WithoutWords().visit(tree)
     last = ""
-    while last != (last := ast.dump(tree)):  # what goes may have been the last use of something else
+    while last != (last := ast.dump(tree)):  # a dropped node may have been the last use of another name
         _WithoutUnused(before - _read(tree)).visit(tree)
         _WithoutArguments(_unread_parameters(tree)).visit(tree)
     return tree
@@ -48,12 +48,12 @@ def _read(tree: ast.AST) -> set[str]:
 def _unread_parameters(tree: ast.Module) -> dict[str, list[str]]:
     """Private function of the module -> its parameters, "" for each that it does not read."""
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("_")]
-    found = {}
+    unread = {}
     for function in functions:
         names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
         read = {n.id for part in function.body for n in ast.walk(part) if isinstance(n, ast.Name)}
-        found[function.name] = [name if name in read else "" for name in names]
-    return found
+        unread[function.name] = [name if name in read else "" for name in names]
+    return unread
 
 
 def _name(node: ast.AST) -> str:
@@ -83,8 +83,8 @@ class _WithoutWords(ast.NodeTransformer):
         return _name(function) == "print"
 
     def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        made = node.value.func if isinstance(node.value, ast.Call) else node.value
-        return None if _name(made) == "getLogger" else self.generic_visit(node)
+        called = node.value.func if isinstance(node.value, ast.Call) else node.value
+        return None if _name(called) == "getLogger" else self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
@@ -167,14 +167,14 @@ class _WithoutUnused(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def _goes(self, names: list[str]) -> bool:
-        """Whether nobody needs ``names``: other modules may import the public ones, instances have those of a class."""
+        """Whether ``names`` can be dropped: other modules may import public ones, and those of a class belong to instances."""
         if self._inside is ast.ClassDef or not names or not self._unused.issuperset(names):
             return False
         return self._inside is not ast.Module or all(name.startswith("_") for name in names)
 
 
 class _WithoutArguments(ast.NodeTransformer):
-    """Blanks what is given to a private function for a parameter that it does not read: a remedy for its messages."""
+    """Blanks the arguments for parameters that a private function does not read, such as the remedy of its message."""
 
     def __init__(self, parameters: dict[str, list[str]]) -> None:
         self._parameters = parameters
@@ -198,7 +198,7 @@ class _WithoutArguments(ast.NodeTransformer):
 
 
 def _idle(value: ast.AST) -> bool:
-    """Whether computing ``value`` does nothing else: no call but those that a text is put together with."""
+    """Whether evaluating ``value`` has no side effect: it makes no calls except those that build text."""
     if isinstance(value, ast.JoinedStr):
         return True
     if isinstance(value, ast.Call) and _name(value.func) not in _WORDING:

@@ -23,7 +23,7 @@ _DIGEST = "digest"
 def write_document(
     path: Path, content: Mapping[str, Any], producer: str, run: Mapping[str, Any] | None = None, indent: int | None = 1
 ) -> None:
-    """Write ``content`` and its digest to ``path``, whole or not at all.
+    """Write ``content`` and its digest to ``path``, completely or not at all.
 
     Args:
         content: JSON-able, without NaN and infinities.
@@ -35,10 +35,10 @@ def write_document(
         StoreError: ``content`` has a key ``run`` of its own, or the file cannot be written.
     """
     if RUN in content:
-        raise StoreError(f"{path}: {RUN!r} is a name that Glimpse uses itself; call the data set otherwise")
-    whole = {**content, RUN: {**(run or {}), "producer": producer}}
-    whole[RUN][_DIGEST] = fingerprint(whole)
-    write_file(path, json.dumps(whole, indent=indent, allow_nan=False) + "\n")
+        raise StoreError(f"{path}: {RUN!r} is a reserved name; give the data set another one")
+    document = {**content, RUN: {**(run or {}), "producer": producer}}
+    document[RUN][_DIGEST] = fingerprint(document)
+    write_file(path, json.dumps(document, indent=indent, allow_nan=False) + "\n")
 
 
 def read_document(path: Path, producer: str, remedy: str = "") -> dict[str, Any]:
@@ -52,14 +52,14 @@ def read_document(path: Path, producer: str, remedy: str = "") -> dict[str, Any]
     """
     remedy = remedy or repair(path)
     with reading(path, remedy):
-        whole = json.loads(path.read_text(encoding="utf-8"))
-        run = whole.get(RUN) if isinstance(whole, dict) else None
+        document = json.loads(path.read_text(encoding="utf-8"))
+        run = document.get(RUN) if isinstance(document, dict) else None
         if not isinstance(run, dict) or _DIGEST not in run:
             raise StoreError(
                 f"{path}: expected a JSON document with a digest under {RUN!r}, found none: another program wrote it, or an "
                 f"older version of Glimpse; {remedy}"
             )
-        stored, expected = run[_DIGEST], fingerprint(_without_digest(whole))
+        stored, expected = run[_DIGEST], fingerprint(_without_digest(document))
     if stored != expected:
         raise StoreError(
             f"{path}: its content has digest {expected[:12]}, expected {str(stored)[:12]}: it is damaged or was edited; "
@@ -69,7 +69,7 @@ def read_document(path: Path, producer: str, remedy: str = "") -> dict[str, Any]
         raise StoreError(
             f"{path}: expected a document of stage {producer}, found one of {run.get('producer')}; {remedy}"
         )
-    return dict(whole)
+    return dict(document)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def read_record(path: Path) -> dict[str, Any]:
     return read_document(path, path.stem, "remove it: it only says what the last run of its stage took")
 
 
-def _without_digest(whole: dict[str, Any]) -> dict[str, Any]:
-    return {**whole, RUN: {name: value for name, value in whole[RUN].items() if name != _DIGEST}}
+def _without_digest(document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, RUN: {name: value for name, value in document[RUN].items() if name != _DIGEST}}
 
 
 def content_of(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""The errors of Glimpse, and the one place where foreign errors are turned into them.
+"""The errors of Glimpse, and the one place where errors of other libraries are mapped to them.
 
     GlimpseError
-    ├── ParameterError   a value in params.yaml, on the command line or of an API call
-    ├── DataError        annotations, images or masks as the user gave them
-    │   └── PassingError a file that is not (now) what was indexed: never remembered as a result
-    ├── WeightsError     model files
-    ├── CodeError        code and libraries: missing, or other ones than a process has loaded
-    └── StoreError       what a stage wrote and another one reads
-        └── BusyError    another process writes in the same work folder
+    ├── ParameterError     a value in params.yaml, on the command line or of an API call
+    ├── DataError          annotations, images or masks as the user gave them
+    │   └── TransientError a file that is missing or changed at present: never stored as a result
+    ├── WeightsError       model files
+    ├── CodeError          code and libraries: missing, or not those that a process has loaded
+    └── StoreError         what a stage wrote and another one reads
+        └── BusyError      another process writes in the same work folder
 
 A message says what was expected, what came, where (file, key, row) and what to do.
 """
@@ -33,8 +33,8 @@ class DataError(GlimpseError):
     """The user's data are missing, broken or not of the expected form."""
 
 
-class PassingError(DataError):
-    """A file that is missing, or another one than was indexed, now: the next run may find it again."""
+class TransientError(DataError):
+    """A file that is missing, or has changed since it was indexed; the next run may find it as it was."""
 
 
 class WeightsError(GlimpseError):
@@ -42,7 +42,7 @@ class WeightsError(GlimpseError):
 
 
 class CodeError(GlimpseError):
-    """A source file or library is missing, or a process has loaded another one than the run's."""
+    """A source file or library is missing, or differs from what a process has loaded."""
 
 
 class StoreError(GlimpseError):
@@ -56,18 +56,18 @@ class BusyError(StoreError):
 def repair(path: Path) -> str:
     """The remedy for an output that is missing, damaged or made from other inputs: make it again.
 
-    Not by `dvc repro --force`: an output may be a link into DVC's cache, where the damaged object would be taken for good.
+    Not by `dvc repro --force`: an output may be a link into DVC's cache, which would put the damaged object back.
     """
     return f"make it again: glimpse repair {shlex.quote(str(path))}"
 
 
-def again(stage: str) -> str:
-    """The remedy "run this stage again" where no output of it is at fault, for either profile's dvc.yaml."""
+def rerun(stage: str) -> str:
+    """The remedy "run this stage again", for a stage whose outputs are not at fault, with either profile's dvc.yaml."""
     return f"run stage {stage} again: dvc repro --force --single-item dvc.yaml:{stage} (demo/dvc.yaml:{stage} for the demo)"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt ``name``: the nearest known one, and all of them."""
+    """A hint for a misspelt ``name``: the nearest known name, and all of them."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -76,7 +76,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Turn the errors of a reader (OS, HDF5, Zarr, JSON) of ``path`` into a ``StoreError`` with a remedy."""
+    """Map the errors of a reader (OS, HDF5, Zarr, JSON) of ``path`` to a ``StoreError`` with a remedy."""
     try:
         yield
     except GlimpseError:

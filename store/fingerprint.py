@@ -53,12 +53,12 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 def file_identity(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file is replaced, moved or written to: a cheap "still the same?"; () where there is none."""
+    """Numbers that change when a file is replaced, moved or written: a cheap test for "still the same"; () without a file."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def array_digest(array: NDArray[Any]) -> str:
@@ -109,8 +109,8 @@ def import_closure(module: str) -> tuple[Path, ...]:
 def code_digest(*modules: str) -> str:
     """sha256 hex digest of what ``modules`` compute, with all that they import.
 
-    Words do not count (see ``store.computing``): a better message must not cost hours of a GPU. Nor do the modules of
-    ``BOOKKEEPING``, and what only they import.
+    Messages and comments do not count (see ``store.computing``): a better one must not cost hours on a GPU. Nor do the
+    modules of ``BOOKKEEPING``, and what only they import.
 
     Args:
         modules: names of modules of this project, or of loaded ones from elsewhere.
@@ -120,7 +120,7 @@ def code_digest(*modules: str) -> str:
     """
     files = source_files(*modules, without=BOOKKEEPING)
     digests = {name: computing_digest(path.read_bytes()) for name, path in files.items()}
-    nothing = computing_digest(b"")  # a package that holds but a comment
+    nothing = computing_digest(b"")  # a package with nothing but comments
     return fingerprint({name: digest for name, digest in digests.items() if digest != nothing})
 
 
@@ -133,7 +133,7 @@ def source_files(*modules: str, without: Iterable[str] = ()) -> dict[str, Path]:
     Raises:
         CodeError: there is no source file of one of ``modules``.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = list(modules)
     skipped = set(without)
     while waiting:
@@ -141,11 +141,11 @@ def source_files(*modules: str, without: Iterable[str] = ()) -> dict[str, Path]:
         path = module_path(name) or (loaded_file(name) if name in modules else None)
         if path is None and name in modules:
             raise CodeError(f"module {name}: expected one of {', '.join(PACKAGES)} or a loaded one, has no source file")
-        if path is None or name in found or name in skipped:
+        if path is None or name in files or name in skipped:
             continue
-        found[name] = path
+        files[name] = path
         waiting += [name.rpartition(".")[0], *imported_names(path)]
-    return {name: path for name, path in sorted(found.items()) if path.read_bytes().strip()}
+    return {name: path for name, path in sorted(files.items()) if path.read_bytes().strip()}
 
 
 def loaded_file(module: str) -> Path | None:

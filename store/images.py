@@ -1,4 +1,4 @@
-"""Reading an image as every stage does: RGB pixels of exactly the file that was indexed.
+"""Reading images: RGB pixels of exactly the file that was indexed.
 
 Pixels are those that a viewer shows, in 8 bits: grey of 16 bits (or as many as a TIFF says) is scaled by its full range,
 floats from 0 to 1 or from 0 to 255 likewise; a transparent picture lies on white; palettes, CMYK and one-bit pictures are
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import DataError, PassingError, again
+from store.errors import DataError, TransientError, rerun
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,7 +26,7 @@ MOST_PIXELS = 2**25
 """What pycocotools can hold in any mask, see ``stages.datasets.ground_truth``."""
 MOST_ASPECT = 20
 """A short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
-_REMEDY = f"put the right file there, then {again('index')}"
+_REMEDY = f"put the right file there, then {rerun('index')}"
 _OTHER = "name another file, or save it as an 8-bit PNG or JPEG"
 _BITS, _BLACK_IS, _SIGN = 258, 262, 339
 """Tags of TIFF: bits per sample, photometric interpretation (0: white is zero), sample format (2: signed)."""
@@ -36,7 +36,7 @@ def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
     """sha256 hex digest and (height, width) of an image file, from its bytes and header alone.
 
     Raises:
-        PassingError: no such file, or it cannot be read: it may be there for the next run.
+        PassingError: the file is missing or cannot be read at present.
         DataError: an empty file, one that is no image, too thin (``MOST_ASPECT``) or too large (``MOST_PIXELS``).
     """
     data = _bytes(root / name, _REMEDY)
@@ -45,25 +45,25 @@ def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
 
 
 def read_image(root: Path, name: str, digest: str) -> Image.Image:
-    """The indexed image as PIL RGB (H x W), decoded whole.
+    """The indexed image as PIL RGB (H x W), fully decoded.
 
     Raises:
         PassingError: the file is missing, or not the one whose digest was indexed.
-        DataError: exactly the indexed bytes cannot be used: truncated, damaged, or pixels without an agreed range.
+        DataError: the indexed bytes cannot be decoded: truncated, damaged, or pixels without an agreed range.
     """
     try:
         data = _bytes(root / name, _REMEDY)
     except DataError as error:
-        raise PassingError(str(error)) from error
+        raise TransientError(str(error)) from error
     if hashlib.sha256(data).hexdigest() != digest:
-        raise PassingError(
-            f"{root / name}: the file changed since it was indexed; put the old one back, or {again('index')}"
+        raise TransientError(
+            f"{root / name}: the file changed since it was indexed; put the old one back, or {rerun('index')}"
         )
     return _rgb(root / name, data, _REMEDY)
 
 
 def load_image(path: Path) -> Image.Image:
-    """Any image file as PIL RGB, decoded whole.
+    """Any image file as PIL RGB, fully decoded.
 
     Raises:
         DataError: no such file, an empty one, a truncated one, one that is no image, or too thin or too large.
@@ -82,8 +82,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         from PIL import Image as images
 
-        seen = image.convert("RGBA")
-        image = images.alpha_composite(images.new("RGBA", seen.size, "white"), seen)
+        rgba = image.convert("RGBA")
+        image = images.alpha_composite(images.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
 
 
@@ -101,12 +101,12 @@ def _grey(image: Image.Image) -> Image.Image:
 def _full_scale(image: Image.Image, values: NDArray[np.float64]) -> float:
     """The value that is white: by the file's own bit depth where it has one, otherwise by the range of the values."""
     low, high = float(values.min()), float(values.max())
-    sure = 0.0
+    white_point = 0.0
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        sure = 2.0 ** _tag(image, _BITS, 16) - 1
+        white_point = 2.0 ** _tag(image, _BITS, 16) - 1
     elif image.mode == "I" and (_tag(image, _BITS, 32), _tag(image, _SIGN, 1)) == (16, 2):
-        sure = 2.0**15 - 1
-    ranges = (sure,) if sure else (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
+        white_point = 2.0**15 - 1
+    ranges = (white_point,) if white_point else (1.0, 255.0) if image.mode == "F" else (255.0, 65535.0)
     for white in ranges:
         if low >= 0 and high <= white:
             return white
@@ -134,7 +134,7 @@ def _bytes(path: Path, remedy: str) -> bytes:
             raise DataError(f"{path}: expected an image file, this is no regular file; {remedy}")
         data = path.read_bytes()
     except OSError as error:
-        raise PassingError(f"{path}: image file cannot be read ({error.strerror}); {remedy}") from error
+        raise TransientError(f"{path}: image file cannot be read ({error.strerror}); {remedy}") from error
     if not data:
         raise DataError(f"{path}: image file is empty (0 bytes); {remedy}")
     return data

@@ -1,7 +1,7 @@
-"""What computes units, known by its content: in whatever process it loads, it gives the same values, or an error.
+"""Loaders of what computes units, identified by content: any process that loads one computes the same values, or fails.
 
-A process that lives through several runs (a dask worker) would otherwise go on with the weights, tables and code that it
-loaded for an earlier one, under the keys of the later one.
+Without this, a process that outlives a run (a dask worker) would keep the weights, tables and code of an earlier run, and
+store its results under the keys of a later one.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _started = {
     for package in PACKAGES
     for path in (ROOT / package).rglob("*.py")
 }
-"""Source of every module when this process imported this one: what it has loaded, or would load."""
+"""Source of every module at the time when this one was imported."""
 
 
 @dataclass(frozen=True)
 class Loader:
-    """A ``store.units.Load`` that knows what its results depend on, and goes to another process with it.
+    """A ``store.units.Load`` with all that its results depend on; it can be sent to another process.
 
     Attributes:
         load: builds the models on a device.
@@ -58,7 +58,7 @@ class Loader:
         """The loader of what is missing of ``kinds``.
 
         Args:
-            modules: those that ``load`` imports by their name, beside what its own module imports.
+            modules: modules that ``load`` imports by name, in addition to its own module's imports.
         """
         function = load.func if isinstance(load, partial) else load
         libraries = {n: version for parts in kinds.values() for n, version in parts.config.get("libraries", {}).items()}
@@ -76,7 +76,7 @@ class Loader:
 
         Raises:
             CodeError: this process has loaded other code.
-            StoreError: a file is another one than the run read.
+            StoreError: a file differs from the one that the run read.
         """
         require_loaded(self.code)
         if self.extensions != extension_digests():
@@ -84,9 +84,9 @@ class Loader:
             raise CodeError(f"{', '.join(other)}: this process has loaded another file than the run; {_RESTART}")
         before = {path: file_identity(path) for path in self.reads}
         for path, digest in self.reads.items():
-            found = content_digest(path)
-            if found != digest:
-                raise _replaced(path, digest, found)
+            actual = content_digest(path)
+            if actual != digest:
+                raise _replaced(path, digest, actual)
         compute = self.load(device)
         for path, identity in before.items():
             if file_identity(path) != identity:
@@ -95,9 +95,9 @@ class Loader:
 
 
 def code_of(*modules: str) -> dict[str, str]:
-    """Module -> digest of what it computes, of ``modules`` and all that they import, by the files.
+    """The digest of what each module computes, of ``modules`` and all that they import, from their files.
 
-    Those without a file (typed in, or sent whole) and additions from outside are left out.
+    Modules without a file (typed in, or pickled by value) and extensions are left out.
     """
     known = [name for name in modules if name.partition(".")[0] in PACKAGES or loaded_file(name) is not None]
     files = {name: path for name, path in source_files(*known).items() if name.partition(".")[0] != EXTENSIONS}
@@ -109,20 +109,20 @@ def _short(source: bytes) -> str:
 
 
 def require_loaded(code: Mapping[str, str]) -> None:
-    """Load the modules of ``code`` (see ``code_of``), so that what is edited from now on no longer matters.
+    """Import the modules of ``code`` (see ``code_of``), so that later edits have no effect.
 
     Raises:
-        CodeError: this process has another one, or has to load one that was edited since.
+        CodeError: this process has loaded, or would load, a module with another digest.
     """
     known = set(sys.modules)
     other = []
     for name, digest in code.items():
-        own = name.partition(".")[0] in PACKAGES
-        if own:
+        internal = name.partition(".")[0] in PACKAGES
+        if internal:
             import_module(name)
-        file = module_path(name) if own else loaded_file(name)
-        if file is None and not own:
-            continue  # it came with the function that was sent
+        file = module_path(name) if internal else loaded_file(name)
+        if file is None and not internal:
+            continue  # it was pickled with the function
         now = b"" if file is None else file.read_bytes()
         loaded = _started.setdefault(name, now)
         if any(_short(source) != digest for source in ([loaded] if name in known else [loaded, now])):
@@ -131,8 +131,8 @@ def require_loaded(code: Mapping[str, str]) -> None:
         raise CodeError(f"{', '.join(other)}: this process has loaded other code than the run's files; {_RESTART}")
 
 
-def _replaced(path: Path, expected: str, found: str) -> StoreError:
+def _replaced(path: Path, expected: str, actual: str) -> StoreError:
     return StoreError(
-        f"{path}: expected the file that this run began with ({expected[:16]}), found another ({found[:16]}): it was replaced "
+        f"{path}: expected the file that this run began with ({expected[:16]}), found another ({actual[:16]}): it was replaced "
         "meanwhile, or a worker sees other files; run the same command again"
     )

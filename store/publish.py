@@ -3,7 +3,7 @@
     .<name>.<8 hex digits>.tmp/lock     held (flock) by the process that writes
                               /new      what it writes, with the suffix of <name>; renamed to <name> at the end
 
-A write that fails leaves what stood there before as it was, and ends in one ``StoreError``.
+A write that fails leaves the previous output as it was, and raises one ``StoreError``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _REMEDIES = {
 def writing(path: Path) -> Iterator[None]:
     """Turn an ``OSError`` of writing ``path`` into a ``StoreError`` that names the file, the free space and a remedy.
 
-    An error about a file elsewhere (one that is read meanwhile) stays what it is.
+    Errors about other files, such as one being read, are passed on unchanged.
     """
     try:
         yield
@@ -75,21 +75,21 @@ def _concerns(filename: Any, path: Path) -> bool:
 
 
 def _free(path: Path) -> str:
-    """What is free on the file system of ``path``, which need not be there."""
+    """The free space on the file system of ``path``, which need not exist."""
     for place in (path, *path.absolute().parents):
         with suppress(OSError):
-            found = os.statvfs(place)
-            none_left = ", no room for another file" if found.f_files and not found.f_favail else ""
-            return f"{found.f_bavail * found.f_frsize:,} bytes free there{none_left}"
+            room = os.statvfs(place)
+            none_left = ", no room for another file" if room.f_files and not room.f_favail else ""
+            return f"{room.f_bavail * room.f_frsize:,} bytes free there{none_left}"
     return "free space unknown"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on an error.
+    """Yield a temporary path next to ``path``; rename it to ``path`` on success, remove it on an error.
 
-    What stood at ``path`` is replaced, never written to (it may be a hard link into DVC's cache). Several processes may
-    replace one path at once: each has a temporary of its own, and the last one to finish stays.
+    What is at ``path`` is replaced, never written to (it may be a hard link into DVC's cache). Several processes may
+    replace one path at once: each has its own temporary folder, and the result of the last to finish stays.
 
     Raises:
         StoreError: it cannot be written: the disk is full, a limit, a missing right (see ``writing``).
@@ -97,7 +97,7 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
-        with _own_folder(path) as folder:
+        with _temporary_folder(path) as folder:
             temporary = folder / f"new{path.suffix}"
             yield temporary
             _flush(temporary)
@@ -108,7 +108,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path, old: Path) -> None:
-    """Rename the folder ``new`` to ``path``, what stands there to ``old``: in two steps, only a file needs but one."""
+    """Rename the folder at ``path`` to ``old`` and ``new`` to ``path``: two steps, because only files are replaced in one."""
     while True:
         with suppress(FileNotFoundError):
             os.rename(path, old)
@@ -116,7 +116,7 @@ def _replace_folder(new: Path, path: Path, old: Path) -> None:
             os.replace(new, path)
             return
         except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was faster: replace what it wrote
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another writer was faster: replace its output
                 remove(old)
                 continue
             with suppress(OSError):
@@ -139,7 +139,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the temporaries of killed writers (of output ``name``, or of all) in ``folder``; a living writer's stay."""
+    """Remove the temporaries of killed writers (of output ``name``, or of all) in ``folder``; those of a living writer stay."""
     for left in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
         try:
             with (left / "lock").open("r+b") as lock:
@@ -147,29 +147,29 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
                 _discard(left)
         except BlockingIOError:  # its writer lives
             continue
-        except (FileNotFoundError, NotADirectoryError):  # made this moment; gone by now; or of an older version
+        except (FileNotFoundError, NotADirectoryError):  # just created, already removed, or from an older version
             _discard_without_lock(left)
-        except OSError:  # another user's: it is not in the way
+        except OSError:  # another user's: it does no harm
             continue
 
 
 def _discard_without_lock(left: Path) -> None:
     try:
-        left.rmdir()  # a writer that made it this moment makes another one
+        left.rmdir()  # a writer that has just created it creates another one
     except OSError:
         if not (left / "lock").exists():
             _discard(left)
 
 
 @contextmanager
-def _own_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside ``path``, locked; removed at the end."""
+def _temporary_folder(path: Path) -> Iterator[Path]:
+    """Create a locked temporary folder next to ``path``; remove it at the end."""
     while True:
         folder = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         folder.mkdir()
         try:
             lock = (folder / "lock").open("xb")
-        except FileNotFoundError:  # taken for a leftover before it was locked
+        except FileNotFoundError:  # removed as a leftover before it was locked
             continue
         except OSError:
             _discard(folder)
@@ -185,7 +185,7 @@ def _own_folder(path: Path) -> Iterator[Path]:
 
 
 def _discard(path: Path) -> None:
-    """Remove a temporary. That it stays is no error, and must not hide one: the next writer tries again."""
+    """Remove a temporary folder. A failure is ignored, so that it hides no other error; the next writer tries again."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -202,8 +202,8 @@ def _flush(path: Path) -> None:
 class DeferredErrors(io.FileIO):
     """A new file for HDF5, which loses the error of a failed write or crashes on it when the file is closed.
 
-    From the first failed write on nothing is written, and the writer is told that all went well; the end of the ``with``
-    block raises that first error, in place of whatever HDF5 may have made of it.
+    After the first failed write nothing more is written and every call reports success; leaving the ``with`` block raises
+    that first error, whatever HDF5 made of it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -62,5 +62,5 @@ class Bytes(Sequence[bytes]):
         return self.flat[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
     def __iter__(self) -> Iterator[bytes]:
-        whole, bounds = self.flat.tobytes(), self.offsets.tolist()  # slices of an array cost 20 times as much
-        return (whole[start:stop] for start, stop in pairwise(bounds))
+        data, bounds = self.flat.tobytes(), self.offsets.tolist()  # slices of an array cost 20 times as much
+        return (data[start:stop] for start, stop in pairwise(bounds))

@@ -1,4 +1,4 @@
-"""Registries: what can be added to Glimpse by name, each addition one record, and the files outside that add some.
+"""Registries of what can be added to Glimpse by name, one record each, and the extension files that add to them.
 
 A room (a folder of ``stages`` such as ``datasets``) has one registry. A module of that room, or a Python file of the same
 room in the profile's ``extensions`` folder, builds a record and adds it; whoever needs the names asks the registry.
@@ -55,7 +55,7 @@ class Registry(Mapping[str, R], Generic[R]):
         Registry._all.append(self)  # type: ignore[arg-type]
 
     def add(self, record: R) -> None:
-        """Take in a record. The same module may add it again, when it is reloaded.
+        """Add a record. The same module may add it again, when it is reloaded.
 
         Raises:
             ParameterError: another module has added this name, or the file that adds it stands in another room.
@@ -102,8 +102,8 @@ class Registry(Mapping[str, R], Generic[R]):
         return name
 
     def _unknown(self, name: str) -> str:
-        looked = f"; none of that name is added in {_state.folder / self.room}" if _state.folder else ""
-        return f"there is no {self.what} {name!r}; {nearest(name, self._records)}{looked}"
+        place = f"; none of that name is added in {_state.folder / self.room}" if _state.folder else ""
+        return f"there is no {self.what} {name!r}; {nearest(name, self._records)}{place}"
 
     def _forget(self, top: str) -> None:
         """Drop what the modules below ``top`` added."""
@@ -144,9 +144,9 @@ def extension_digests() -> dict[str, str]:
 
 
 def load_extensions(folder: Path) -> bool:
-    """Run every Python file in the rooms of ``folder``, so that each adds its records; nothing if none changed since.
+    """Run every Python file in the rooms of ``folder``, so that each adds its records; do nothing if none changed.
 
-    This process then knows the additions of this folder and of no other one. A folder that is not there has no additions.
+    This process then knows the additions of this folder only. A folder that does not exist has none.
 
     Returns:
         Whether anything changed since the last call.

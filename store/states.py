@@ -1,8 +1,8 @@
 """What can be wrong with an image, a ref or an expression: one vocabulary, from the first table to the metrics.
 
-An expression has one state. One that is ``NO_PROPOSALS`` is evaluated: the policy `empty` says how it counts. One of any
-other state is not, because nothing that was measured is about it: it is left out of every rule's numbers and counted under
-its state.
+An expression has one state. One with ``NO_PROPOSALS`` is evaluated: the policy `empty` says how it counts. One in any
+other state is not, because no measurement applies to it: it is left out of every rule's metrics and counted under its
+state.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class State(StrEnum):
     UNREADABLE_IMAGE = "unreadable image"
     """The file is missing, changed since it was indexed, cannot be decoded, or is too thin or too large."""
     FAULTY_SENTENCE = "faulty sentence"
-    """The sentence is blank, missing or no text."""
+    """The sentence is blank, missing or not text."""
     NO_GROUND_TRUTH = "no ground truth"
     """The ref is faulty: it names no usable annotation."""
     NO_PROPOSALS = "no proposals"
-    """The image can be read, the source proposed nothing."""
+    """The image can be read, but the source proposed nothing."""
     LOST_FEATURE = "lost feature"
     """The vectors of all its proposals, or its own, are absent, zero, denormal or not finite."""
 
@@ -74,10 +74,10 @@ def expression_states(
 
 
 def left_out(counts: Mapping[str, int]) -> str:
-    """How many expressions a split's metrics are not about and why, from its ``counts``; "" for none.
+    """How many expressions a split's metrics leave out, and why, from its ``counts``; "" for none.
 
     "3 of 9 (unreadable image 2, faulty sentence 1)".
     """
-    found = {state: counts.get(state, 0) for state in State if state not in EVALUATED}
-    told = ", ".join(f"{state} {count:,}" for state, count in found.items() if count)
-    return f"{sum(found.values()):,} of {counts['expressions']:,} ({told})" if told else ""
+    by_state = {state: counts.get(state, 0) for state in State if state not in EVALUATED}
+    listed = ", ".join(f"{state} {count:,}" for state, count in by_state.items() if count)
+    return f"{sum(by_state.values()):,} of {counts['expressions']:,} ({listed})" if listed else ""

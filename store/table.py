@@ -1,4 +1,4 @@
-"""Tables: an HDF5 file of typed, checksummed columns, written whole (see ``store.schema``).
+"""Tables: an HDF5 file of typed, checksummed columns, written in one go (see ``store.schema``).
 
 Attributes of a table (canonical JSON in the dataset ``description``): ``schema`` (its name), ``version``, ``columns``
 (stored array -> digest of its values, compared whenever it is read), ``digest`` (of those, so of the whole content),
@@ -95,7 +95,7 @@ def write_table(
     made_from: Mapping[str, str],
     **attrs: Any,
 ) -> Table:
-    """Write table ``name`` (a key of ``store.schema.TABLES``) to ``path``, whole or not at all; return it.
+    """Write table ``name`` (a key of ``store.schema.TABLES``) to ``path``, completely or not at all; return it.
 
     Equal columns and attributes give equal bytes.
     """
@@ -159,21 +159,21 @@ def _verified(
     """The stored arrays, each compared with its digest in another thread while the next one is read."""
     with ThreadPoolExecutor(1) as pool:
         arrays: dict[str, NDArray[Any]] = {}
-        found: dict[str, Future[str]] = {}
+        pending: dict[str, Future[str]] = {}
         for name in names:
             arrays[name] = file[name][()]
-            found[name] = pool.submit(array_digest, arrays[name])
-        for name, digest in found.items():
+            pending[name] = pool.submit(array_digest, arrays[name])
+        for name, digest in pending.items():
             check_digest(path, name, digest.result(), digests, remedy)
     return arrays
 
 
-def check_digest(path: Path, name: str, found: str, digests: Mapping[str, str], remedy: str) -> None:
+def check_digest(path: Path, name: str, actual: str, digests: Mapping[str, str], remedy: str) -> None:
     """Raise a StoreError unless the values of a stored array are those that were written."""
-    if found != digests.get(name):
+    if actual != digests.get(name):
         raise StoreError(
             f"{path}: {name} is damaged or from another file: expected values with digest {digests.get(name)}, found "
-            f"{found}; {remedy}"
+            f"{actual}; {remedy}"
         )
 
 
@@ -228,15 +228,15 @@ class Stored(Protocol):
 
 
 def require_same(consumer: str, *uses: tuple[Stored, str, Stored]) -> None:
-    """Check that tables fit each other: for each (made, name, source), ``made`` was computed from this ``source``."""
-    for made, name, source in uses:
-        if made.attrs["made_from"].get(name) != source.attrs["digest"]:
+    """Check that tables belong together: for each (output, name, source), ``output`` was computed from ``source``."""
+    for output, name, source in uses:
+        if output.attrs["made_from"].get(name) != source.attrs["digest"]:
             raise StoreError(
-                f"{consumer}: {made.path} was made from another {name} than {source.path}; {repair(made.path)}"
+                f"{consumer}: {output.path} was made from another {name} than {source.path}; {repair(output.path)}"
             )
 
 
 def as_rows(values: Sequence[Any], dtype: str, width: int | None = None) -> NDArray[Any]:
-    """Rows as an array of ``dtype``, of shape (R,) or (R, width), also when there are none."""
+    """Rows as an array of ``dtype``, of shape (R,) or (R, width), even if there are none."""
     array = np.asarray(values, dtype)
     return array.reshape(len(values), *(() if width is None else (width,)))

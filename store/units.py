@@ -1,4 +1,4 @@
-"""Units: what one task computes, here or in another process, and the plain loop that runs them one after another."""
+"""Units of work, computed in this or another process, and the plain loop that runs them in sequence."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from store.work import Item, part_name, skipped_of, write_part
 
 @dataclass(frozen=True)
 class Result:
-    """One input's result: an item for each kind, what was degenerate, and whether it is worth remembering.
+    """One input's result: an item for each kind, what was degenerate, and whether it is transient.
 
-    ``passing`` marks what stands in for a result that could not be had now (a file that is not there): it is used for
-    this run's output and never becomes part of the work folder, so the next run tries again.
+    A ``transient`` result stands in for one that cannot be computed at present (its file is missing): it is used for this
+    run's output and never stored in the work folder, so the next run tries again.
     """
 
     items: dict[str, Item]
     skipped: list[str] = field(default_factory=list)
-    passing: bool = False
+    transient: bool = False
 
 
 Compute = Callable[[Sequence[Any], tuple[str, ...]], list[Result]]
-"""From the inputs of a unit and the kinds that it misses to one result for each input."""
+"""(inputs of a unit, kinds to compute) -> one result for each input."""
 Load = Callable[[str], Compute]
-"""Builds the models on a device. It can be sent to another process: a module's function, or a partial of one."""
+"""Builds the models on a device. A module's function, or a partial of one, so that it can be sent to another process."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one task computes: its inputs (ids, not pixels), and the keys and the folder of parts of each kind it misses."""
+    """One task: its inputs (ids, not pixels) and, for each kind to compute, their keys and the folder of parts."""
 
     inputs: list[Any]
     keys: dict[str, list[str]]
@@ -41,16 +41,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished unit: for each kind the part it wrote (None for none), which inputs it holds, and what was degenerate.
+    """A finished unit: for each kind the part it wrote (None for none), the keys in it, and what was degenerate.
 
-    ``passing``: stand-ins for what could not be had now, as (kind, key, item); ``transient``: why. ``seconds`` by name.
+    ``stand_ins``: (kind, key, item) of each transient result; ``transient``: the reasons. ``seconds``: by step.
     """
 
     unit: Unit
     parts: dict[str, str | None]
     keys: dict[str, list[str]]
     skipped: list[str]
-    passing: list[tuple[str, str, Item]]
+    stand_ins: list[tuple[str, str, Item]]
     seconds: dict[str, float]
     transient: list[str] = field(default_factory=list)
 
@@ -63,7 +63,7 @@ def finish(unit: Unit, compute: Compute) -> Done:
         raise RuntimeError(f"expected {len(unit.inputs)} results of a unit, got {len(results)}")
     computed = time.perf_counter()
     parts: dict[str, str | None] = {}
-    kept = [position for position, result in enumerate(results) if not result.passing]
+    kept = [position for position, result in enumerate(results) if not result.transient]
     skipped = [reason for p in kept for reason in results[p].skipped]
     for kind, keys in unit.keys.items():
         items = [results[p].items[kind] for p in kept]
@@ -73,28 +73,28 @@ def finish(unit: Unit, compute: Compute) -> Done:
         parts,
         keys={kind: [keys[p] for p in kept] for kind, keys in unit.keys.items()},
         skipped=skipped,
-        passing=[
+        stand_ins=[
             (kind, keys[p], result.items[kind])
             for kind, keys in unit.keys.items()
             for p, result in enumerate(results)
-            if result.passing
+            if result.transient
         ],
         seconds={"compute": computed - start, "write parts": time.perf_counter() - computed},
-        transient=[reason for result in results if result.passing for reason in result.skipped],
+        transient=[reason for result in results if result.transient for reason in result.skipped],
     )
 
 
 def recovered(unit: Unit) -> Done | None:
-    """A unit whose parts stand there whole though nobody heard of them: their writer died just after."""
-    told = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
-    if any(skipped is None for skipped in told):
+    """A unit whose parts are complete although its worker died before it reported them; None if a part is absent."""
+    reasons = [skipped_of(unit.folders[kind], keys) for kind, keys in unit.keys.items()]
+    if any(skipped is None for skipped in reasons):
         return None
     parts: dict[str, str | None] = {kind: part_name(keys) for kind, keys in unit.keys.items()}
-    return Done(unit, parts, unit.keys, told[0] or [], [], {"compute": 0.0})
+    return Done(unit, parts, unit.keys, reasons[0] or [], [], {"compute": 0.0})
 
 
 def in_process(load: Load, units: Sequence[Unit], device: str) -> Iterator[Done]:
-    """The plain loop: one unit after another, in this process."""
+    """Run units in sequence in this process."""
     start = time.perf_counter()
     compute = load(device)
     loading = {"load models": time.perf_counter() - start}

@@ -1,7 +1,7 @@
-"""Was anything usable? The one rule that every stage asks of its rows.
+"""The rule by which every stage checks that its rows are usable.
 
-It stands in the store because what it finds is stored: the attribute ``losses`` of an output says what its stage lost and
-why, so that later stages, the metrics and the report can say it until it is mended.
+It is part of the store because its result is stored: the attribute ``losses`` of an output says what its stage lost and
+why, so that later stages, the metrics and the report can repeat it until it is fixed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Warned(Protocol):
 
 @dataclass(frozen=True)
 class Lost:
-    """One row that cannot be used: its state (``store.states``, or what a source calls it), why, and which row it is."""
+    """One unusable row: its state (``store.states``, or a source's own word), the reason, and which row it is."""
 
     state: str
     reason: str
@@ -49,7 +49,7 @@ def require_usable(
     remedy: str,
     empty: str = "check the stages before this one",
 ) -> None:
-    """Check that ``total`` rows were not all lost; warn where there are none, or more than ``LOST_SHARE`` of them were lost.
+    """Raise if all of ``total`` rows are lost; warn if there are none, or more than ``LOST_SHARE`` of them are lost.
 
     Args:
         summary: its ``losses`` get a dict for each state of lost rows: ``state``, ``what``, ``count``, ``of`` and
@@ -67,14 +67,14 @@ def require_usable(
         return
     losses = _by_state(what, total, rows)
     if len(rows) >= total and not summary.transient:
-        raise DataError(f"none of {total:,} {what} can be used: {_told(losses)}; {remedy}")
+        raise DataError(f"none of {total:,} {what} can be used: {_listed(losses)}; {remedy}")
     if len(rows) > LOST_SHARE * total:
-        summary.warnings.append(f"{len(rows):,} of {total:,} {what} cannot be used: {_told(losses)}; {remedy}")
+        summary.warnings.append(f"{len(rows):,} of {total:,} {what} cannot be used: {_listed(losses)}; {remedy}")
     summary.losses += losses
 
 
 def lost_vectors(features: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows (n, D) have no direction that float32 can tell (n,), see ``lost_norms``."""
+    """Which of the vectors (n, D) have no direction in float32, bool (n,); see ``lost_norms``."""
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return lost_norms(np.einsum("nd,nd->n", features, features))
 
@@ -85,7 +85,7 @@ def lost_norms(squares: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def pattern(reason: str) -> str:
-    """A reason without what differs from row to row: quoted names, paths and numbers."""
+    """A reason without its row-specific parts: quoted names, paths and numbers become an ellipsis."""
     return re.sub(r"'[^']*'|\S*[/\d]\S*", "…", reason)
 
 
@@ -107,7 +107,7 @@ def _by_state(what: str, total: int, rows: list[Lost]) -> list[dict[str, Any]]:
                 for kind, count in reasons.most_common(_SHOWN)
             ],
         }
-        for state, reasons in sorted(counts.items(), key=lambda found: -found[1].total())
+        for state, reasons in sorted(counts.items(), key=lambda entry: -entry[1].total())
     ]
 
 
@@ -116,7 +116,7 @@ def _example(row: Lost) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _told(losses: list[dict[str, Any]]) -> str:
+def _listed(losses: list[dict[str, Any]]) -> str:
     return "; ".join(
         f"{reason['count']:,} x {loss['state']}, such as {reason['example']}"
         for loss in losses

@@ -51,7 +51,7 @@ def write_vectors(
     made_from: Mapping[str, str],
     **attrs: Any,
 ) -> None:
-    """Write the vector table ``name`` to the folder ``path``, whole or not at all.
+    """Write the vector table ``name`` to the folder ``path``, completely or not at all.
 
     Args:
         vectors: column -> blocks of float32 (n, width) that add up to ``rows``; read one after another, so a column
@@ -144,9 +144,9 @@ def _write_blocks(group: zarr.Group, key: str, rows: int, width: int, blocks: Bl
 
 
 class Vectors:
-    """An opened vector table: ``rows(column, start, stop)`` reads a range, ``column(name)`` a small column whole.
+    """An opened vector table: ``rows(column, start, stop)`` reads a range, ``column(name)`` a whole small column.
 
-    Each file that is read is still the one that was checked, also when the folder is replaced meanwhile.
+    Every file that is read is the one that was checked, even if the folder is replaced in the meantime.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -170,18 +170,18 @@ class Vectors:
             self.group = zarr.open_group(path, mode="r", zarr_format=3)
 
     def _check(self, file: str) -> bool:
-        """Whether ``file`` had to be compared with the manifest, which is when it is not the one that was last.
+        """Compare ``file`` with the manifest if it changed since the last check; return whether it had.
 
         Raises:
-            StoreError: it is not what was written there.
+            StoreError: its content is not what was written.
         """
         path, expected = self.path / file, self.attrs["files"].get(file, _NONE)
         identity = file_identity(path)
         if identity == self._checked.get(file, None):
             return False
-        found = _stamp(path) if identity else _NONE
-        if found != expected:
-            raise StoreError(f"{path}: expected what was written ({expected[:16]}), found {found[:16]}; {self.remedy}")
+        actual = _stamp(path) if identity else _NONE
+        if actual != expected:
+            raise StoreError(f"{path}: expected what was written ({expected[:16]}), found {actual[:16]}; {self.remedy}")
         self._checked[file] = identity
         return True
 
@@ -207,7 +207,7 @@ class Vectors:
         """Rows [start, stop) of a vector column, float32 (stop - start, D); all by default.
 
         Raises:
-            StoreError: no such column, a checksum that does not fit, or a file that is gone or another one by now.
+            StoreError: no such column, a wrong checksum, or a file that was removed or replaced since it was opened.
         """
         with reading(self.path / column, self.remedy):
             array: Any = self.group[column]
@@ -225,11 +225,11 @@ class Vectors:
         described = schema.TABLES[self.name].column(name)
         with reading(self.path / name, self.remedy):
             if described is not None and described.dtype == "utf8":
-                ragged = Bytes(self._whole(f"{name}.bytes"), self._whole(f"{name}.offsets"))
+                ragged = Bytes(self._array(f"{name}.bytes"), self._array(f"{name}.offsets"))
                 return [row.decode("utf-8", "surrogatepass") for row in ragged]
-            return self._whole(name)
+            return self._array(name)
 
-    def _whole(self, key: str) -> NDArray[Any]:
+    def _array(self, key: str) -> NDArray[Any]:
         array = np.asarray(self.group[key][...])  # type: ignore[index]
         check_digest(self.path, key, array_digest(array), self.attrs["columns"], self.remedy)
         return array

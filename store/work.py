@@ -6,9 +6,9 @@
 
 The config key covers parameters, weights and code; the data do not enter it: a part says for which inputs (digests of
 images, strings) it stands. A run computes the inputs that no part holds. A part is written under a temporary name and
-renamed, and counts only once its manifest line stands, so a kill loses at most one unit. Reading a part compares what it is
-with what its line says: parts that were swapped or belong elsewhere, and lines that changed, are found. A lock keeps a
-second writer out; the operating system frees it when the process dies.
+renamed, and counts only once its line is in the manifest, so a kill loses at most one unit. Reading a part compares its
+label with that line, which detects parts that were swapped or belong elsewhere, and lines that changed. A lock excludes a
+second writer; the operating system releases it when the process ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _DIGEST = "digest"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the only writer's lock of ``folder``.
+    """Hold the exclusive writer lock of ``folder``.
 
     Raises:
         BusyError: another process holds it. StoreError: it cannot be written.
@@ -70,7 +70,7 @@ class Parts:
     """
 
     def __init__(self, work: Path, kind: str, config: Mapping[str, Any]) -> None:
-        """Open (or make) the folder of ``kind`` for ``config``; drop what an interrupted write left there.
+        """Open or create the folder of ``kind`` for ``config``; remove what an interrupted write left there.
 
         Raises:
             StoreError: lines of the manifest are damaged.
@@ -95,13 +95,13 @@ class Parts:
         self._where.update({key: (part, position) for position, key in enumerate(keys)})
 
     def _manifest(self) -> list[dict[str, Any]]:
-        """The lines whose parts are there. A last line without its end is dropped: of a killed run, it never counted."""
+        """The manifest lines whose parts exist. An incomplete last line, of a killed run, is dropped: it never counted."""
         path = self.folder / "manifest.jsonl"
         text = path.read_bytes() if path.exists() else b""
-        whole, newline, torn = text.rpartition(b"\n")
-        if torn:  # the next line must not be glued to it
-            write_file(path, whole + newline)
-        lines = [_line(text) for text in whole.split(b"\n")] if newline else []
+        complete, newline, torn = text.rpartition(b"\n")
+        if torn:  # the next line must not be appended to it
+            write_file(path, complete + newline)
+        lines = [_line(text) for text in complete.split(b"\n")] if newline else []
         damaged = [str(number) for number, line in enumerate(lines, 1) if line is None]
         if damaged:
             command = f"sed -i '{';'.join(f'{number}d' for number in damaged)}' {shlex.quote(str(path))}"
@@ -125,7 +125,7 @@ class Parts:
             self.record(write_part(self.folder, keys, items, skipped), keys, seconds, skipped)
 
     def record(self, part: str, keys: Sequence[str], seconds: float, skipped: Sequence[str] = ()) -> None:
-        """Count a part that ``write_part`` wrote, here or in another process: only now it stands for its inputs."""
+        """Count a part that ``write_part`` wrote, here or in another process: from now on it stands for its inputs."""
         line = {"part": part, "inputs": list(keys), "seconds": round(seconds, 3), "skipped": list(skipped)}
         path = self.folder / "manifest.jsonl"
         with writing(path), path.open("a") as file:
@@ -138,7 +138,7 @@ class Parts:
         """The item of one input.
 
         Raises:
-            StoreError: no part holds it, or the part is damaged or another one (its remedy: remove that file).
+            StoreError: no part holds it, or the part is damaged or not the expected one (remedy: remove that file).
         """
         if key not in self._where:
             raise StoreError(f"{self.folder}: no part holds input {key}")
@@ -188,7 +188,7 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped
 
 
 def skipped_of(folder: Path, keys: Sequence[str]) -> list[str] | None:
-    """What was degenerate in the part of these inputs that stands there whole, counted or not; None where there is none."""
+    """What was degenerate in the complete part of these inputs, counted or not; None if there is no such part."""
     try:
         with np.load(folder / part_name(keys), allow_pickle=False) as stored:
             label = json.loads({name: stored[name] for name in stored.files}[_LABEL].tobytes())
@@ -203,7 +203,7 @@ def _place(folder: Path) -> dict[str, str]:
 
 
 def _require_label(path: Path, arrays: Mapping[str, NDArray[Any]], inputs: list[str]) -> None:
-    """Raise a StoreError unless a part says of itself what its place and its manifest line say."""
+    """Raise a StoreError unless a part's label agrees with its folder and its manifest line."""
     expected = {**_place(path.parent), "inputs": inputs}
     label = json.loads(arrays[_LABEL].tobytes()) if _LABEL in arrays else {}
     other = [name for name, value in expected.items() if label.get(name) != value]

@@ -1,6 +1,6 @@
-"""``glimpse repair``: make one output again, also where DVC's cache holds it damaged.
+"""``glimpse repair``: make one output again, even if its object in DVC's cache is damaged.
 
-DVC takes an object in its cache for good as long as it is read-only. An output may be a link to that object, so what
+DVC trusts an object in its cache as long as it is read-only. An output may be a link to that object, so what
 damages one damages both, and `dvc repro --force` would put the damaged object back in place of the new output.
 """
 
@@ -36,27 +36,27 @@ def repair(path: Path) -> list[Path]:
     """Make the output ``path`` (or that it lies in) again; returns the objects removed from DVC's cache.
 
     Removed are the output and every object of its stage in the cache that is not what its name says. Then `dvc repro`
-    takes the output from the cache if it is whole there, else it runs the stage (and stages before it if they are stale).
+    takes the output from the cache if it is intact there, else it runs the stage (and stages before it if they are stale).
 
     Raises:
         StoreError: ``path`` is no output of a stage, or `dvc repro` failed.
     """
     removed: list[Path] = []
-    found = _find(path)
+    target = _find(path)
     for _ in range(_ATTEMPTS):  # a damaged list of a folder's files hides which of them are damaged
-        for file in found.damaged:
+        for file in target.damaged:
             remove(file)
-        removed += found.damaged
-        remove(found.output)
-        command = ["dvc", "repro", found.stage]
-        if subprocess.run([sys.executable, "-m", *command], cwd=found.project, check=False).returncode:
+        removed += target.damaged
+        remove(target.output)
+        command = ["dvc", "repro", target.stage]
+        if subprocess.run([sys.executable, "-m", *command], cwd=target.project, check=False).returncode:
             raise StoreError(
-                f"{path}: `{' '.join(command)}` in {found.project} failed, see above; mend that, then repair it"
+                f"{path}: `{' '.join(command)}` in {target.project} failed, see above; mend that, then repair it"
             )
-        found = _find(path)
-        if not found.damaged:
+        target = _find(path)
+        if not target.damaged:
             return removed
-    raise StoreError(f"{path}: damaged again {_ATTEMPTS} times; check the disk that {found.damaged} lie on")
+    raise StoreError(f"{path}: damaged again {_ATTEMPTS} times; check the disk that {target.damaged} lie on")
 
 
 def _find(path: Path) -> _Found:

@@ -38,9 +38,9 @@ def segment_file(
     execution.check_device()
     proposer = SOURCES[values.propose.source].image_proposer
     if proposer is None:
-        able = ", ".join(name for name, source in SOURCES.items() if source.image_proposer)
+        capable = ", ".join(name for name, source in SOURCES.items() if source.image_proposer)
         raise ParameterError(
-            f"{project.file}: expected a propose.source that can propose masks for any image ({able}), got "
+            f"{project.file}: expected a propose.source that can propose masks for any image ({capable}), got "
             f"{values.propose.source}; set it, with what it reads in propose.input, or name another --params"
         )
     given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
@@ -56,7 +56,7 @@ def segment_file(
     )
     rows = rows_for(execution.device, execution.batch)
     clip = MaskedClip(model, tokenizer, **values.embed_masks.seen(), batch=rows)
-    found = segment(
+    result = segment(
         image,
         text,
         net,
@@ -65,13 +65,13 @@ def segment_file(
         scoring=scoring,
         template=values.embed_text.template,
     )
-    masks = found.proposals.masks
-    choice = masks[found.chosen] if found.chosen >= 0 else None
-    score = f"score {found.scores[found.chosen]:.2f}" if choice is not None else "no proposal"
-    blank = "" if found.sentence.strip() else "the phrase is blank; "
-    said = f"{blank}{len(masks)} proposals; noun phrase {found.noun_phrase!r}; {score}"
-    rest = np.delete(masks, found.chosen, axis=0) if choice is not None else masks
-    drawn = overlay(image, choice=choice, proposals=rest, caption=[text, said], width=max(640, image.width))
+    masks = result.proposals.masks
+    choice = masks[result.chosen] if result.chosen >= 0 else None
+    score = f"score {result.scores[result.chosen]:.2f}" if choice is not None else "no proposal"
+    blank = "" if result.sentence.strip() else "the phrase is blank; "
+    summary = f"{blank}{len(masks)} proposals; noun phrase {result.noun_phrase!r}; {score}"
+    rest = np.delete(masks, result.chosen, axis=0) if choice is not None else masks
+    drawn = overlay(image, choice=choice, proposals=rest, caption=[text, summary], width=max(640, image.width))
     write_file(out, png(drawn))
     note = f"\n{_DEMO_NOTE}" if "refshapes" in encoder.weights.name else ""
-    return f"{out}: {said}{note}"
+    return f"{out}: {summary}{note}"

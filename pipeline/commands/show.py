@@ -34,14 +34,14 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     height, width = index["image_size"][image]
     picture = read_image(project.path(project.values.images), index["image_name"][image], index["image_digest"][image])
 
-    own = slice(*proposals["image_offsets"][image : image + 2])
-    masks = decode(proposals["mask"][own], height, width)
+    proposal_rows = slice(*proposals["image_offsets"][image : image + 2])
+    masks = decode(proposals["mask"][proposal_rows], height, width)
     truth = decode([index["ref_mask"][ref]], height, width)[0] if index["ref_mask"][ref] else None
-    mine = slice(*pairs["expression_offsets"][row : row + 2])
-    chosen, score = scores[f"chosen.{scores.attrs['rules'][0]}"][row], scores["score"][mine]
+    pair_rows = slice(*pairs["expression_offsets"][row : row + 2])
+    chosen, score = scores[f"chosen.{scores.attrs['rules'][0]}"][row], scores["score"][pair_rows]
     lines = [index["expression_raw"][row], f"noun phrase: {parse['noun_phrase'][row]}"]
     if chosen >= 0:
-        inter, union = pairs["intersection"][mine][chosen], pairs["union"][mine][chosen]
+        inter, union = pairs["intersection"][pair_rows][chosen], pairs["union"][pair_rows][chosen]
         best = np.argsort(-score, kind="stable")[:3]
         lines.append(
             f"IoU {inter / union if union else 0:.3f}; best scores: {', '.join(f'{score[i]:.2f} (#{i})' for i in best)}"

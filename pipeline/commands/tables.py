@@ -78,8 +78,8 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     Console(width=100).print(table)
     for name in metrics if dataset is None else [dataset]:
         for split, content in metrics[name].items():
-            if said := left_out(content.get("counts", {})):
-                print(f"{name} {split}: expressions left out of the metrics: {said}")
+            if excluded := left_out(content.get("counts", {})):
+                print(f"{name} {split}: expressions left out of the metrics: {excluded}")
 
 
 def _table() -> Table:

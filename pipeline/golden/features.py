@@ -118,28 +118,28 @@ def features_of(clip: MaskedClip, rows: Rows, ks: list[int]) -> Features:
 
 def ks_of(golden: Arrays) -> dict[int, str]:
     """k -> array name, of every ``global_b<first masked block>`` of ViT-B/32's 12 blocks in the file."""
-    return {12 - int(found[1]): key for key in golden if (found := re.fullmatch(r"global_b(\d+)", key))}
+    return {12 - int(match[1]): key for key in golden if (match := re.fullmatch(r"global_b(\d+)", key))}
 
 
-def check_vit(name: str, clip: MaskedClip, rows: Rows, found: Features, golden: Arrays) -> Iterator[Check]:
+def check_vit(name: str, clip: MaskedClip, rows: Rows, ours: Features, golden: Arrays) -> Iterator[Check]:
     part = f"{TITLES['vit']} {name}"
     for k, key in sorted(ks_of(golden).items()):
-        yield compare(part, f"global features, k = {k}", VECTORS, relative_l2, found.by_k[k], golden, key)
-    yield compare(part, "local features", VECTORS, relative_l2, found.local, golden, "crop")
+        yield compare(part, f"global features, k = {k}", VECTORS, relative_l2, ours.by_k[k], golden, key)
+    yield compare(part, "local features", VECTORS, relative_l2, ours.local, golden, "crop")
     full = np.ones((1, rows.image.height, rows.image.width), dtype=bool)
     token = clip.global_features(rows.image, full)
     yield compare(part, "class token, no mask", VECTORS, relative_l2, token, golden, "encode_image_cls")
 
 
-def check_rn50(name: str, model: open_clip.CLIP, rows: Rows, found: Features, golden: Arrays) -> Iterator[Check]:
+def check_rn50(name: str, model: open_clip.CLIP, rows: Rows, ours: Features, golden: Arrays) -> Iterator[Check]:
     """Without the ViT file the hand-made masks are not known: then the proposals alone are compared."""
     part, count = f"{TITLES['rn50']} {name}", len(rows.masks)
 
     def first(got: NDArray[Any], expected: NDArray[Any]) -> float:
         return relative_l2(got, expected if count > rows.proposals else expected[:count])
 
-    yield compare(part, "global features", VECTORS, first, found.by_k[K], golden, "global")
-    yield compare(part, "local features", VECTORS, first, found.local, golden, "crop")
+    yield compare(part, "global features", VECTORS, first, ours.by_k[K], golden, "global")
+    yield compare(part, "local features", VECTORS, first, ours.local, golden, "crop")
     pixels = REFERENCE.global_view(REFERENCE.prepare(rows.image, CPU), (224, 224))
     with torch.inference_mode():
         visual: Any = model.visual

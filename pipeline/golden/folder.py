@@ -90,10 +90,10 @@ class Folder:
 
     def image(self, name: str) -> Image.Image:
         """``images/<name>``.png, .jpg or .jpeg as PIL RGB."""
-        found = [file for suffix in SUFFIXES if (file := self.path / "images" / (name + suffix)).is_file()]
-        if not found:
+        files = [file for suffix in SUFFIXES if (file := self.path / "images" / (name + suffix)).is_file()]
+        if not files:
             raise Absent(f"images/{name}.png")
-        return load_image(found[0])
+        return load_image(files[0])
 
     def arrays(self, name: str) -> Arrays:
         """An npz file."""
@@ -107,19 +107,19 @@ class Folder:
         """A JSON file that holds an object."""
         file = self._present(name)
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{file}: expected JSON, cannot read it ({error}); {FORM}") from error
-        if not isinstance(found, dict):
-            raise DataError(f"{file}: expected an object, got {type(found).__name__}; {FORM}")
-        return found
+        if not isinstance(content, dict):
+            raise DataError(f"{file}: expected an object, got {type(content).__name__}; {FORM}")
+        return content
 
     def rows(self, name: str, key: str) -> list[dict[str, Any]]:
         """The list under ``key`` of a JSON file."""
-        found = self.json(name).get(key)
-        if not isinstance(found, list):
+        rows = self.json(name).get(key)
+        if not isinstance(rows, list):
             raise DataError(f"{self.path / name}: expected a list under {key!r}; {FORM}")
-        return found
+        return rows
 
     def _present(self, name: str) -> Path:
         file = self.path / name

@@ -42,10 +42,10 @@ def check_proposals(folder: Folder) -> Iterator[Check]:
         except Absent as lost:
             yield Check(part, "all", None, note=str(lost))
             continue
-        seen, raw, found = traced(net, image)
+        seen, raw, proposals = traced(net, image)
         yield from _intermediates(part, golden, seen)
         yield from _matrix_nms(part, golden, raw, net)
-        yield from _proposals(part, golden, found)
+        yield from _proposals(part, golden, proposals)
 
 
 def rebuilt(folder: Folder) -> FreeSolo:
@@ -73,8 +73,8 @@ def traced(net: FreeSolo, image: Image.Image) -> tuple[Tensors, RawOutput, Propo
     for level, (logits, kernels) in enumerate(zip(raw.category_logits, raw.kernels, strict=True)):
         seen[f"cate_logits{level}"], seen[f"kernel_pred{level}"] = logits, kernels
     height, width = seen["input"].shape[-2:]
-    found = net.decode(raw, 0, (height, width), (image.height, image.width))
-    return {name: values.numpy() for name, values in seen.items()}, raw, found
+    proposals = net.decode(raw, 0, (height, width), (image.height, image.width))
+    return {name: values.numpy() for name, values in seen.items()}, raw, proposals
 
 
 def intermediate_error(values: NDArray[Any], golden: Arrays, name: str) -> float:
@@ -128,15 +128,15 @@ def _matrix_nms(part: str, golden: Arrays, raw: RawOutput, net: FreeSolo) -> Ite
     yield compare(part, "scores after matrix NMS", VALUES, largest, decayed, golden, "nms_out_scores")
 
 
-def _proposals(part: str, golden: Arrays, found: Proposals) -> Iterator[Check]:
+def _proposals(part: str, golden: Arrays, proposals: Proposals) -> Iterator[Check]:
     def masks() -> NDArray[np.bool_]:
         return golden.masks("pred_masks")
 
-    yield check(part, "number of proposals", 0, lambda: (abs(len(found.masks) - len(masks())), f"{len(masks())}"))
-    yield check(part, "order of proposals", 0, lambda: misplaced(found.masks, masks()))
-    yield check(part, "mask pixels, most in one", PIXELS, lambda: most_flipped(found.masks, masks()))
-    yield compare(part, "scores", VALUES, largest, found.scores, golden, "scores")
-    yield compare(part, "boxes, px", 0.5, largest, found.boxes, golden, "pred_boxes")
+    yield check(part, "number of proposals", 0, lambda: (abs(len(proposals.masks) - len(masks())), f"{len(masks())}"))
+    yield check(part, "order of proposals", 0, lambda: misplaced(proposals.masks, masks()))
+    yield check(part, "mask pixels, most in one", PIXELS, lambda: most_flipped(proposals.masks, masks()))
+    yield compare(part, "scores", VALUES, largest, proposals.scores, golden, "scores")
+    yield compare(part, "boxes, px", 0.5, largest, proposals.boxes, golden, "pred_boxes")
 
 
 def misplaced(got: NDArray[np.bool_], expected: NDArray[np.bool_]) -> float:

@@ -32,7 +32,7 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scored:
-    """A sentence of pipeline.json under one setting: the release's numbers beside ours."""
+    """A sentence of pipeline.json under one setting: the release's numbers and ours."""
 
     item: Item
     result: Item
@@ -67,8 +67,8 @@ def score_items(
     vectors = dict(zip(strings, clip.text_features(strings), strict=True))
     scored = []
     for item, (sentence, phrase) in zip(known, parsed, strict=True):
-        rows, found = features[item["image"]]
-        f_global, f_local = found.by_k[K][: rows.proposals], found.local[: rows.proposals]
+        rows, ours = features[item["image"]]
+        f_global, f_local = ours.by_k[K][: rows.proposals], ours.local[: rows.proposals]
         for result in item["results"]:
             if result["mode"] == mode:
                 texts = vectors[sentence], vectors[phrase]
@@ -120,8 +120,8 @@ def _overlaps(folder: Folder, name: str) -> list[Counts]:
         raise Absent(f"{name}_<k> of gt_masks.npz")
     masks = np.stack([truths.masks(key, f"{name}_shape") for key in keys])
     height, width = masks.shape[1:]
-    own, targets = ([as_rle(c, height, width) for c in encode(m)] for m in (proposals, masks))
-    intersection, union = overlap_counts(own, targets)
+    proposed, targets = ([as_rle(c, height, width) for c in encode(m)] for m in (proposals, masks))
+    intersection, union = overlap_counts(proposed, targets)
     return [Counts(i, u, int(mask.sum())) for i, u, mask in zip(intersection.T, union.T, masks, strict=True)]
 
 

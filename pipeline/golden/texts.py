@@ -56,6 +56,6 @@ def _defined(row: dict[str, Any], phrase: str, length: int) -> Check:
     """The release raises: a blank sentence has the phrase it is, a long one is cut to 77 ids, both are encoded."""
     sentence = row["sentence_for_spacy"]
     right = (phrase == sentence or phrase == row.get("noun_phrase")) and 2 <= length <= 77
-    said = f"{len(sentence.split())} words -> {length} token ids, phrase of {len(phrase.split())} words"
+    ours = f"{len(sentence.split())} words -> {length} token ids, phrase of {len(phrase.split())} words"
     raised = f"release: {row['error'].partition(':')[0]} in {row['error_stage']}"
-    return Check("text", f"row {row['index']}, defined", float(not right), 0.0, f"{raised}; ours: {said}")
+    return Check("text", f"row {row['index']}, defined", float(not right), 0.0, f"{raised}; ours: {ours}")

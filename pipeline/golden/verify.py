@@ -75,7 +75,7 @@ def _encoder_checks(mode: str, folder: Folder, items: list[dict[str, object]], n
     model = features.rebuilt(folder, mode)
     clip = MaskedClip(model, SimpleTokenizer())
     yield from features.check_text_vectors(mode, clip, folder)
-    found: dict[str, tuple[Rows, Features]] = {}
+    by_image: dict[str, tuple[Rows, Features]] = {}
     for name in folder.images:
         part = f"{title} {name}"
         try:
@@ -89,14 +89,14 @@ def _encoder_checks(mode: str, folder: Folder, items: list[dict[str, object]], n
         except Absent as lost:
             yield Check(part, "all", None, note=str(lost))
         ks = {features.K} if golden is None else {features.K, *features.ks_of(golden)}
-        found[name] = rows, features.features_of(clip, rows, sorted(ks))
+        by_image[name] = rows, features.features_of(clip, rows, sorted(ks))
         if golden is not None and mode == "vit":
             yield from features.check_pixels(name, rows, golden)
-            yield from features.check_vit(name, clip, *found[name], golden)
+            yield from features.check_vit(name, clip, *by_image[name], golden)
         elif golden is not None:
-            yield from features.check_rn50(name, model, *found[name], golden)
+            yield from features.check_rn50(name, model, *by_image[name], golden)
     if items:
-        yield from results.check_results(mode, folder, items, results.score_items(mode, clip, items, found, nlp))
+        yield from results.check_results(mode, folder, items, results.score_items(mode, clip, items, by_image, nlp))
 
 
 def _line(check: Check) -> str:

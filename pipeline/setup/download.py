@@ -43,7 +43,7 @@ def download(url: str, part: Path, size: int, advance: Callable[[int], None]) ->
             return
         with reply, part.open("ab" if start else "wb") as file:
             if reply.headers.get_content_type() == "text/html":
-                raise FetchError("a web page came in place of the file: it moved, or wants to be asked in a browser")
+                raise FetchError("a web page came in place of the file: it moved, or must be requested in a browser")
             length = reply.headers.get("Content-Length")
             total = start + int(length) if length else size
             while block := reply.read(_BLOCK):

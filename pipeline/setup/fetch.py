@@ -1,4 +1,4 @@
-"""``glimpse fetch``: a thing of the table of sources is brought, checked and put where the profile wants it.
+"""``glimpse fetch``: get the files of a source, check them, and put them where the profile expects them.
 
 A file is downloaded to ``<file>.part``, its sha256 compared, and renamed; an archive is unpacked from there and removed.
 The digest is recorded in ``<file>.sha256``: where none is known for certain, later fetches and ``glimpse doctor`` compare
@@ -27,7 +27,7 @@ from store.work import locked
 def fetch(
     project: LoadedProject, source: Source, given: Path | None, accepted: bool, say: Callable[[str], None] = print
 ) -> None:
-    """Bring everything of ``source`` that is not there yet.
+    """Get everything of ``source`` that is not there yet.
 
     Args:
         given: a file or folder that the user has, used instead of the network; it is linked or copied, never moved.
@@ -57,33 +57,33 @@ class _Fetch:
     given: Path | None
     accepted: bool
     say: Callable[[str], None]
-    told: bool = False
+    licence_shown: bool = False
 
     def names(self) -> list[str]:
         return [item.name for item in self.source.items]
 
     def item(self, item: Item) -> bool:
-        """Bring one item; False when the user's folder or file is not it."""
+        """Get one item; False if the user's folder or file does not have it."""
         if self._is_there(item):
             return True
         self._tell_licence()
-        own = self._of_user(item) if self.given else None
+        path = self._of_user(item) if self.given else None
         if self.given is None:
             self._download(item)
-        elif own is None:
+        elif path is None:
             self.say(f"{item.name}: not in {self.given}")
-        elif item.archive and own.is_dir():
-            self._place_folder(item, item.archive, own)
+        elif item.archive and path.is_dir():
+            self._place_folder(item, item.archive, path)
         elif item.archive:
-            digest = self._check(item, own, "give another copy with --from")
-            self._unpack(item, item.archive, own)
+            digest = self._check(item, path, "give another copy with --from")
+            self._unpack(item, item.archive, path)
             self._keep(item, digest)
         else:
             with replacing(destination(self.project, item)) as temporary:
-                place(own, temporary)
-                self._keep(item, self._check(item, temporary, f"give another file than {own}"))
+                place(path, temporary)
+                self._keep(item, self._check(item, temporary, f"give another file than {path}"))
             self.say(f"{destination(self.project, item)}: there")
-        return self.given is None or own is not None
+        return self.given is None or path is not None
 
     def finish(self) -> None:
         """Install a package; say what still lacks."""
@@ -103,9 +103,9 @@ class _Fetch:
             self.say(f"note: {self.source.note}")
 
     def _tell_licence(self) -> None:
-        if not self.told:
+        if not self.licence_shown:
             self.say(f"{self.source.what}; licence: {self.source.licence}")
-        self.told = True
+        self.licence_shown = True
         if self.source.accept and not self.accepted:
             raise FetchError(f"{self.source.name}: read its licence; if you accept it, add --accept-license")
 
@@ -241,5 +241,5 @@ def _install(wheel: Path, package: str, version: str) -> None:
         [sys.executable, "-m", "pip", "install", *options, str(wheel)], capture_output=True, text=True, check=False
     )
     if done.returncode or installed(package) != version:
-        said = " ".join(done.stderr.split()) or f"found {installed(package) or 'nothing'} instead of {version}"
-        raise FetchError(f"{wheel}: pip did not install it: {said}")
+        reason = " ".join(done.stderr.split()) or f"found {installed(package) or 'nothing'} instead of {version}"
+        raise FetchError(f"{wheel}: pip did not install it: {reason}")

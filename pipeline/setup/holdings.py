@@ -1,4 +1,4 @@
-"""Is a thing of the table of sources on this machine, all of it, and is it the right one?"""
+"""Whether an item of the table of sources is on this machine, complete and with the right digest."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def digest_of(path: Path) -> str:
 
 
 def record_of(project: LoadedProject, item: Item) -> Path:
-    """The file that keeps the digest of an item as it was fetched, in the form of ``sha256sum``: beside the item, or
-    beside the folder that an archive was unpacked into."""
+    """The file that keeps the digest of an item as it was fetched, in the form of ``sha256sum``: next to the item, or
+    next to the folder that an archive was unpacked into."""
     return destination(project, item).with_name(f"{item.name}.sha256")
 
 

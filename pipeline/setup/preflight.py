@@ -19,9 +19,9 @@ from store.errors import GlimpseError, WeightsError
 
 DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
-"""Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and the rest beside it."""
+"""Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and everything else."""
 _SHOWN = 3
-_OWN = f"put yours there ({DOCS}; RefShapes: make demo)"
+_ALTERNATIVE = f"put yours there ({DOCS}; RefShapes: make demo)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +59,24 @@ def needs(project: LoadedProject) -> list[Need]:
 def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
     """The annotations, and the names of the images that those at hand need."""
     values = project.values
-    found: list[Need] = []
+    needs: list[Need] = []
     named: set[str] = set()
     for name, choice in values.index.datasets.items():
         root = project.path(values.index.annotations)
         files = annotation_files(root, name, choice)
-        own = f"put yours there: {KINDS[choice.kind].layout} ({DOCS}; RefShapes: make demo)"
-        remedy = _fetching(project, "data", choice.folder or name, own)
+        alternative = f"put yours there: {KINDS[choice.kind].layout} ({DOCS}; RefShapes: make demo)"
+        remedy = _fetching(project, "data", choice.folder or name, alternative)
         what = f"annotations of {choice.folder or name}"
-        found += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
+        needs += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
         if not all(file.is_file() for file in files):
             continue
         try:
             data = read(root, name, choice)
         except GlimpseError as error:
-            found.append(Need("", str(error), f"move it away, then: {remedy}"))
+            needs.append(Need("", str(error), f"move it away, then: {remedy}"))
             continue
         named |= {name_below_root(image, choice.images) for image in data.images if not image.status}
-    return found, named
+    return needs, named
 
 
 def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
@@ -88,7 +88,7 @@ def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
     if not groups and not folder.is_dir():
         chosen = {choice.folder or name for name, choice in project.values.index.datasets.items()}
         wanted = {source.images for source in SOURCES if source.kind == "data" and source.name in chosen}
-        remedy = ", ".join(_fetching(project, "data", name) for name in sorted(wanted)) or _OWN
+        remedy = ", ".join(_fetching(project, "data", name) for name in sorted(wanted)) or _ALTERNATIVE
         yield Need(str(folder), "the images that the annotations name", remedy)
     for source, names in groups.items():
         absent = [name for name in names if not (folder / name).is_file()]
@@ -109,7 +109,7 @@ def _models(project: LoadedProject) -> Iterator[Need]:
     for what, file in ((generator, values.propose.input), *weights):
         path = project.path(file)
         known = published(project, path)
-        remedy = command(project, known[0]) if known else _OWN
+        remedy = command(project, known[0]) if known else _ALTERNATIVE
         yield Need(str(path), what, "" if _there(project, path) else remedy, path)
     for name, encoder in values.encoders.items():
         if encoder.model.endswith(".json"):
@@ -164,7 +164,7 @@ def _room(project: LoadedProject, images: int) -> Iterator[Need]:
     yield Need(str(folder), what, "make room" if free < need else "")
 
 
-def _fetching(project: LoadedProject, kind: Kind, name: str, own: str = _OWN) -> str:
+def _fetching(project: LoadedProject, kind: Kind, name: str, alternative: str = _ALTERNATIVE) -> str:
     """The command that gets a source; for a name that is none of ours, what else to do."""
     known = any((source.kind, source.name) == (kind, name) for source in SOURCES)
-    return command(project, find(kind, name)) if known else own
+    return command(project, find(kind, name)) if known else alternative

@@ -24,7 +24,7 @@ Place = Literal["proposal weights", "CLIP weights", "annotations", "COCO images"
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """How a zip file is unpacked into its item's folder, and by what one sees that all of it is there.
+    """How a zip file is unpacked into its item's folder, and how its completeness is checked.
 
     Attributes:
         strip: top folders of the zip that are left away.

@@ -27,7 +27,7 @@ def unpack(
 ) -> int:
     """Unpack a zip file into ``folder``; returns how many files of it are there now.
 
-    Every file appears whole or not at all; one that is there with the same bytes stays, so an interrupted unpacking
+    Every file appears completely or not at all; one that is there with the same bytes stays, so an interrupted unpacking
     goes on. What macOS adds (``__MACOSX``) is left out.
 
     Args:

@@ -110,8 +110,8 @@ class Backbone(Record):
             raise ParameterError(
                 f"image_size: expected 0, backbone {self.name} has one input size only, got {image_size}; set it to 0"
             )
-        found: tuple[Any, Tokenizer] = load(model, weights, device=device, precision=precision, **options)
-        return found
+        model_and_tokenizer: tuple[Any, Tokenizer] = load(model, weights, device=device, precision=precision, **options)
+        return model_and_tokenizer
 
     def modules(self, side: Literal["visual", "text"]) -> list[str]:
         """The modules named as text that compute what one side of the encoder gives, for digests of code."""

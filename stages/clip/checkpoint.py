@@ -104,20 +104,20 @@ def _records(path: Path) -> tuple[str, Callable[[Storage], Tensor]]:
 
 def _module_tensors(root: Module) -> dict[str, Any]:
     """Every tensor of a tree of modules by its dotted name, and the integers of its root as they are."""
-    found: dict[str, Any] = {name: value for name, value in vars(root).items() if type(value) is int}
+    tensors: dict[str, Any] = {name: value for name, value in vars(root).items() if type(value) is int}
     waiting: list[tuple[str, Module]] = [("", root)]
-    seen = 0
+    entries = 0
     while waiting:
         prefix, module = waiting.pop()
         for name, value in vars(module).items():
-            seen += 1
-            if seen > _MOST_TENSORS:
+            entries += 1
+            if entries > _MOST_TENSORS:
                 raise Refused(f"more than {_MOST_TENSORS} entries in its modules")
             if isinstance(value, StoredTensor):
-                found[prefix + name] = value
+                tensors[prefix + name] = value
             elif isinstance(value, Module):
                 waiting.append((f"{prefix}{name}.", value))
-    return found
+    return tensors
 
 
 def _open_pickle(path: Path) -> Checkpoint:

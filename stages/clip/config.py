@@ -35,8 +35,8 @@ def model_form(model: str) -> ModelForm:
 
 def model_at(model: str, folder: Path) -> str:
     """``model`` of a params file, whose paths start at ``folder``, as seen from here; a name stays."""
-    there = str(folder / model)
-    return model if model_form(model) == "name" and not _has_config(folder / model) else there
+    path = str(folder / model)
+    return model if model_form(model) == "name" and not _has_config(folder / model) else path
 
 
 def _has_config(folder: Path) -> bool:
@@ -97,11 +97,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
         document = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
-        said = error.strerror if isinstance(error, OSError) else text_instead(data[:4096]) or "it is no JSON"
+        problem = error.strerror if isinstance(error, OSError) else text_instead(data[:4096]) or "it is no JSON"
         if not isinstance(error, OSError) and data.lstrip()[:1] in (b"{", b"["):
-            said = f"its JSON is damaged: {error}"
+            problem = f"its JSON is damaged: {error}"
         raise WeightsError(
-            f"{path}: expected a JSON model config, cannot read it ({said}); check the path of the model"
+            f"{path}: expected a JSON model config, cannot read it ({problem}); check the path of the model"
         ) from error
     if not isinstance(document, dict):
         raise WeightsError(

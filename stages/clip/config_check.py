@@ -59,7 +59,7 @@ def checked_config(document: Mapping[str, Any], model: str, image_size: int) -> 
 def foreign_part(config: Mapping[str, Any]) -> str:
     """What in a model config asks for more than open_clip's own two encoders, pooled as CLIP's; "" for nothing."""
     vision, text = config["vision_cfg"], config["text_cfg"]
-    asked = {
+    foreign = {
         "timm_model_name": vision.get("timm_model_name"),
         "hf_model_name": text.get("hf_model_name"),
         "hf_tokenizer_name": text.get("hf_tokenizer_name"),
@@ -70,11 +70,11 @@ def foreign_part(config: Mapping[str, Any]) -> str:
         "vision_cfg.output_tokens": vision.get("output_tokens"),
         "text_cfg.output_tokens": text.get("output_tokens"),
     }
-    return ", ".join(name for name, there in asked.items() if there)
+    return ", ".join(name for name, there in foreign.items() if there)
 
 
-def _known(given: Mapping[str, Any], known: frozenset[str], model: str, place: str) -> None:
-    if unknown := sorted(map(str, given.keys() - known)):
+def _known(section: Mapping[str, Any], known: frozenset[str], model: str, place: str) -> None:
+    if unknown := sorted(map(str, section.keys() - known)):
         raise WeightsError(
             f"{model}: {place}{unknown[0]}: a key that cannot be honoured; correct or remove it; {nearest(unknown[0], known)}"
         )
@@ -109,7 +109,7 @@ def _checked_pixels(pixels: Any, vision: Mapping[str, Any], model: str) -> dict[
         raise ParameterError(
             f"{model}: preprocess_cfg.mode: expected RGB, got {pixels['mode']!r}; choose another model"
         )
-    found = {}
+    pixel_values = {}
     for name in ("mean", "std"):
         value = pixels.get(name)
         if value is None:
@@ -120,8 +120,8 @@ def _checked_pixels(pixels: Any, vision: Mapping[str, Any], model: str) -> dict[
             raise WeightsError(
                 f"{model}: std of pixels: expected three numbers above 0, got {value!r}; correct the file"
             )
-        found[name] = value
-    return found
+        pixel_values[name] = value
+    return pixel_values
 
 
 def _pair(size: Any) -> list[Any]:

@@ -37,24 +37,24 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: st
         WeightsError: tensors are missing, unexpected or of another shape; says whose they are or which model fits.
     """
     expected = net.state_dict()
-    named = from_hugging_face(state, path) if is_hugging_face(state) else dict(state)
-    named = _text_as(named, in_text=any(name.startswith("text.") for name in expected))
+    tensors = from_hugging_face(state, path) if is_hugging_face(state) else dict(state)
+    tensors = _text_as(tensors, in_text=any(name.startswith("text.") for name in expected))
     for name in _SCALARS:
-        if name in named and name in expected and named[name].numel() == 1:
-            named[name] = named[name].reshape(expected[name].shape)
-    if "logit_bias" in expected and "logit_bias" not in named:
-        named["logit_bias"] = torch.zeros_like(expected["logit_bias"])  # as open_clip; no vector depends on it
+        if name in tensors and name in expected and tensors[name].numel() == 1:
+            tensors[name] = tensors[name].reshape(expected[name].shape)
+    if "logit_bias" in expected and "logit_bias" not in tensors:
+        tensors["logit_bias"] = torch.zeros_like(expected["logit_bias"])  # as open_clip; no vector depends on it
     for name in expected:
         if name.endswith(".num_batches_tracked"):  # a counter that nothing reads
-            named.setdefault(name, expected[name])
-    sized = _resized(named, expected, net, path)
-    _check(named | sized, expected, path, model, fits=named)
+            tensors.setdefault(name, expected[name])
+    sized = _resized(tensors, expected, net, path)
+    _check(tensors | sized, expected, path, model, fits=tensors)
     for name in sized if not quiet else ():
         logging.getLogger(__name__).warning(
             "%s: %s has %d positions, the model %d: interpolated, as the model's input size is another one",
-            *(path, name, len(named[name]), len(expected[name])),
+            *(path, name, len(tensors[name]), len(expected[name])),
         )
-    net.load_state_dict(named | sized)
+    net.load_state_dict(tensors | sized)
 
 
 def resized_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -75,19 +75,19 @@ def resized_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([first, cells.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)])
 
 
-def _text_as(named: Mapping[str, Tensor], *, in_text: bool) -> dict[str, Tensor]:
+def _text_as(tensors: Mapping[str, Tensor], *, in_text: bool) -> dict[str, Tensor]:
     """The text encoder's tensors under ``text.`` or at the top, as the model has them."""
     if in_text:
-        return {f"text.{name}" if name.startswith(_TEXT) else name: value for name, value in named.items()}
+        return {f"text.{name}" if name.startswith(_TEXT) else name: value for name, value in tensors.items()}
     tops = tuple(f"text.{name}" for name in _TEXT)
-    return {name.removeprefix("text.") if name.startswith(tops) else name: value for name, value in named.items()}
+    return {name.removeprefix("text.") if name.startswith(tops) else name: value for name, value in tensors.items()}
 
 
-def _resized(named: Mapping[str, Tensor], expected: Mapping[str, Tensor], net: Any, path: Path) -> dict[str, Tensor]:
+def _resized(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], net: Any, path: Path) -> dict[str, Tensor]:
     """The position tables that are of another input size, interpolated."""
     sized = {}
     for name in _POSITIONS:
-        old, new = named.get(name), expected.get(name)
+        old, new = tensors.get(name), expected.get(name)
         if old is None or new is None or old.ndim != 2 or old.shape == new.shape or old.shape[1] != new.shape[1]:
             continue
         side = math.isqrt(len(new) - 1)
@@ -103,34 +103,34 @@ def _resized(named: Mapping[str, Tensor], expected: Mapping[str, Tensor], net: A
 
 
 def _check(
-    named: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, model: str, fits: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path, model: str, fits: Mapping[str, Tensor]
 ) -> None:
-    common = expected.keys() & named.keys()
-    missing, unexpected = expected.keys() - named.keys(), named.keys() - expected.keys()
+    common = expected.keys() & tensors.keys()
+    missing, unexpected = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     shapes = {
-        f"{name} {tuple(named[name].shape)} instead of {tuple(expected[name].shape)}"
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in common
-        if named[name].shape != expected[name].shape
+        if tensors[name].shape != expected[name].shape
     }
     problems = {"missing": missing, "unexpected": unexpected, "other shapes": shapes}
     if not any(problems.values()):
         return
-    said = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
+    faults = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in problems.items() if names)
     if 2 * len(common) < len(expected):
-        known = looks_like(named)
+        known = looks_like(tensors)
         if known and known != looks_like(expected):
             raise WeightsError(
                 f"{path}: expected the weights of a CLIP for model {model!r}, these are of another layout, as of {known}: "
-                f"{said}; give a CLIP's weights in OpenAI's, open_clip's or Hugging Face's form"
+                f"{faults}; give a CLIP's weights in OpenAI's, open_clip's or Hugging Face's form"
             )
         if not known:
             raise WeightsError(
-                f"{path}: expected the weights of a CLIP for model {model!r}, these are of a layout that is not known: {said}; "
-                "give a CLIP's weights in OpenAI's, open_clip's or Hugging Face's form"
+                f"{path}: expected the weights of a CLIP for model {model!r}, these are of a layout that is not known: "
+                f"{faults}; give a CLIP's weights in OpenAI's, open_clip's or Hugging Face's form"
             )
-    if missing and all(name.startswith("visual.") for name in named):
-        said += "; it holds an image encoder alone"
-    raise WeightsError(f"{path}: does not fit model {model!r}: {said}; {fitting_models(fits)}")
+    if missing and all(name.startswith("visual.") for name in tensors):
+        faults += "; it holds an image encoder alone"
+    raise WeightsError(f"{path}: does not fit model {model!r}: {faults}; {fitting_models(fits)}")
 
 
 def _few(names: set[str]) -> str:

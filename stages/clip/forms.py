@@ -61,16 +61,16 @@ def form_of(path: Path) -> Form:
         WeightsError: no file, a folder, empty, cut off, or no weights: says what it is instead and what to do.
     """
     size, head, tail = _ends(path)
-    if said := text_instead(head):
-        raise _wrong(path, said)
+    if description := text_instead(head):
+        raise _wrong(path, description)
     if head[:4] == b"PK\x03\x04":
         return _zip_form(path, size)
     if (header := int.from_bytes(head[:8], "little")) and head[8:9] == b"{":
         _check_safetensors(path, header, size)
         return "safetensors"
-    for magic, said in _MAGIC:
+    for magic, description in _MAGIC:
         if head.startswith(magic):
-            raise _wrong(path, said)
+            raise _wrong(path, description)
     if head[257:262] == b"ustar":
         raise _wrong(path, "a tar archive; unpack it and give the weights inside")
     if head[:1] == b"\x80" and head[1:2] in b"\x01\x02\x03\x04\x05":
@@ -164,14 +164,14 @@ def weights_digest(path: Path) -> str:
 def _ends(path: Path) -> tuple[int, bytes, bytes]:
     """Size, first and last bytes of a file; what is no readable file with contents is refused."""
     try:
-        found = path.stat()
-        if stat.S_ISDIR(found.st_mode):
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
             raise _wrong(path, "a folder; name the file in it")
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise _wrong(path, "a pipe or device; name a plain file")
         with path.open("rb") as file:
             head = file.read(_HEAD)
-            file.seek(max(found.st_size - 64, 0))
+            file.seek(max(status.st_size - 64, 0))
             tail = file.read(64)
     except (FileNotFoundError, NotADirectoryError) as error:
         hint = "; it is a link to a file that is gone" if path.is_symlink() else ""
@@ -186,7 +186,7 @@ def _ends(path: Path) -> tuple[int, bytes, bytes]:
         raise WeightsError(f"{path}: expected the path of a weights file; correct it") from error
     if not head:
         raise _wrong(path, f"an empty file (0 bytes); {_FETCH}")
-    return found.st_size, head, tail
+    return status.st_size, head, tail
 
 
 def _zip_form(path: Path, size: int) -> Form:
@@ -229,5 +229,5 @@ def _check_safetensors(path: Path, header: int, size: int) -> None:
         )
 
 
-def _wrong(path: Path, said: str) -> WeightsError:
-    return WeightsError(f"{path}: expected a weights file, got {said}")
+def _wrong(path: Path, description: str) -> WeightsError:
+    return WeightsError(f"{path}: expected a weights file, got {description}")

@@ -125,13 +125,13 @@ def _section(document: Mapping[str, Any], name: str, defaults: Mapping[str, Any]
     """One encoder's values; those under ``<name>_dict``, of old configs, go before the others, as in transformers."""
     values: dict[str, Any] = dict(defaults)
     for key in (name, f"{name}_dict"):
-        given = document.get(key)
-        if given is None:
+        section = document.get(key)
+        if section is None:
             continue
-        if not isinstance(given, Mapping):
-            raise ParameterError(f"{source}: {key}: expected an object, got {type(given).__name__}; correct the file")
-        _known(given, frozenset(defaults) | _GENERIC | _TRAINING, source, f"{key}.")
-        values |= {**defaults, **given} if key != name else given
+        if not isinstance(section, Mapping):
+            raise ParameterError(f"{source}: {key}: expected an object, got {type(section).__name__}; correct the file")
+        _known(section, frozenset(defaults) | _GENERIC | _TRAINING, source, f"{key}.")
+        values |= {**defaults, **section} if key != name else section
     for key, default in defaults.items():
         if key != "eos_token_id" and type(values[key]) is not type(default):
             raise ParameterError(f"{source}: {name}.{key}: expected a value like {default!r}, got {values[key]!r}")
@@ -140,8 +140,8 @@ def _section(document: Mapping[str, Any], name: str, defaults: Mapping[str, Any]
     return values
 
 
-def _known(given: Mapping[str, Any], known: frozenset[str], source: str, place: str) -> None:
-    if unknown := sorted(given.keys() - known):
+def _known(section: Mapping[str, Any], known: frozenset[str], source: str, place: str) -> None:
+    if unknown := sorted(section.keys() - known):
         raise ParameterError(
             f"{source}: {place}{unknown[0]}: a key that a CLIP of open_clip cannot honour; choose another model, or where it "
             "changes nothing remove the key"

@@ -66,7 +66,7 @@ _QKV = ("q", "k", "v")
 def looks_like(names: Iterable[str]) -> str:
     """Whose model has tensors of these names, in words: "a BERT"; "" where nothing is known of them."""
     names = list(names)
-    return next((said for pattern, said in _LAYOUTS if any(re.match(pattern, name) for name in names)), "")
+    return next((whose for pattern, whose in _LAYOUTS if any(re.match(pattern, name) for name in names)), "")
 
 
 def is_hugging_face(names: Iterable[str]) -> bool:
@@ -83,16 +83,16 @@ def from_hugging_face(state: Mapping[str, Tensor], source: object) -> dict[str, 
     Raises:
         WeightsError: a layer lacks one of its queries, keys and values. ``source`` is named in the message.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     attention: dict[str, dict[str, Tensor]] = {}
     for name, value in state.items():
         match = _ARRANGED.fullmatch(name)
         if name.endswith(".position_ids"):
             continue
         if name in _TRANSPOSED and value.ndim == 2:
-            found[_TRANSPOSED[name]] = value.T.contiguous()
+            renamed[_TRANSPOSED[name]] = value.T.contiguous()
         elif match is None:
-            found[_OUTSIDE.get(name, name)] = value
+            renamed[_OUTSIDE.get(name, name)] = value
         else:
             tower = "visual.transformer" if match[1] == "vision_model" else "transformer"
             part, _, kind = match[3].rpartition(".")
@@ -100,7 +100,7 @@ def from_hugging_face(state: Mapping[str, Tensor], source: object) -> dict[str, 
             if part in {f"self_attn.{each}_proj" for each in _QKV}:
                 attention.setdefault(f"{block}.attn.in_proj_{kind}", {})[part[len("self_attn.")]] = value
             else:
-                found[f"{block}.{_BLOCK.get(part, part)}.{kind}"] = value
+                renamed[f"{block}.{_BLOCK.get(part, part)}.{kind}"] = value
     for name, parts in attention.items():
         missing = [each for each in _QKV if each not in parts]
         if missing or len({part.shape for part in parts.values()}) > 1:
@@ -108,5 +108,5 @@ def from_hugging_face(state: Mapping[str, Tensor], source: object) -> dict[str, 
                 f"{source}: expected q_proj, k_proj and v_proj of one size in every layer, {name} lacks "
                 f"{', '.join(missing) or 'equal sizes'}; fetch the weights file again"
             )
-        found[name] = torch.cat([parts[each] for each in _QKV])
-    return found
+        renamed[name] = torch.cat([parts[each] for each in _QKV])
+    return renamed

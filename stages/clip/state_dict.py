@@ -83,23 +83,23 @@ def _entries(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
         return {str(name): value for name, value in content.items()}
     if isinstance(content, dict):
         keys = ", ".join(repr(name)[:40] for name in list(content)[:5])
-        got = f"a dict of {keys or 'nothing'}, none of them a tensor"
+        content_kind = f"a dict of {keys or 'nothing'}, none of them a tensor"
     else:
-        got = "one tensor" if isinstance(content, StoredTensor | StoredArray) else type(content).__name__
+        content_kind = "one tensor" if isinstance(content, StoredTensor | StoredArray) else type(content).__name__
     raise WeightsError(
-        f"{path}: expected a state_dict, names with tensors, got {got}; save model.state_dict() or give another file"
+        f"{path}: expected a state_dict, names with tensors, got {content_kind}; save model.state_dict() or give another file"
     )
 
 
 def _unreadable(path: Path, form: Form, error: Exception) -> WeightsError:
     """What is wrong with a file whose reader failed: in our words, without addresses."""
     known = {MemoryError: "too little memory", EOFError: "it ends too early", OSError: "the disk does not give it"}
-    said = str(error) if isinstance(error, Refused) else ""
-    reason = said or next(
+    refusal = str(error) if isinstance(error, Refused) else ""
+    reason = refusal or next(
         (words for kind, words in known.items() if isinstance(error, kind)), "its bytes make no sense"
     )
     kind = {"torchscript": "TorchScript archive", "checkpoint": "PyTorch checkpoint"}.get(form, form)
-    if said.startswith("refused"):
+    if refusal.startswith("refused"):
         return WeightsError(
             f"{path}: cannot be read as tensors: {reason}; this {kind} holds more than tensors in plain containers, which is "
             "refused because loading it could run code; take another source, or where you trust it, load it yourself and "

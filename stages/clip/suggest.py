@@ -22,18 +22,18 @@ def fitting_models(state: Mapping[str, Tensor]) -> str:
 
     ``state``: name -> tensor, under open_clip's names.
     """
-    found = sizes_of(state)
-    if not found:
+    sizes = sizes_of(state)
+    if not sizes:
         return "give the architecture that these weights were made with"
-    names = [name for name in open_clip.list_models() if _sizes_in(open_clip.get_model_config(name) or {}) == found]
+    names = [name for name in open_clip.list_models() if _sizes_in(open_clip.get_model_config(name) or {}) == sizes]
     if names:
         more = ", ..." if len(names) > _NAMES else ""
         return f"these weights are of {' or '.join(names[:_NAMES])}{more}: give such an architecture as the model"
-    vision = ", ".join(f"{name} {value}" for name, value in found["vision_cfg"].items())
-    text = ", ".join(f"{name} {value}" for name, value in found["text_cfg"].items())
+    vision = ", ".join(f"{name} {value}" for name, value in sizes["vision_cfg"].items())
+    text = ", ".join(f"{name} {value}" for name, value in sizes["text_cfg"].items())
     return (
         "give the architecture that these weights were made with: a config with "
-        f"embed_dim {found['embed_dim']}, vision_cfg: {vision}; text_cfg: {text}"
+        f"embed_dim {sizes['embed_dim']}, vision_cfg: {vision}; text_cfg: {text}"
     )
 
 
@@ -88,5 +88,5 @@ def _sizes_in(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _count(shapes: Mapping[str, Any], pattern: str) -> int:
-    found = [int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match]
-    return 1 + max(found, default=-1)
+    sizes = [int(match[1]) for match in (re.match(pattern, name) for name in shapes) if match]
+    return 1 + max(sizes, default=-1)

@@ -141,9 +141,9 @@ class Reader(pickle._Unpickler):
 
     def load_dict(self) -> None:
         items = self.pop_mark()
-        made: dict[Any, Any] = {}
-        _set(made, items)
-        self.append(made)
+        built: dict[Any, Any] = {}
+        _set(built, items)
+        self.append(built)
 
     def load_newobj(self) -> None:
         self.stack.pop()  # arguments
@@ -246,16 +246,16 @@ def _new_array(*_: object) -> StoredArray:
 
 
 def _array(raw: Any, dtype: PlainDtype, shape: Any, order: object) -> StoredArray:
-    made = StoredArray()
-    made._fill(shape, dtype, order == "F", bytes(raw))
-    return made
+    built = StoredArray()
+    built._fill(shape, dtype, order == "F", bytes(raw))
+    return built
 
 
 def _dict(items: Any = (), *_: object) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
+    built: dict[Any, Any] = {}
     pairs = list(items.items()) if isinstance(items, Mapping) else items
-    _set(made, [value for pair in pairs for value in pair])
-    return made
+    _set(built, [value for pair in pairs for value in pair])
+    return built
 
 
 def _empty_dict(*_: object) -> dict[Any, Any]:

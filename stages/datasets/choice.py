@@ -48,17 +48,17 @@ def read(root: Path, name: str, choice: Choice) -> ReferData:
 
 
 def origin(name: str, choice: Choice) -> dict[str, str]:
-    """What the refs of data set ``name`` are, for those who set their metrics beside published ones."""
+    """What the refs of data set ``name`` are, to compare their metrics with published ones."""
     return {"folder": choice.folder or name, **choice.model_dump(include={"kind", "split_by", "categories"})}
 
 
-def published_split(found: Mapping[str, Any], split: str) -> Split | None:
+def published_split(recorded: Mapping[str, Any], split: str) -> Split | None:
     """What publications call a split, from the ``origin`` of its data set; None where none has it.
 
     The name in the metrics plays no part: the same files may stand there under any name.
     """
-    kind = found.get("kind", Choice.model_fields["kind"].default)
-    return KINDS[kind].published_split(found, split) if kind in KINDS else None
+    kind = recorded.get("kind", Choice.model_fields["kind"].default)
+    return KINDS[kind].published_split(recorded, split) if kind in KINDS else None
 
 
 def differing_counts(name: str, choice: Choice, refs: Sequence[RefRow]) -> list[str]:

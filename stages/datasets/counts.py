@@ -1,7 +1,7 @@
 """How many refs, images and sentences a published split has, and whether what was read agrees.
 
 Other counts are no error: a part of a data set is a fair choice. But metrics of other refs than the published ones do not
-compare with published numbers, so every difference is said.
+compare with published numbers, so every difference is reported.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def differences(name: str, published: Mapping[str, Counts], refs: Sequence[RefRo
     """A line for each split of data set ``name`` (split -> published counts) whose counts are other than those of ``refs``."""
     lines = []
     for split, expected in published.items():
-        found = count(refs, split)
+        actual = count(refs, split)
         differing = [
-            f"expected {wanted:,} {number}{doubt}, found {got:,}"
+            f"expected {wanted:,} {number}{note}, found {got:,}"
             for number in _NUMBERS
-            if (wanted := getattr(expected, number)) != (got := getattr(found, number))
-            for doubt in [" (as reported, not verified by us)" if number in expected.unverified else ""]
+            if (wanted := getattr(expected, number)) != (got := getattr(actual, number))
+            for note in [" (as reported, not verified by us)" if number in expected.unverified else ""]
         ]
         if differing:
             lines.append(f"data set {name}, split {split}: {'; '.join(differing)}")

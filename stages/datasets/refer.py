@@ -203,15 +203,15 @@ def _sentences(rows: list[Any], ref: Fields) -> Iterator[SentenceRow]:
 
 def _text(sentence: Fields) -> str:
     """The sentence as annotated: its `raw`, else its `sent`, else its `tokens`; a fault where none has words."""
-    found = {key: sentence.words(key) for key in ("raw", "sent", "tokens")}
-    for key, (text, reason) in found.items():
+    readings = {key: sentence.words(key) for key in ("raw", "sent", "tokens")}
+    for key, (text, reason) in readings.items():
         if not reason:
             if key != "raw":
-                sentence.note_once(key, f"{found['raw'][1]}; read from {key}")
+                sentence.note_once(key, f"{readings['raw'][1]}; read from {key}")
             return text
     if not sentence.status:
-        sentence.fault("; ".join(reason for _, reason in found.values()))
-    return next((text for text, _ in found.values() if text), "")
+        sentence.fault("; ".join(reason for _, reason in readings.values()))
+    return next((text for text, _ in readings.values() if text), "")
 
 
 def _published(origin: Mapping[str, Any], split: str) -> Split | None:

@@ -75,7 +75,7 @@ class ReferData:
         annotations: all annotated objects of these images, in file order.
         refs: the refs of the chosen splits, in file order.
         problems: every fault of the files. A ref whose split cannot be read, or an image or annotation whose id
-            cannot, is found here only.
+            cannot, appears here only.
     """
 
     name: str

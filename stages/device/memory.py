@@ -1,4 +1,4 @@
-"""Passes as large as the device's memory lets them be."""
+"""Forward passes that fit into the device's memory."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from store.units import Compute, Result
 
 
 class Batched(Protocol):
-    """What runs passes of at most ``batch`` rows (masks, crops, strings)."""
+    """An encoder that runs passes of at most ``batch`` rows (masks, crops, strings)."""
 
     batch: int
 
 
 def rows_for(device: str, batch: int | None) -> int:
-    """``batch``, or where nobody says what is worth while: more rows gain nothing on a CPU, and little on a GPU."""
+    """``batch`` if it is given, else a default beyond which rows gain nothing on a CPU and little on a GPU."""
     return batch or (64 if device == "cpu" else 512)
 
 
 def shrinking(compute: Compute, encoder: Batched, device: str) -> Compute:
-    """``compute``, but when the memory of ``device`` is full the ``encoder`` has half the rows from then on, and the unit
-    is done again. So passes fit whatever memory there is, also beside other processes on one GPU.
+    """``compute``, retried with half the rows of ``encoder`` whenever the memory of ``device`` is full.
+
+    The smaller number of rows stays, so passes also fit while other processes share the GPU.
 
     Raises (when called):
         ParameterError: a pass of one row does not fit.

@@ -24,7 +24,7 @@ def bf16_gain(device: str = "cpu") -> float:
     """How many times faster than float32 this machine's bf16 is, measured in a fraction of a second; under 1: slower.
 
     The work is a 3 x 3 convolution as networks have most of, channels last. CPUs with matrix units for bf16 (AMX) reach
-    5 and more, those with its dot products (AVX512_BF16) about 2, others have to imitate it and are slower.
+    5 and more, those with its dot products (AVX512_BF16) about 2, others emulate it and are slower.
     """
     import torch
 
@@ -41,7 +41,7 @@ def bf16_gain(device: str = "cpu") -> float:
 
 
 def _seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """The least of a few runs, after one to warm up."""
+    """The shortest of a few runs, after a warm-up."""
     work()
     times = []
     for _ in range(repeats):

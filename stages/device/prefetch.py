@@ -1,4 +1,4 @@
-"""Reading ahead: what threads can do (decode, resize) while the main one computes."""
+"""Prefetching: threads decode and resize the next inputs while the main thread computes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Out = TypeVar("Out")
 AHEAD = 2
 
 
-def ahead(work: Callable[[In], Out], inputs: Iterable[In]) -> Iterator[Out]:
+def prefetch(work: Callable[[In], Out], inputs: Iterable[In]) -> Iterator[Out]:
     """``map(work, inputs)`` with the next `AHEAD` results made in threads while the caller uses the last.
 
-    An error is raised in its turn. When the caller stops early, what has not begun is never done.
+    An error is raised at its position. When the caller stops early, work that has not begun is cancelled.
     """
     waiting: deque[Future[Out]] = deque()
     with ThreadPoolExecutor(AHEAD) as pool:

@@ -13,8 +13,8 @@ from torch import Tensor
 def to_device(values: NDArray[Any] | Tensor, device: torch.device | str) -> Tensor:
     """``values`` as a tensor on ``device``, shape and dtype kept; a CPU gets the same memory.
 
-    To a GPU by way of pinned memory and without waiting, so that the CPU prepares what comes next meanwhile; what uses the
-    tensor there is queued behind the transfer.
+    Copies to a GPU are asynchronous, through pinned memory, so that the CPU can prepare the next ones; kernels that use the
+    tensor are queued behind the copy.
     """
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if tensor.is_cuda or torch.device(device).type != "cuda":

@@ -1,4 +1,4 @@
-"""Our numbers beside the reported ones, and the effect of each deliberate difference from the released code."""
+"""Our numbers next to the reported ones, and the effect of each deliberate difference from the released code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAPER: dict[str, Json] = {
     "embed_text": {"template": "{}", "precision": "float32"},
     "score": {"beta": 0.5, "k": 3, "min_score": 0, "min_area": 0, "top_n": 0},
 }
-"""Stage -> the settings behind the reported numbers, as far as the tables of a run tell its own."""
+"""Stage -> the settings behind the reported numbers, as far as a run's tables record its own."""
 PAPER_ALPHA = {"refcoco": 0.95, "refcoco+": 0.95, "refcocog": 0.85}
 SWITCHES = {
     "antialias": "whether an image is smoothed when it is made smaller for CLIP; the release does not smooth",
@@ -83,10 +83,12 @@ class SplitLines:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attributes:
-    encoder: the paper's encoder whose rows stand beside ours, "" where this run's is none of the paper's.
-    splits: those with reported numbers. without: the others, as text.
-    departures: (setting, here, paper) where a setting of this run is not the paper's.
+    """All splits against the numbers that are reported of them.
+
+    Attributes:
+        encoder: the paper's encoder whose rows are compared with ours, "" where this run's is none of the paper's.
+        splits: those with reported numbers. without: the others, as text.
+        departures: (setting, here, paper) where a setting of this run is not the paper's.
     """
 
     encoder: str
@@ -100,13 +102,13 @@ def compare(data: Data) -> Comparison:
     standard = data.encoder.get("standard", "")
     encoder = standard if standard in ENCODERS else ""
     paper = paper_splits(data)
-    found = [
+    compared = [
         _split_lines(group, split, encoder, data.metrics[group[0]][group[1]])
         for group, split in zip(data.groups, paper, strict=True)
         if _is_reported(split)
     ]
     without = [" ".join(group) for group, split in zip(data.groups, paper, strict=True) if not _is_reported(split)]
-    return Comparison(encoder, found, without, departures(data, encoder) if found else [])
+    return Comparison(encoder, compared, without, departures(data, encoder) if compared else [])
 
 
 def paper_splits(data: Data) -> list[Split | None]:
@@ -141,19 +143,19 @@ def _split_lines(group: tuple[str, str], split: Split, encoder: str, content: Js
 def departures(data: Data, encoder: str) -> list[tuple[str, str, str]]:
     """(setting, here, paper) for every setting that the run's tables hold and that is not the paper's."""
     configs = {**data.pairs.attrs["configs"], "score": data.scores.attrs["config"]}
-    found = []
+    rows = []
     for stage, settings in PAPER.items():
         config = configs[stage]
         for name, value in settings.items():
             # k counts the masked blocks of a ViT.
             if name in config and config[name] != value and not (name == "k" and encoder == "RN50"):
-                found.append((f"{stage}.{name}", _text(config[name]), _text(value)))
+                rows.append((f"{stage}.{name}", _text(config[name]), _text(value)))
     weights = data.encoder.get("weights", "")
     if encoder and weights != ENCODERS[encoder]:
-        found.append(
+        rows.append(
             ("weights of the encoder", f"sha256 {weights[:12]}…", f"OpenAI's, sha256 {ENCODERS[encoder][:12]}…")
         )
-    return found + list(_alphas(data))
+    return rows + list(_alphas(data))
 
 
 def _alphas(data: Data) -> Iterable[tuple[str, str, str]]:

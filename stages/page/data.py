@@ -67,14 +67,16 @@ class Inputs(Paths):
 
 @dataclass(frozen=True)
 class Data:
-    """Attributes:
-    groups: (data set, split) of each group. group: row of it for each expression (E,).
-    evaluated: whether the expression has a ground truth (E,).
-    iou: rule -> IoU of its choice (E,), 0 without a choice.
-    metrics, ablations, differences, grid: as their stages wrote them. others: metrics by the other encoders' names.
-    records: of the other stages, in order of the pipeline.
-    run: what the metrics file says of itself: encoder, values, and which code made it when.
-    main, rival: the rule of the run, and the one that pictures compare it with (None where it is the only one).
+    """A run as the page shows it.
+
+    Attributes:
+        groups: (data set, split) of each group. group: row of it for each expression (E,).
+        evaluated: whether the expression has a ground truth (E,).
+        iou: rule -> IoU of its choice (E,), 0 without a choice.
+        metrics, ablations, differences, grid: as their stages wrote them. others: metrics by the other encoders' names.
+        records: of the other stages, in order of the pipeline.
+        run: the metrics file's record of its run: encoder, values, code and date.
+        main, rival: the rule of the run, and the one that pictures compare it with (None where it is the only one).
     """
 
     index: Table
@@ -115,11 +117,11 @@ class Data:
     def point(self, group: int) -> dict[str, Any] | None:
         """The alpha and beta in use in a group, and the oiou and miou there; None where global_local is not scored."""
         dataset, split = self.groups[group]
-        found, scoring = self.metrics[dataset][split].get("global_local"), self.scoring
-        if found is None:
+        scores, scoring = self.metrics[dataset][split].get("global_local"), self.scoring
+        if scores is None:
             return None
         alpha = scoring.alpha_of(self.groups)[group]
-        return {"alpha": alpha, "beta": scoring.beta, "oiou": found["oiou"], "miou": found["miou"]}
+        return {"alpha": alpha, "beta": scoring.beta, "oiou": scores["oiou"], "miou": scores["miou"]}
 
     def chosen(self, rule: str) -> NDArray[np.int64]:
         """The choices of a rule (E,), positions among each expression's pairs, -1 for none."""
@@ -173,15 +175,15 @@ def load_data(paths: Inputs) -> Data:
 
 
 def _run_of(path: Path, scores: Table) -> dict[str, Any]:
-    """What the metrics file says of its run.
+    """The metrics file's record of its run.
 
     Raises:
-        StoreError: its numbers are not those that were found with the scores table.
+        StoreError: its numbers are not those that the scores table records.
     """
     document = read_document(path, "score")
-    if found := disagreements(document, scores.attrs["metrics"]):
+    if differences := disagreements(document, scores.attrs["metrics"]):
         raise StoreError(
-            f"{path}: expected the numbers that were found with {scores.path}, got others ({found[0]}); {repair(path)}"
+            f"{path}: expected the numbers that {scores.path} records, got others ({differences[0]}); {repair(path)}"
         )
     return dict(document[RUN])
 

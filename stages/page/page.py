@@ -29,7 +29,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
     """
     summary = Summary()
     with ThreadPoolExecutor(1) as background:
-        libraries = background.submit(_vega, context.work)  # seconds the first time, so beside everything else
+        libraries = background.submit(_vega, context.work)  # seconds the first time, so in parallel with the rest
         with summary.timed("read"):
             data = load_data(inputs)
         with summary.timed("pictures"):

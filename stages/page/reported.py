@@ -1,6 +1,6 @@
-"""Numbers that papers report, as data: printed beside ours with how sure we are of each, and never asserted on.
+"""Numbers that papers report, as data: printed next to ours with a mark of certainty, and never asserted on.
 
-Splits are told apart as ``stages.datasets.choice.published_split`` tells them.
+Splits are named as by ``stages.datasets.choice.published_split``.
 """
 
 from __future__ import annotations

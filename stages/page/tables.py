@@ -1,4 +1,4 @@
-"""The report's tables as rows that the page only has to write down."""
+"""The report's tables, as rows that the page prints as they are."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
 
 
 def identity(data: Data) -> list[tuple[str, str]]:
-    """(name, value) of what this run is: which code and when, as far as is known, and the encoder whole."""
+    """(name, value) rows that identify this run: its code and date where known, and the full encoder identity."""
     code = [(name, str(data.run[name])) for name in ("version", "commit", "date") if data.run.get(name)]
     return code + [(f"encoder {name}", value) for name, value in data.encoder.items() if value]
 
@@ -205,19 +205,19 @@ def size(count: float) -> str:
 def skipped(data: Data) -> list[Json]:
     """Rows without a result, grouped by what they are and why, the most frequent first."""
     index, parse = data.index, data.parse
-    found: list[tuple[str, str, str]] = []
-    found += [("image", name, s) for name, s in zip(index["image_name"], index["image_status"], strict=True)]
+    entries: list[tuple[str, str, str]] = []
+    entries += [("image", name, s) for name, s in zip(index["image_name"], index["image_status"], strict=True)]
     alone = zip(index["image_name"], data.proposals["status"], index["image_status"], strict=True)
-    found += [("image without proposals", name, status) for name, status, unusable in alone if not unusable]
-    found += [("ref", f"ref {ref}", s) for ref, s in zip(index["ref_id"], index["ref_status"], strict=True)]
+    entries += [("image without proposals", name, status) for name, status, unusable in alone if not unusable]
+    entries += [("ref", f"ref {ref}", s) for ref, s in zip(index["ref_id"], index["ref_status"], strict=True)]
     statuses = (("text", parse["status"]), ("expression not evaluated", data.pairs["expression_status"]))
     for what, column in statuses:
-        found += [(what, f"expression {e}", s) for e, s in zip(index["expression_id"], column, strict=True)]
+        entries += [(what, f"expression {e}", s) for e, s in zip(index["expression_id"], column, strict=True)]
     for record in data.records:
         if record["stage"] not in _SOURCES:
-            found += [(f"reported by {record['stage']}", "", reason) for reason in record.get("skipped", [])]
+            entries += [(f"reported by {record['stage']}", "", reason) for reason in record.get("skipped", [])]
     groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for what, row, reason in found:
+    for what, row, reason in entries:
         if reason:
             groups.setdefault((what, pattern(reason)), []).append((row, reason))
     return [

@@ -1,4 +1,4 @@
-"""Boxes of masks by both rules, from their run lengths alone: no pixel is decoded.
+"""Boxes of masks by both rules, from their run lengths, without decoding a mask.
 
 The plain form on dense masks is ``stages.proposals.decode.mask_boxes``; a test holds the two together.
 """

@@ -24,7 +24,7 @@ UPSAMPLE_CHUNK = 8  # masks upsampled together: the padded input is 16 times as 
 
 
 class Sizes(NamedTuple):
-    """Height and width of one image on its way: as the network saw it, without its padding, and as it was given."""
+    """Height and width of one image: of the network's input, without its padding, and of the original."""
 
     padded: tuple[int, int]
     resized: tuple[int, int]
@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """What fired, best order not yet known: n (cell, class) pairs."""
+    """The cells above the threshold, not yet sorted: n (cell, class) pairs."""
 
     scores: Tensor  # (n,) class probability
     classes: Tensor  # (n,) int64
@@ -160,7 +160,7 @@ def mask_boxes(masks: Tensor, rule: BoxRule) -> Tensor:
 
 
 def _occupied(masks: Tensor, axis: int) -> Tensor:
-    """`masks.any(axis)`: the largest byte is found several times faster."""
+    """`masks.any(axis)`, several times faster by way of the largest byte."""
     return masks.view(torch.uint8).amax(axis).bool()
 
 

@@ -29,7 +29,7 @@ SIZE_MULTIPLE = 32  # the coarsest feature's stride
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What a checkpoint may hold beside the weights: FreeSOLO's embedding head, detectron2's input statistics, counters.
+# What a checkpoint may hold besides the weights: FreeSOLO's embedding head, detectron2's input statistics, counters.
 _EXTRA_PREFIXES = ("ins_head.emb_pred.", "pixel_mean", "pixel_std")
 _EXTRA_SUFFIXES = (".num_batches_tracked",)
 _EXTRA_KEYS = ("_iter", "iteration")
@@ -68,12 +68,14 @@ class FreeSolo:
     ) -> "FreeSolo":
         """An `optimised` network from detectron2's key names; its architecture is read off the shapes.
 
-        `precision` is the network's; decoding is in float32 whatever it is. To train, or for the network as it is
-        written down, take `load_network`.
+        `precision` is the network's; decoding is in float32 whatever it is. To train, or for the network without
+        these changes, take `load_network`.
 
         A `model` wrapper is opened; counters, the embedding head and metadata are ignored. Values are copied.
         `grids` and `strides`, one per level from the finest on, cannot be read off the weights.
-        Raises WeightsError that names missing and unexpected keys and wrong shapes, ParameterError for a bad setting.
+
+        Raises:
+            WeightsError: missing or unexpected keys, or wrong shapes; with their names. ParameterError: a bad setting.
         """
         settings = DecodeSettings(score_threshold, update_threshold, max_candidates, max_proposals, box, tuple(strides))
         network = optimised(load_network(state_dict, grids), device, torch_dtype(precision))
@@ -107,7 +109,7 @@ class FreeSolo:
         return _normalised(self.shrink(image))
 
     def shrink(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """The part of `preprocess` that other threads may do ahead: decode and resize, uint8 RGB (h, w, 3), no torch."""
+        """The part of `preprocess` that other threads may prefetch: decode and resize, uint8 RGB (h, w, 3), no torch."""
         rgb = image.convert("RGB")
         return np.array(rgb.resize(resized_size(rgb.size, self.short_side), Image.Resampling.BILINEAR))
 

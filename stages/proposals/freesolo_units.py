@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.device.prefetch import ahead
+from stages.device.prefetch import prefetch
 from stages.proposals.items import KIND, item_of, no_proposals
-from store.errors import DataError, PassingError
+from store.errors import DataError, TransientError
 from store.images import read_image
 from store.segmentation import encode
 from store.states import State
@@ -36,12 +36,12 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
             return error
         return net.shrink(image), (image.height, image.width)
 
-    def propose(found: tuple[NDArray[np.uint8], tuple[int, int]] | DataError) -> Result:
-        if isinstance(found, DataError):
-            item = no_proposals(str(found), State.UNREADABLE_IMAGE)
-            return Result({KIND: item}, [str(found)], isinstance(found, PassingError))
-        made, (height, width) = net.propose_shrunk(*found), found[1]
-        status = "" if len(made.masks) else "no proposal above the thresholds"
-        return Result({KIND: item_of(encode(made.masks), made.scores, height, width, status)})
+    def propose(shrunk: tuple[NDArray[np.uint8], tuple[int, int]] | DataError) -> Result:
+        if isinstance(shrunk, DataError):
+            item = no_proposals(str(shrunk), State.UNREADABLE_IMAGE)
+            return Result({KIND: item}, [str(shrunk)], isinstance(shrunk, TransientError))
+        proposals, (height, width) = net.propose_shrunk(*shrunk), shrunk[1]
+        status = "" if len(proposals.masks) else "no proposal above the thresholds"
+        return Result({KIND: item_of(encode(proposals.masks), proposals.scores, height, width, status)})
 
-    return lambda inputs, kinds: [propose(found) for found in ahead(read, inputs)]
+    return lambda inputs, kinds: [propose(shrunk) for shrunk in prefetch(read, inputs)]

@@ -103,10 +103,10 @@ class _Reader:
         self._images = _Images(index)
         self._sizes = [(int(height), int(width)) for height, width in index["image_size"]]
         self._usable = [not status for status in index["image_status"]]
-        self._found: list[list[tuple[float, bytes]]] = [[] for _ in self._usable]
+        self._proposals: list[list[tuple[float, bytes]]] = [[] for _ in self._usable]
         self._rows_of = [0] * len(self._usable)
-        self._strangers: dict[str, int] = {}
-        self._in_vain = 0
+        self._unknown_images: dict[str, int] = {}
+        self._rows_of_unusable = 0
         self._lost: list[Lost] = []
         self._read_as_id: list[object] = []
 
@@ -120,7 +120,7 @@ class _Reader:
                 self._read_as_id.append(row["image_id"])
             called, candidates = self._images.named_by(row)
             if not candidates:
-                self._strangers[called] = self._strangers.get(called, 0) + 1
+                self._unknown_images[called] = self._unknown_images.get(called, 0) + 1
                 return
             for image in candidates:
                 self._rows_of[image] += 1
@@ -128,9 +128,9 @@ class _Reader:
                 raise DataError(f"{called} may be any of {self._images.shown(candidates)}; add the whole file_name")
             if self._usable[image]:
                 score = _score(row) if self._scored else 1.0
-                self._found[image].append((score, self._mask(row, image, where)))
+                self._proposals[image].append((score, self._mask(row, image, where)))
             else:
-                self._in_vain += 1
+                self._rows_of_unusable += 1
         except DataError as error:
             self._skipped.append(f"{where}: {error}")
             self._lost.append(Lost("unusable row", str(error), where))
@@ -153,11 +153,11 @@ class _Reader:
     def check(self, rows: int, summary: Summary) -> None:
         """Raise a DataError if no row is of an image of the index (the file belongs to other images), or none is usable."""
         if any(self._rows_of):
-            ours = rows - sum(self._strangers.values()) - self._in_vain
+            ours = rows - sum(self._unknown_images.values()) - self._rows_of_unusable
             if ours:
                 require_usable(summary, f"rows of {self._file}", ours, self._lost, f"{_FORM}; {_REMEDY}")
             return
-        theirs = _listed(self._strangers) if self._strangers else (self._skipped or ["it has no row"])[0]
+        theirs = _listed(self._unknown_images) if self._unknown_images else (self._skipped or ["it has no row"])[0]
         raise DataError(
             f"{self._file}: expected proposals for images of the index, such as "
             f"{self._images.shown(range(len(self._usable)))}; got {rows} rows, none of them of such an image: {theirs}; "
@@ -166,24 +166,27 @@ class _Reader:
 
     def warnings(self, rows: int, limit: int) -> list[str]:
         """What holds for the file as a whole."""
-        strangers = sum(self._strangers.values())
-        too_many = sum(max(0, len(found) - limit) for found in self._found)
-        said = [
+        unknown = sum(self._unknown_images.values())
+        too_many = sum(max(0, len(proposals) - limit) for proposals in self._proposals)
+        warnings = [
             (not self._scored, "no row has a score: all count as 1.0, and the file's order is kept"),
             (
                 self._read_as_id,
                 f"{len(self._read_as_id)} of {rows} rows have no integer as image_id, such as "
                 f"{shown((self._read_as_id or [0])[0])}; taken for the integer",
             ),
-            (strangers, f"{strangers} of {rows} rows are of images that no chosen data set has"),
-            (self._in_vain, f"{self._in_vain} of {rows} rows are of images that cannot be used (see stage index)"),
+            (unknown, f"{unknown} of {rows} rows are of images that no chosen data set has"),
+            (
+                self._rows_of_unusable,
+                f"{self._rows_of_unusable} of {rows} rows are of images that cannot be used (see stage index)",
+            ),
             (too_many, f"{too_many} of {rows} rows are not among the {limit} best of their image (max_proposals)"),
         ]
-        return [f"{self._file}: {text}" for holds, text in said if holds]
+        return [f"{self._file}: {text}" for holds, text in warnings if holds]
 
     def item(self, image: int, limit: int) -> Item:
         """The proposals of an image, best first."""
-        best = sorted(self._found[image], key=lambda proposal: -proposal[0])[:limit]
+        best = sorted(self._proposals[image], key=lambda proposal: -proposal[0])[:limit]
         if best:
             scores, counts = zip(*best, strict=True)
             height, width = self._sizes[image]

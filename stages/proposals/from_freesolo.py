@@ -20,7 +20,7 @@ def _propose(request: Request) -> Found:
 
 
 def key_of(values: Mapping[str, Any], weights: str) -> dict[str, Any]:
-    """What the masks of an image depend on, beside its pixels. ``weights``: the digest of the file."""
+    """What the masks of an image depend on, apart from its pixels. ``weights``: the digest of the file."""
     return {
         **values,
         "input": weights,

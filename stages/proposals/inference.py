@@ -1,4 +1,4 @@
-"""The same network for inference only: batch norms folded into their convolutions, channels last, Winograd's 3x3."""
+"""The network rebuilt for inference: batch norms folded into their convolutions, channels last, Winograd's 3x3."""
 
 from collections.abc import Callable
 from typing import TypeGuard, cast
@@ -10,7 +10,7 @@ from stages.proposals.network import ConvNorm, SoloNetwork
 from stages.proposals.winograd import WinogradConv
 
 WINOGRAD_CHANNELS = 128
-"""With fewer on either side, the transforms cost more than the products that they save."""
+"""With fewer channels on either side, the transforms cost more than the products that they save."""
 
 
 def optimised(

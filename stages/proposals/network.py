@@ -47,7 +47,7 @@ class Architecture:
 
 
 class RawOutput(NamedTuple):
-    """What the network says about a batch, before any decoding. One entry per level, finest grid first."""
+    """The network's outputs for a batch, before any decoding. One entry per level, finest grid first."""
 
     category_logits: list[Tensor]  # (B, classes, S, S), before the sigmoid
     kernels: list[Tensor]  # (B, kernel, S, S)
@@ -279,5 +279,5 @@ def _shape(shapes: Mapping[str, Sequence[int]], key: str, dimensions: int) -> tu
 
 def _count(shapes: Mapping[str, Sequence[int]], pattern: str) -> int:
     """One more than the largest index the pattern finds at the start of a key."""
-    found = (re.match(pattern, key) for key in shapes)
-    return 1 + max(int(match[1]) for match in found if match)
+    matches = (re.match(pattern, key) for key in shapes)
+    return 1 + max(int(match[1]) for match in matches if match)

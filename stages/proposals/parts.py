@@ -1,4 +1,4 @@
-"""Proposals that take long: kept as parts of the work folder, so that only images that no part holds are computed."""
+"""Proposals that are expensive: kept as parts of the work folder, so that only images that no part holds are computed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def kept_items(request: Request, config: Mapping[str, Any], load: Load) -> list[
     """An item for each image of the index.
 
     Args:
-        config: all that an image's proposals depend on beside the image: parameters, digests of code, versions of
+        config: all that an image's proposals depend on apart from the image: parameters, digests of code, versions of
             libraries, and where ``load`` reads the request's input its digest, under "input".
         load: a module's function, or a partial of one: device -> what computes a unit of (image name, image digest).
     """

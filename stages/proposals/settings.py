@@ -21,8 +21,8 @@ class DecodeSettings:
 
     score_threshold: float = 0.1  # of a cell's class probability, before the masks, exclusive
     update_threshold: float = 0.05  # of the score after matrix NMS, inclusive
-    max_candidates: int = 500  # the best so many enter matrix NMS
-    max_proposals: int = 100  # the best so many leave it
+    max_candidates: int = 500  # this many of the best enter matrix NMS
+    max_proposals: int = 100  # this many of the best leave it
     box: BoxRule = "reference"
     strides: tuple[int, ...] = STRIDES  # a mask of a level must cover more pixels (of the mask features) than this
 

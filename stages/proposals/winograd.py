@@ -15,7 +15,7 @@ from stages.device.linear import linear
 OUT, KERNEL = 4, 3
 TILE = OUT + KERNEL - 1
 POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
-"""Where the polynomials meet, beside infinity. These round less than 0, 1, -1, 2, -2 (arXiv 1803.10986)."""
+"""Where the polynomials are evaluated, besides infinity. These round less than 0, 1, -1, 2, -2 (arXiv 1803.10986)."""
 TILES_AT_ONCE = 256
 """Tiles of one pass: enough rows for fast matrix products, few enough to stay in the cache."""
 
@@ -83,8 +83,8 @@ class WinogradConv(nn.Module):
                 edges = (1, OUT * across + 1 - width, first - (top - 1), top + OUT * down + 1 - last)
                 strip = functional.pad(x[image, first:last], (0, 0, *edges)).contiguous()
                 size = TILE**2 * down * across
-                own = [buffer[: size * channels].view(TILE**2, -1, channels) for buffer, channels in buffers]
-                self._convolve(strip, own[0], own[1], out[image, top : top + rows])
+                used = [buffer[: size * channels].view(TILE**2, -1, channels) for buffer, channels in buffers]
+                self._convolve(strip, used[0], used[1], out[image, top : top + rows])
         return out.permute(0, 3, 1, 2)
 
     def _convolve(self, strip: Tensor, points: Tensor, products: Tensor, out: Tensor) -> None:
@@ -92,6 +92,6 @@ class WinogradConv(nn.Module):
         from stages.proposals.winograd_kernel import from_points, to_points
 
         to_points(strip.numpy(), self._at_input, points.numpy())
-        for own, kernel, product in zip(points, cast(Tensor, self.kernels), products, strict=True):
-            product.copy_(linear(own, kernel))
+        for point, kernel, product in zip(points, cast(Tensor, self.kernels), products, strict=True):
+            product.copy_(linear(point, kernel))
         from_points(products.numpy(), self._at_output, cast(Tensor, self._bias).numpy(), out.numpy())

@@ -1,7 +1,7 @@
-"""The transforms behind ``stages.proposals.winograd``, compiled by numba: as matrix products they cost more than the products.
+"""The transforms behind ``stages.proposals.winograd``, compiled by numba: matrix products would cost more than they save.
 
-All functions stand in one file, for numba keeps compiled code by the file. The four sums are written out: numba
-runs one function of slices in several times as long.
+All functions stand in one file, for numba keeps compiled code by the file. The four sums are written out: one function of
+slices is several times slower under numba.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class Dots:
 
     @property
     def columns(self) -> tuple[Floats, ...]:
-        """The columns of pairs, in the order that ``leans`` takes them."""
+        """The columns of pairs, in the order that ``projections`` takes them."""
         return self.a, self.b, self.c, self.d, self.global_norm, self.cross_norm, self.local_norm
 
     def scores(self, alpha: Floats | float, beta: float) -> Floats:
@@ -94,13 +94,13 @@ class Dots:
         """
         counts = np.diff(self.offsets)
         given = np.asarray(alpha, np.float32)
-        toward = leans(self.columns, np.repeat(given, counts) if given.ndim else given, self.score_rule)
+        toward = projections(self.columns, np.repeat(given, counts) if given.ndim else given, self.score_rule)
         sentence, phrase = text_shares(self.text_norms, np.asarray(beta, np.float32), self.score_rule)
         return mixed(np.repeat(sentence, counts), np.repeat(phrase, counts), *toward)
 
 
-def leans(columns: tuple[Floats, ...], alpha: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
-    """How far the visual feature mixed with ``alpha`` leans toward each text feature: f.t_G and f.t_L, over |f| for cosine.
+def projections(columns: tuple[Floats, ...], alpha: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
+    """The projections of both text features on the visual feature mixed with ``alpha``: f.t_G and f.t_L, over |f| for cosine.
 
     Args:
         columns: ``Dots.columns``, seven float32 arrays of one shape. alpha: float32, broadcast against them.
@@ -125,7 +125,7 @@ def leans(columns: tuple[Floats, ...], alpha: Floats, score_rule: ScoreRule) -> 
 
 
 def text_shares(text_norms: Floats, beta: Floats, score_rule: ScoreRule) -> tuple[Floats, Floats]:
-    """What the two leans count for in the score: 100 beta / |t| and 100 (1 - beta) / |t|, with |t_G|, |t_L| if unnormalised.
+    """The weights of the two projections: 100 beta / |t| and 100 (1 - beta) / |t|, with |t_G|, |t_L| if unnormalised.
 
     Args:
         text_norms: |t_G|^2, |t_L|^2, t_G.t_L (..., 3). beta: float32, broadcast against (...).
@@ -140,7 +140,7 @@ def text_shares(text_norms: Floats, beta: Floats, score_rule: ScoreRule) -> tupl
 
 
 def mixed(sentence_share: Floats, phrase_share: Floats, sentence: Floats, phrase: Floats) -> Floats:
-    """The scores: leans weighed by their shares."""
+    """The scores: projections weighted by their shares."""
     scores = sentence_share * sentence
     scores += phrase_share * phrase
     return scores

@@ -118,10 +118,10 @@ def outcome_of_random(
     iou = iou_of(intersection, union)
 
     def mean(values: NDArray[Any]) -> NDArray[np.float64]:
-        found = np.zeros(len(counts))
+        means = np.zeros(len(counts))
         if len(filled):
-            found[filled] = np.add.reduceat(values, offsets[filled], dtype=np.float64) / counts[filled]
-        return found
+            means[filled] = np.add.reduceat(values, offsets[filled], dtype=np.float64) / counts[filled]
+        return means
 
     hits = np.stack([mean(iou > threshold) for threshold in THRESHOLDS.values()], axis=1)
     uni = np.where(counts > 0, mean(union), area)

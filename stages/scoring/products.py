@@ -67,12 +67,12 @@ def product_columns(
     pairs, proposals = int(counts.sum()), int(image_offsets[-1])
     job = Products(
         image_offsets=image_offsets,
-        owned=np.searchsorted(image[order], np.arange(len(image_offsets))),
+        image_expressions=np.searchsorted(image[order], np.arange(len(image_offsets))),
         pair_offsets=offsets_of(counts[order]),
         strings=rows[order],
         vectors=vectors,
         dots={dot_name(view, name): np.empty(pairs, np.float32) for view in views for name in TEXTS},
-        own={
+        view_products={
             view_product_name(*two): np.zeros(proposals, np.float32) for two in combinations_with_replacement(views, 2)
         },
     )
@@ -88,14 +88,14 @@ def product_columns(
         starts[order] = job.pair_offsets[:-1]
         places = ranges(starts, counts)
         dots = {name: column[places] for name, column in dots.items()}
-    return {**dots, **job.own, **_text_products(vectors, rows)}
+    return {**dots, **job.view_products, **_text_products(vectors, rows)}
 
 
 def _text_products(vectors: Floats, rows: Ints) -> dict[str, Floats]:
-    found = {}
+    columns = {}
     for (i, name), (j, other) in combinations_with_replacement(enumerate(TEXTS), 2):
-        found[text_product_name(name, other)] = (vectors[rows[:, i]] * vectors[rows[:, j]]).sum(1, dtype=np.float32)
-    return found
+        columns[text_product_name(name, other)] = (vectors[rows[:, i]] * vectors[rows[:, j]]).sum(1, dtype=np.float32)
+    return columns
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,19 @@ class Products:
     """The products of each image's texts with its proposals, expressions in the order of their images.
 
     Attributes:
-        image_offsets: proposals of each image (I+1,). owned: its expressions (I+1,). pair_offsets: their pairs (E+1,).
+        image_offsets: proposals of each image (I+1,). image_expressions: its expressions (I+1,).
+        pair_offsets: their pairs (E+1,).
         strings: rows of ``vectors`` for each text (E, T). vectors: text features (S, D).
-        dots: columns (P,) to fill. own: columns (N,) to fill.
+        dots: columns (P,) to fill. view_products: columns (N,) to fill.
     """
 
     image_offsets: Ints
-    owned: Ints
+    image_expressions: Ints
     pair_offsets: Ints
     strings: Ints
     vectors: Floats
     dots: dict[str, Floats]
-    own: dict[str, Floats]
+    view_products: dict[str, Floats]
 
     def fill(self, images: tuple[int, int], base: int, features: Mapping[str, Floats]) -> None:
         """Fill in the columns of images (first, last), whose features by view stand in ``features`` from row ``base`` on."""
@@ -126,7 +127,7 @@ class Products:
             multiply_images(
                 *images,
                 self.image_offsets,
-                self.owned,
+                self.image_expressions,
                 self.pair_offsets,
                 self.strings,
                 self.vectors,
@@ -134,10 +135,10 @@ class Products:
                 rows,
                 *dots,
             )
-            for other, its_rows in features.items():
+            for other, other_rows in features.items():
                 if other >= view:
-                    mine, its = rows[start - base : stop - base], its_rows[start - base : stop - base]
-                    multiply_rows(mine, its, self.own[view_product_name(view, other)][start:stop])
+                    first, second = rows[start - base : stop - base], other_rows[start - base : stop - base]
+                    multiply_rows(first, second, self.view_products[view_product_name(view, other)][start:stop])
 
 
 def _image_blocks(image_offsets: Ints) -> Iterator[tuple[int, int]]:

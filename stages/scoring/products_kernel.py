@@ -1,4 +1,4 @@
-"""The loops behind ``stages.scoring.products``, compiled by numba: a numpy call for each image costs more than its products.
+"""The loops behind ``stages.scoring.products``, compiled by numba: a numpy call for each image costs more than the products.
 
 All functions stand in one file, for numba keeps compiled code by the file.
 """

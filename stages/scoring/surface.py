@@ -2,8 +2,8 @@
 
 ``plain_surface`` says what is meant. ``surface`` gives the same numbers, bit for bit, from three facts:
 
-1. At a fixed alpha an expression's score of proposal p is m X_p + n Y_p (``fusion.leans`` and ``fusion.text_shares``): X and
-   Y do not depend on beta, and the shares m, n >= 0 do not depend on p. So p can win nowhere along beta if one proposal
+1. At a fixed alpha an expression's score of proposal p is m X_p + n Y_p (``fusion.projections`` and ``fusion.text_shares``):
+   X and Y do not depend on beta, and the shares m, n >= 0 do not depend on p. So p cannot win at any beta if one proposal
    beats it in X alone and at some mixture of X and Y, and another at that mixture and in Y alone: every (m, n) lies between
    two of these three directions. Tested on the least and greatest X and Y over a few neighbouring alphas at once, this
    leaves two to five of 60 proposals, the candidates.
@@ -77,18 +77,18 @@ def surface(
         runs += [(group, rows[i : i + EXPRESSIONS]) for i in range(0, len(rows), EXPRESSIONS)]
     with ThreadPoolExecutor(cpu_count()) as pool:
         done = pool.map(lambda run: _sums(pairs, run[1], grid, gains), runs)
-        for (group, _), own in zip(context.track(runs, "runs of expressions"), done, strict=True):
-            sums[:, group] += own
+        for (group, _), run_sums in zip(context.track(runs, "runs of expressions"), done, strict=True):
+            sums[:, group] += run_sums
     values = {"oiou": np.zeros(sums.shape[1:]), "miou": np.zeros(sums.shape[1:])}
     for group in range(len(pairs.groups)):
         inter, union, units = sums[:, group]
-        for name, found in ratios(inter, union, units, int(n[group])).items():
-            values[name][group][:, order] = found
+        for name, ratio in ratios(inter, union, units, int(n[group])).items():
+            values[name][group][:, order] = ratio
     return values
 
 
 def load_kernel() -> None:
-    """Load the compiled loop, or compile it at the first use on a machine: worth doing beside reading the table."""
+    """Load the compiled loop, or compile it at the first use on a machine: worth doing while the table is read."""
     from stages.scoring.surface_kernel import add_expressions
 
     rows, one, shares = np.zeros(0, np.int64), np.ones(1, np.float32), np.ones((0, 1), np.float32)

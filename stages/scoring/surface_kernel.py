@@ -1,7 +1,7 @@
 """The loop behind ``stages.scoring.surface``, over expressions one after another, compiled by numba.
 
-Its float32 operations are those of ``fusion.leans`` and ``fusion.mixed``, in the same order, and compiled without leave to
-reorder or to contract them: the same bits. All functions stand in one file, for numba keeps compiled code by the file.
+Its float32 operations are those of ``fusion.projections`` and ``fusion.mixed``, in the same order, and compiled without
+reordering or contraction: the same bits. All functions stand in one file, for numba keeps compiled code by the file.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def add_expressions(
 
     Args:
         offsets: pairs of each expression of the table (E+1,). columns: ``Dots.columns`` (P,). cosine: the score rule.
-        alphas: (A,). m, n: shares of the leans (R, B), betas ascending. provable: whether a choice between two betas may
+        alphas: (A,). m, n: shares of the projections (R, B), betas ascending. provable: whether a choice between two betas may
             be proved at all. gains: three whole numbers of each pair (P,).
 
     Returns:
-        How often an expression was scored at a point, over its candidates: what the proofs left to do.
+        How often an expression was scored at a grid point: wherever the choice could not be proved.
     """
     most = 0
     for row in rows:
@@ -62,7 +62,7 @@ def add_expressions(
         for start in range(0, len(alphas), ALPHAS):
             near = min(ALPHAS, len(alphas) - start)
             for i in range(near):
-                _leans(columns, first, stop, alphas[start + i], cosine, x[i, :count], y[i, :count])
+                _projections(columns, first, stop, alphas[start + i], cosine, x[i, :count], y[i, :count])
             margin, number = _candidates(x[:near, :count], y[:near, :count], m[r], n[r], ranges, candidates)
             if not provable:
                 margin = INFINITE
@@ -74,10 +74,10 @@ def add_expressions(
 
 
 @compiled
-def _leans(
+def _projections(
     columns: tuple[Floats, ...], first: int, stop: int, alpha: np.float32, cosine: bool, x: Floats, y: Floats
 ) -> None:
-    """``fusion.leans`` of pairs ``first`` to ``stop``, into x and y."""
+    """``fusion.projections`` of pairs ``first`` to ``stop``, into x and y."""
     a, b, c, d = columns[0][first:stop], columns[1][first:stop], columns[2][first:stop], columns[3][first:stop]
     global_norm, cross_norm, local_norm = columns[4][first:stop], columns[5][first:stop], columns[6][first:stop]
     rest = ONE - alpha
@@ -98,10 +98,10 @@ def _leans(
 
 @compiled
 def _candidates(x: Floats, y: Floats, m: Floats, n: Floats, ranges: Floats, candidates: Ints) -> tuple[np.float32, int]:
-    """The lead that is proof, per unit of m + n, and how many proposals are not proved to win nowhere.
+    """The lead that suffices as proof, per unit of m + n, and the number of candidates: proposals that may win somewhere.
 
     Args:
-        x, y: leans (A, N). m, n: shares (B,). ranges: room (4, N). candidates: their places are written here (N,).
+        x, y: projections (A, N). m, n: shares (B,). ranges: room (4, N). candidates: their places are written here (N,).
     """
     count = x.shape[1]
     low_x, high_x, low_y, high_y = ranges[0, :count], ranges[1, :count], ranges[2, :count], ranges[3, :count]

@@ -129,8 +129,8 @@ class PairTable:
         """The pairs whose proposal or text has no usable feature (P,): they are never chosen."""
         dots = self.dots
         text = lost_norms(dots.text_norms[:, 0]) | lost_norms(dots.text_norms[:, 1])
-        found: NDArray[np.bool_] = lost_norms(dots.local_norm) | lost_norms(dots.global_norm)
-        return found | np.repeat(text, np.diff(self.offsets))
+        proposal: NDArray[np.bool_] = lost_norms(dots.local_norm) | lost_norms(dots.global_norm)
+        return proposal | np.repeat(text, np.diff(self.offsets))
 
     def members(self, group: int) -> NDArray[np.int64]:
         """The evaluated expressions of a group."""

@@ -1,13 +1,13 @@
 """CLIP's text vectors, each distinct string once and without a token that cannot matter.
 
-The plain way, open_clip's ``encode_text``, runs all positions of the context (77) for each string. The vector is read at
-one position, the end token's, and attention is causal: nothing behind that position is ever seen. So only the tokens up
-to it are run, common beginnings once (`stages.text.prefixes`), and after the last attention the end tokens alone.
-A text tower for which this is not exact runs the plain way.
+The plain method, open_clip's ``encode_text``, runs all positions of the context (77) for each string. The vector is read at
+one position, the end token's, and attention is causal: nothing after that position is attended to. So only the tokens up
+to it are computed, common prefixes once (`stages.text.prefixes`), and after the last attention the end tokens alone.
+A text tower for which this is not exact runs the plain method.
 
-On a CPU in float32 a vector is the same to the byte whatever is encoded with it, so that a resumed run and a whole one
-write the same bytes. For that, nothing may be summed or rounded in another way because of how many rows there are, or
-which of them a row is: products run for a fixed number of rows, and attention sums in the order of the tokens.
+On a CPU in float32 a vector is the same to the byte whatever is encoded with it, so that a resumed and an uninterrupted run
+write the same bytes. So neither the number of rows nor the position of a row may change how sums are taken or rounded:
+products run for a fixed number of rows, and attention sums in the order of the tokens.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def _encode(tower: Any, forest: Forest) -> Tensor:
     """Vectors of the sequences in ``forest``: (S, D)."""
     weights, dtype = tower.positional_embedding, tower.transformer.get_cast_dtype()
     tokens, depths, paths, ends = (
-        torch.from_numpy(own).to(weights.device) for own in (forest.tokens, forest.depths, forest.paths, forest.ends)
+        torch.from_numpy(part).to(weights.device) for part in (forest.tokens, forest.depths, forest.paths, forest.ends)
     )
     states = tower.token_embedding(tokens).to(dtype) + weights[depths].to(dtype)
     *blocks, last = tower.transformer.resblocks
@@ -139,24 +139,24 @@ def _encode(tower: Any, forest: Forest) -> Tensor:
 
 
 def _by_rows(work: Callable[..., Tensor], *inputs: Tensor, rows: int = _ROWS) -> Tensor:
-    """What ``work`` makes of each row of ``inputs``: (N, width) each -> (N, ...). On a CPU ``rows`` a call, no less."""
+    """``work`` applied to the rows of ``inputs``: (N, width) each -> (N, ...). On a CPU in calls of exactly ``rows`` rows."""
     count = len(inputs[0])
     if inputs[0].device.type != "cpu":
         return work(*inputs)
     if missing := -count % rows:
-        inputs = tuple(nn.functional.pad(own, (0, 0, 0, missing)) for own in inputs)
-    return torch.cat([work(*own) for own in zip(*(own.split(rows) for own in inputs), strict=True)])[:count]
+        inputs = tuple(nn.functional.pad(part, (0, 0, 0, missing)) for part in inputs)
+    return torch.cat([work(*part) for part in zip(*(part.split(rows) for part in inputs), strict=True)])[:count]
 
 
 def _run(block: Any, states: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
     """Output of ``block`` for the M nodes of ``depths`` (M) and ``paths`` (M, D): (N, width) -> (M, width)."""
     seen = _by_rows(partial(_project, block), states)
-    own = paths.gather(1, depths[:, None])[:, 0]
-    return _by_rows(partial(_finish, block), states[own], _attend(block.attn, seen, own, depths, paths))
+    nodes = paths.gather(1, depths[:, None])[:, 0]
+    return _by_rows(partial(_finish, block), states[nodes], _attend(block.attn, seen, nodes, depths, paths))
 
 
 def _project(block: Any, states: Tensor) -> Tensor:
-    """Queries, keys and values beside each other: (N, width) -> (N, 3 width)."""
+    """Queries, keys and values, concatenated: (N, width) -> (N, 3 width)."""
     attn = block.attn
     projected = linear(block.ln_1(states), attn.in_proj_weight, attn.in_proj_bias)
     if isinstance(attn, Attention):
@@ -165,18 +165,18 @@ def _project(block: Any, states: Tensor) -> Tensor:
     return projected
 
 
-def _attend(attn: Any, seen: Tensor, own: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
-    """What nodes ``own`` (M) get from attention to their paths, before the output projection: (M, width).
+def _attend(attn: Any, seen: Tensor, nodes: Tensor, depths: Tensor, paths: Tensor) -> Tensor:
+    """Attention of ``nodes`` (M) to their paths, before the output projection: (M, width).
 
     Sums over a path run in the order of its depths, and each softmax over just as many logits as there are nodes in the
     path. torch's own attention is not used: its last bits depend on which thread runs which row.
     """
     heads = attn.num_heads
     query, key, value = (part.contiguous() for part in seen.float().chunk(3, dim=1))
-    query = query[own] * (query.shape[1] // heads) ** -0.5
+    query = query[nodes] * (query.shape[1] // heads) ** -0.5
     first = torch.searchsorted(depths, torch.arange(paths.shape[1] + 1, device=depths.device)).tolist()
     paths = paths.T.contiguous()
-    logits = query.new_empty(len(own), heads, len(paths))
+    logits = query.new_empty(len(nodes), heads, len(paths))
     for depth, start in enumerate(first[:-1]):
         keys = key.index_select(0, paths[depth, start:])
         logits[start:, :, depth] = keys.mul_(query[start:]).unflatten(1, (heads, -1)).sum(-1)

@@ -25,7 +25,7 @@ def parser(spacy_model: str, digest: str, device: str) -> Compute:
             f"spaCy model {spacy_model}: expected the files that this run began with (sha256 {digest[:16]}), found others: it "
             "was replaced meanwhile, or a worker has another one; run the same command again"
         )
-    return lambda sentences, kinds: [Result({"parse": _item(found)}) for found in parse_sentences(nlp, sentences)]
+    return lambda sentences, kinds: [Result({"parse": _item(parsed)}) for parsed in parse_sentences(nlp, sentences)]
 
 
 def _item(parsed: Parsed) -> Item:

@@ -1,4 +1,4 @@
-"""Token sequences as a forest, in which a common beginning stands, and is computed, once.
+"""Token sequences as a forest of prefixes (tries), in which each common prefix is computed once.
 
 A causal transformer gives a token the same state after the same beginning, whatever follows it. So the states of many
 sequences form a forest: "man in hat" and "man in coat" part at their third word. A node is a beginning, by its last
@@ -35,7 +35,7 @@ class Forest:
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]]) -> Self:
         """The forest of ``sequences``: one at least, none empty."""
-        nodes = {own[:length]: -1 for own in map(tuple, sequences) for length in range(1, len(own) + 1)}
+        nodes = {sequence[:length]: -1 for sequence in map(tuple, sequences) for length in range(1, len(sequence) + 1)}
         order = sorted(nodes, key=len)
         paths = np.zeros((len(order), len(order[-1])), np.int64)
         for node, beginning in enumerate(order):
@@ -47,7 +47,7 @@ class Forest:
             np.array([beginning[-1] for beginning in order]),
             np.array([len(beginning) - 1 for beginning in order]),
             paths,
-            np.array([nodes[tuple(own)] for own in sequences]),
+            np.array([nodes[tuple(sequence)] for sequence in sequences]),
         )
 
 
@@ -60,17 +60,17 @@ def portions(sequences: Sequence[list[int]], size: int) -> Iterator[list[int]]:
     before: list[int] = []
     nodes = 0
     for row in sorted(range(len(sequences)), key=sequences.__getitem__):
-        own = sequences[row]
-        new = len(own) - _common(own, before)
+        sequence = sequences[row]
+        new = len(sequence) - _common(sequence, before)
         if portion and nodes + new > size:
             yield portion
-            portion, nodes, new = [], 0, len(own)
+            portion, nodes, new = [], 0, len(sequence)
         portion.append(row)
-        nodes, before = nodes + new, own
+        nodes, before = nodes + new, sequence
     if portion:
         yield portion
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the longest common beginning."""
+    """Length of the longest common prefix."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -3,4 +3,4 @@
 from stages.views.dense import dense_view
 from stages.views.registry import VIEWS
 
-VIEWS.add(dense_view(__name__, "clip_surgery", "dense CLIP: value-value attention beside the last six blocks"))
+VIEWS.add(dense_view(__name__, "clip_surgery", "dense CLIP: value-value attention, parallel to the last six blocks"))

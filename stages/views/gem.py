@@ -5,6 +5,6 @@ from stages.views.registry import VIEWS
 
 VIEWS.add(
     dense_view(
-        __name__, "gem", "dense CLIP: self-self attention of queries, keys and values beside the last six blocks"
+        __name__, "gem", "dense CLIP: self-self attention of queries, keys and values, parallel to the last six blocks"
     )
 )

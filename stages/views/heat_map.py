@@ -43,7 +43,7 @@ class _Pass:
 
     def __init__(self, vectors: Vectors, encoder: MaskEncoder, labels: Mapping[str, dict[str, Any]]) -> None:
         self._vectors, self._encoder, self._labels = vectors, encoder, labels
-        self._found: dict[str, list[MaskVectors]] = {label: [] for label in labels}
+        self._by_label: dict[str, list[MaskVectors]] = {label: [] for label in labels}
 
     def add(self, image: Prepared, masks: Masks, boxes: Boxes) -> None:
         maps: dict[str, HeatMap] = {}
@@ -54,10 +54,10 @@ class _Pass:
                 maps[key] = self._vectors(self._encoder, image, **rest)
             vectors, grid = maps[key]
             weights, nothing = pooling_weights(masks, grid, pooling)
-            self._found[label].append(MaskVectors(weights @ vectors, nothing, NOTHING[pooling]))
+            self._by_label[label].append(MaskVectors(weights @ vectors, nothing, NOTHING[pooling]))
 
     def finish(self) -> dict[str, list[MaskVectors]]:
-        return self._found
+        return self._by_label
 
 
 def heat_map_view(
@@ -75,7 +75,9 @@ def heat_map_view(
     """
 
     def opened(encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> ViewPass:
-        return _Pass(vectors, encoder, {label: arguments_from(name, settings, own) for label, own in labels.items()})
+        return _Pass(
+            vectors, encoder, {label: arguments_from(name, settings, values) for label, values in labels.items()}
+        )
 
     return View(
         module=module,

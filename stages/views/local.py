@@ -32,11 +32,11 @@ class _Pass:
         self._degenerate.append(degenerate_boxes(boxes, image.height, image.width))
 
     def finish(self) -> dict[str, list[MaskVectors]]:
-        found = [
+        features = [
             MaskVectors(vectors, degenerate, "zero-size box, widened to a pixel")
             for vectors, degenerate in zip(self._pass.finish(), self._degenerate, strict=True)
         ]
-        return dict.fromkeys(self._labels, found)
+        return dict.fromkeys(self._labels, features)
 
 
 VIEWS.add(

@@ -94,14 +94,14 @@ class _OneByOne:
 
     def __init__(self, features: Features, encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> None:
         self._features, self._encoder, self._labels = features, encoder, labels
-        self._found: dict[str, list[MaskVectors]] = {label: [] for label in labels}
+        self._by_label: dict[str, list[MaskVectors]] = {label: [] for label in labels}
 
     def add(self, image: Prepared, masks: Masks, boxes: Boxes) -> None:
         for label, arguments in self._labels.items():
-            self._found[label].append(self._features(self._encoder, image, masks, boxes, **arguments))
+            self._by_label[label].append(self._features(self._encoder, image, masks, boxes, **arguments))
 
     def finish(self) -> dict[str, list[MaskVectors]]:
-        return self._found
+        return self._by_label
 
 
 def one_by_one(features: Features) -> Callable[[MaskEncoder, Mapping[str, Mapping[str, Any]]], ViewPass]:

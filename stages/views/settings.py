@@ -28,12 +28,12 @@ def labels_from(name: str, kind: type[Params]) -> Callable[[Any], dict[str, Mapp
     def labels(settings: Any) -> dict[str, Mapping[str, Any]]:
         given = _checked(f"embed_masks.settings.{name}", kind, settings.settings.get(name, {}))
         usual = {field: values[0] for field, values in kind().config().items()}
-        found: dict[str, Mapping[str, Any]] = {}
+        by_label: dict[str, Mapping[str, Any]] = {}
         for values in product(*given.values()):
             arguments = dict(zip(given, values, strict=True))
             parts = [_word(field, value) for field, value in arguments.items() if value != usual[field]]
-            found[".".join([name, *parts])] = {field: v for field, v in arguments.items() if v is not None}
-        return found
+            by_label[".".join([name, *parts])] = {field: v for field, v in arguments.items() if v is not None}
+        return by_label
 
     return labels
 
@@ -61,7 +61,7 @@ def view_of(
     """A view of one image at a time whose settings, of type ``kind``, are the arguments of ``features``."""
 
     def open_pass(encoder: MaskEncoder, labels: Mapping[str, Mapping[str, Any]]) -> ViewPass:
-        checked = {label: arguments_from(name, kind, own) for label, own in labels.items()}
+        checked = {label: arguments_from(name, kind, values) for label, values in labels.items()}
         return one_by_one(features)(encoder, checked)
 
     return View(
@@ -85,8 +85,8 @@ def _checked(where: str, kind: type[Params], values: Any) -> dict[str, list[Any]
     try:
         return kind.model_validate(values).config()
     except ValidationError as error:
-        said = "; ".join(_fault(kind, fault) for fault in error.errors())
-        raise ParameterError(f"{where}: {said}; it knows {', '.join(kind.model_fields)}") from None
+        faults = "; ".join(_fault(kind, fault) for fault in error.errors())
+        raise ParameterError(f"{where}: {faults}; it knows {', '.join(kind.model_fields)}") from None
 
 
 def _fault(kind: type[Params], fault: Any) -> str:

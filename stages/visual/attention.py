@@ -29,8 +29,8 @@ def attend_once(
     scaled = (query * split[1] ** -0.5).unflatten(1, split)
     asked = torch.einsum("nhd,hdc->nhc", scaled, key_weight.unflatten(0, split))
     answers = []
-    for own, group, bias in zip(asked.split([len(group) for group in tokens]), tokens, biases, strict=True):
-        logits = own @ group.transpose(1, 2)
+    for rows, group, bias in zip(asked.split([len(group) for group in tokens]), tokens, biases, strict=True):
+        logits = rows @ group.transpose(1, 2)
         answers.append((logits if bias is None else logits + bias[:, None]).softmax(-1) @ group)
     answer = torch.einsum("nhc,hdc->nhd", torch.cat(answers), value_weight.unflatten(0, split))
     return answer.flatten(1) + value_bias

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from stages.clip.config import backbone_named
 from stages.device.memory import rows_for, shrinking
-from stages.device.prefetch import ahead
+from stages.device.prefetch import prefetch
 from stages.views.registry import VIEWS, MaskVectors
 from stages.visual.mask_encoder import MaskEncoder
 from stages.visual.preprocess import Resized
-from store.errors import DataError, PassingError
+from store.errors import DataError, TransientError
 from store.images import read_image
 from store.segmentation import decode
 from store.table import Table
@@ -62,27 +62,27 @@ def embedder(
     def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
         count = int(offsets[image + 1] - offsets[image])
         nothing = MaskVectors(np.zeros((count, encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
-        return Result(dict.fromkeys(missing, _item(nothing)), [str(error)], isinstance(error, PassingError))
+        return Result(dict.fromkeys(missing, _item(nothing)), [str(error)], isinstance(error, TransientError))
 
     def embed(rows: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
         results: dict[int, Result] = {}
         good: list[int] = []
 
         def scenes() -> Iterator[Scene]:
-            for image, scene in zip(rows, ahead(read, rows), strict=True):
+            for image, scene in zip(rows, prefetch(read, rows), strict=True):
                 if isinstance(scene, DataError):
                     results[image] = lost(image, missing, scene)
                 else:
                     good.append(image)
                     yield scene
 
-        found: dict[str, list[MaskVectors]] = {label: [] for label in missing}
+        by_label: dict[str, list[MaskVectors]] = {label: [] for label in missing}
         left = scenes()
         while some := _encode_some(encoder, islice(left, 1 if device == "cpu" else encoder.batch), labels, missing):
             for label, vectors in some.items():
-                found[label] += vectors
+                by_label[label] += vectors
         for place, image in enumerate(good):
-            results[image] = Result({label: _item(found[label][place]) for label in missing})
+            results[image] = Result({label: _item(by_label[label][place]) for label in missing})
         return [results[image] for image in rows]
 
     return shrinking(embed, encoder, device)
@@ -109,9 +109,9 @@ def _encode_some(
     return {label: vectors for each in passes for label, vectors in each.finish().items()} if taken else {}
 
 
-def _item(found: MaskVectors) -> Item:
+def _item(features: MaskVectors) -> Item:
     return {
-        "feature": found.vectors,
-        "degenerate": found.degenerate,
-        "reason": np.frombuffer((found.reason if found.degenerate.any() else "").encode(), np.uint8),
+        "feature": features.vectors,
+        "degenerate": features.degenerate,
+        "reason": np.frombuffer((features.reason if features.degenerate.any() else "").encode(), np.uint8),
     }

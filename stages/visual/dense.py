@@ -73,8 +73,8 @@ def dense_map(
         raise ParameterError(f"there is no dense method {method!r}; {nearest(method, METHODS)}")
     dense, visual = METHODS[method], transformer(encoder, method)
     tokens, grid = embedded(encoder, image, dense.positions, dense.enlarged, side)
-    found = projected(visual, dense.tokens(visual, tokens, grid)[0, 1:])
-    return found.float().cpu().numpy(), grid
+    patches = projected(visual, dense.tokens(visual, tokens, grid)[0, 1:])
+    return patches.float().cpu().numpy(), grid
 
 
 def transformer(encoder: MaskEncoder, view: str) -> VisionTransformer:
@@ -124,14 +124,14 @@ def position_table(visual: Any, grid: Size, positions: Positions) -> Tensor:
     """The position table for another grid, float32 (1 + P, width); at the encoder's own grid it is the table itself.
 
     ``bicubic_antialias`` and ``bilinear`` (no antialias) resize by size; ``bicubic_scaled`` (no antialias) by the factor
-    (grid + 0.1) / own grid, as DINO does, which stretches the places a little.
+    (grid + 0.1) / trained grid, as DINO does, which stretches the places a little.
     """
-    table, own = visual.positional_embedding.float(), tuple(visual.grid_size)
-    if grid == own:
+    table, trained = visual.positional_embedding.float(), tuple(visual.grid_size)
+    if grid == trained:
         return table
-    cells = table[1:].T.reshape(1, -1, *own)
+    cells = table[1:].T.reshape(1, -1, *trained)
     if positions == "bicubic_scaled":
-        factors = tuple((new + 0.1) / old for new, old in zip(grid, own, strict=True))
+        factors = tuple((new + 0.1) / old for new, old in zip(grid, trained, strict=True))
         cells = functional.interpolate(cells, scale_factor=factors, mode="bicubic")
     else:
         mode, _, smooth = positions.partition("_")
@@ -153,7 +153,7 @@ def heads_of(block: ResidualAttentionBlock, seen: Tensor) -> tuple[Tensor, Tenso
 
 
 def joined(block: ResidualAttentionBlock, attended: Tensor) -> Tensor:
-    """The output projection of what the heads found: (1, heads, T, width / heads) -> (1, T, width)."""
+    """The output projection of the heads' results: (1, heads, T, width / heads) -> (1, T, width)."""
     out = block.attn.out_proj
     return block.ls_1(linear(attended.transpose(1, 2).flatten(2), out.weight, out.bias))
 
@@ -171,11 +171,11 @@ def _last_block(attention: Attention, *, rest: bool) -> Callable[[VisionTransfor
         *trunk, last = visual.transformer.resblocks
         for block in trunk:
             tokens = run_block(block, tokens)
-        found = joined(last, attention(*heads_of(last, last.ln_1(tokens)), grid))
+        states = joined(last, attention(*heads_of(last, last.ln_1(tokens)), grid))
         if rest:
-            found = found + tokens
-            found = found + last.ls_2(feed_forward(last, last.ln_2(found)))
-        return found
+            states = states + tokens
+            states = states + last.ls_2(feed_forward(last, last.ln_2(states)))
+        return states
 
     return tokens_of
 
@@ -215,12 +215,12 @@ def _second_path(attention: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) 
         blocks = list(visual.transformer.resblocks)
         for block in blocks[:-DEEP]:
             tokens = run_block(block, tokens)
-        found = tokens
+        states = tokens
         for block in blocks[-DEEP:]:
             seen = block.ln_1(tokens)
-            found = found + joined(block, attention(*heads_of(block, seen), seen))
+            states = states + joined(block, attention(*heads_of(block, seen), seen))
             tokens = run_block(block, tokens)
-        return found
+        return states
 
     return tokens_of
 

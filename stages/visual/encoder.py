@@ -19,7 +19,7 @@ from store.errors import ParameterError
 
 
 class MaskedClip(MaskEncoder):
-    """`MaskEncoder`, and the text vectors of the same model. ``batch`` bounds texts in a forward pass as it does masks.
+    """`MaskEncoder`, and the text vectors of the same model. ``batch`` bounds the texts of a forward pass, too.
 
     Stage embed_masks takes `MaskEncoder` alone, so that its results do not depend on the code for texts.
     """

@@ -71,7 +71,7 @@ def hybrid_features(
     pixels = preprocess_of(encoder, preprocess, IMAGENET_MEAN, IMAGENET_STD)
     soft = pixels.grid_masks(masks, tower.grid, encoder.batch, torch.device("cpu"))
     images = MaskImages(image, pixels, encoder.device)
-    found = [np.zeros((0, tower.dim), np.float32)]
+    parts = [np.zeros((0, tower.dim), np.float32)]
     for start in range(0, len(masks), encoder.batch):
         part = slice(start, start + encoder.batch)
         local, scene = (
@@ -80,8 +80,8 @@ def hybrid_features(
         )
         weights = soft[part].flatten(1).to(local)
         vectors = [floats(_MEETINGS[way](tower, local, scene, weights, masked_blocks)) for way in directions]
-        found.append(np.sum(vectors, axis=0))
-    return MaskVectors(np.concatenate(found), ~reached(soft), "mask empty on the patch grid")
+        parts.append(np.sum(vectors, axis=0))
+    return MaskVectors(np.concatenate(parts), ~reached(soft), "mask empty on the patch grid")
 
 
 def local_from_global(tower: MaskedViT, local: Tensor, scene: Tensor, weights: Tensor, k: int) -> Tensor:

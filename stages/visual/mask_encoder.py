@@ -26,7 +26,7 @@ Scene = tuple[Image.Image | Resized | Prepared, Masks, Boxes]
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """What `MaskEncoder.encode_images` finds of one image with N masks.
+    """The features of one image with N masks, by `MaskEncoder.encode_images`.
 
     ``by_k``: f_G (N, D) for each k; ``local``: f_L (N, D), None where not asked for; ``reaches_grid`` bool (N,).
     """
@@ -88,7 +88,7 @@ class MaskEncoder:
         return tuple(mean or OPENAI_DATASET_MEAN), tuple(std or OPENAI_DATASET_STD)
 
     def shrink(self, image: Image.Image) -> Resized:
-        """The part of `prepare` that other threads may do ahead of it: decode and resize, no torch."""
+        """The part of `prepare` that other threads may prefetch: decode and resize, no torch."""
         return self.pixels.shrink(image)
 
     def prepare(self, image: Image.Image | Resized | Prepared) -> Prepared:
@@ -132,14 +132,14 @@ class MaskEncoder:
     ) -> list[Encoded]:
         """`global_features_by_k` and, with ``local``, `local_features` of many images, batched across images.
 
-        ``scenes`` are images with their masks and boxes; each is taken when its turn comes, so a generator may work
-        ahead and no more than one prepared image is held. At most ``together`` images, ``batch`` by default, share
-        forward passes; how many do changes nothing but the rounding of float sums.
+        ``scenes`` are images with their masks and boxes; they are taken one by one, so a generator may
+        prefetch, and no more than one prepared image is held. At most ``together`` images, ``batch`` by default, share
+        forward passes; their number changes only the rounding of float sums.
         """
-        left, found = iter(scenes), []
+        left, encoded = iter(scenes), []
         while some := self._encode_some(islice(left, together or self.batch), ks, local):
-            found += some
-        return found
+            encoded += some
+        return encoded
 
     def _encode_some(self, scenes: Iterable[Scene], ks: Sequence[int], local: bool) -> list[Encoded]:
         """`encode_images` of at most ``batch`` images."""
@@ -161,13 +161,13 @@ class MaskEncoder:
 
     def prepared(self, image: Image.Image | Resized | Prepared, masks: Masks) -> Prepared:
         """`prepare`, and a check that ``masks`` bool (N, H, W) are of its size."""
-        found = self.prepare(image)
-        expected = (found.height, found.width)
+        ready = self.prepare(image)
+        expected = (ready.height, ready.width)
         if masks.dtype != np.bool_ or masks.ndim != 3 or masks.shape[1:] != expected:
             raise ParameterError(
                 f"masks: expected bool (N, {expected[0]}, {expected[1]}), the image's size, got {masks.dtype} {masks.shape}"
             )
-        return found
+        return ready
 
     def grid_masks(self, masks: Masks) -> Tensor:
         """Masks bool (N, H, W) on the tower's grid: float32 (N, *grid) on the CPU, where tokens are packed."""

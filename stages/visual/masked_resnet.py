@@ -61,8 +61,8 @@ class MaskedResNet:
         weights, pooled = masks.flatten(1).to(states), states.new_empty(len(masks), cells.shape[2])
         for image in np.unique(owners):
             for rows in torch.from_numpy(np.flatnonzero(owners == image)).to(states.device).split(batch):
-                own = _pool_masked(weights[rows], [each[image] for each in of_maps], of_places)
-                pooled[rows] = own.transpose(0, 1).flatten(1)
+                heads = _pool_masked(weights[rows], [each[image] for each in of_maps], of_places)
+                pooled[rows] = heads.transpose(0, 1).flatten(1)
         return pool.c_proj(pooled)
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ def _pool_masked(weights: Tensor, maps: Sequence[Tensor], places: Sequence[Tenso
     positions = weights.shape[1]
     query = weights / positions @ maps[0] + places[0][:, :1]
     query = query * query.shape[2] ** -0.5
-    found = query @ maps[1].transpose(1, 2) * weights
-    logits = torch.cat([found.mean(2, keepdim=True), found], 2) + query @ places[1].transpose(1, 2)
+    products = query @ maps[1].transpose(1, 2) * weights
+    logits = torch.cat([products.mean(2, keepdim=True), products], 2) + query @ places[1].transpose(1, 2)
     shares = logits.softmax(2)
     of_map = (shares[..., 1:] + shares[..., :1] / positions) * weights
     return of_map @ maps[2] + shares @ places[2]

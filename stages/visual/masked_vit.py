@@ -96,8 +96,8 @@ class MaskedViT:
         No pass holds more than ``batch`` masks.
         """
         parts = [states.new_zeros(0, self.dim)]
-        for images, own in zip(torch.from_numpy(owners).split(batch), masks.flatten(1).split(batch), strict=True):
-            tokens, weights = states[images.to(states.device)], own.to(states)
+        for images, chunk in zip(torch.from_numpy(owners).split(batch), masks.flatten(1).split(batch), strict=True):
+            tokens, weights = states[images.to(states.device)], chunk.to(states)
             if self._masking == "attention":
                 parts.append(self._tail(tokens, k, self.attention_bias(weights)))
             else:  # the class token is never masked: its weight is 1

@@ -68,16 +68,16 @@ class GlobalPass:
         """Masks that are equal on the grid are one."""
         encoder = self._encoder
         distinct = [soft.unique(dim=0, return_inverse=True) for soft in self._softs]
-        counts = [len(own) for own, _ in distinct]
-        owners, masks = np.repeat(np.arange(len(counts)), counts), torch.cat([own for own, _ in distinct])
+        counts = [len(grid_masks) for grid_masks, _ in distinct]
+        owners, masks = np.repeat(np.arange(len(counts)), counts), torch.cat([grid_masks for grid_masks, _ in distinct])
         ks = sorted({k for _, k in self._ways})
         states = encoder.tower.shared(torch.cat(self._views).to(encoder.dtype), ks)
-        found = {}
+        features = {}
         for masking, k in self._ways:
             rows = floats(self._towers[masking].masked(states[k], owners, masks, k, encoder.batch))
             parts = np.split(rows, np.cumsum(counts)[:-1])
-            found[masking, k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
-        return found
+            features[masking, k] = [part[which.numpy()] for part, (_, which) in zip(parts, distinct, strict=True)]
+        return features
 
 
 class LocalPass:
@@ -108,8 +108,8 @@ class LocalPass:
     def finish(self) -> list[Features]:
         """float32 (N, D) of each image."""
         rows = [floats(part) for part in self._crops.encoded()]
-        found = np.concatenate(rows) if rows else np.zeros((0, self._encoder.tower.dim), np.float32)
-        return np.split(found, np.cumsum(self._counts)[:-1]) if self._counts else []
+        vectors = np.concatenate(rows) if rows else np.zeros((0, self._encoder.tower.dim), np.float32)
+        return np.split(vectors, np.cumsum(self._counts)[:-1]) if self._counts else []
 
 
 class _Crops:

@@ -63,9 +63,9 @@ def pooling_weights(
     nothing = area[:, 0] == 0
     weights = np.divide(sums, area, out=np.zeros_like(sums), where=area > 0)
     if pooling == "inside_minus_outside":
-        whole = np.outer(rows.sum(0), columns.sum(0)).reshape(1, -1)
+        total = np.outer(rows.sum(0), columns.sum(0)).reshape(1, -1)
         nothing |= area[:, 0] == pixels
-        outside = np.divide(whole - sums, pixels - area, out=np.zeros_like(sums), where=area < pixels)
+        outside = np.divide(total - sums, pixels - area, out=np.zeros_like(sums), where=area < pixels)
         weights = weights - outside
         weights[nothing] = 0
     return weights.astype(np.float32), nothing

@@ -174,7 +174,7 @@ def _lerp(low: NDArray[np.float32], high: NDArray[np.float32], share: NDArray[np
 
 @dataclass(frozen=True, eq=False)
 class Resized:
-    """An image decoded and resized, not yet normalised: what a thread can make ahead. Made by `MaskEncoder.shrink`.
+    """An image decoded and resized, not yet normalised: which a thread can prefetch. Made by `MaskEncoder.shrink`.
 
     ``pixels`` uint8 (h, w, 3) with short side ``preprocess.short_side``; ``height`` x ``width`` is the image's own size;
     ``original`` the PIL RGB image itself.

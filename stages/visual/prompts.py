@@ -128,12 +128,12 @@ def _encoded(
 ) -> NDArray[np.float32]:
     """The encoder's vectors of ``count`` pictures, never more than ``encoder.batch`` at a time: float32 (count, D)."""
     pixels = preprocess_of(encoder, preprocess, *encoder.trained_statistics())
-    found = [np.zeros((0, encoder.tower.dim), np.float32)]
+    vectors = [np.zeros((0, encoder.tower.dim), np.float32)]
     for start in range(0, count, encoder.batch):
         pictures = np.stack([np.asarray(prompt(row)) for row in range(start, min(start + encoder.batch, count))])
         views = entered(pictures, pixels, encoder.tower.input_size, encoder.device)
-        found.append(floats(encoder.tower.encode(views.to(encoder.dtype))))
-    return np.concatenate(found)
+        vectors.append(floats(encoder.tower.encode(views.to(encoder.dtype))))
+    return np.concatenate(vectors)
 
 
 def entered(pictures: NDArray[np.uint8], pixels: Preprocess, size: tuple[int, int], device: torch.device) -> Tensor:

@@ -35,21 +35,21 @@ def region_tokens(
     pixels = encoder.pixels.global_view(image, encoder.tower.input_size).to(encoder.dtype)
     cells = sampled_cells(masks, grid) if reference else covered_cells(masks, grid)
     tokens = embedded_as_released(visual, pixels) if reference else visual._embeds(pixels)
-    found = [np.zeros((0, encoder.dim), np.float32)]
-    for own in torch.from_numpy(cells.reshape(len(masks), -1)).split(encoder.batch) if len(masks) else ():
-        regions = own.to(encoder.device)
+    vectors = [np.zeros((0, encoder.dim), np.float32)]
+    for part in torch.from_numpy(cells.reshape(len(masks), -1)).split(encoder.batch) if len(masks) else ():
+        regions = part.to(encoder.device)
         states = torch.cat([tokens, tokens[:, :1].expand(-1, len(regions), -1)], 1)
         bias = attention_bias(regions, states.dtype)
         for block in visual.transformer.resblocks:
             states = run_block(block, states, bias)
-        found.append(floats(visual.ln_post(states[0, tokens.shape[1] :]) @ visual.proj))
-    return np.concatenate(found), np.logical_not(cells.any(axis=(1, 2)))
+        vectors.append(floats(visual.ln_post(states[0, tokens.shape[1] :]) @ visual.proj))
+    return np.concatenate(vectors), np.logical_not(cells.any(axis=(1, 2)))
 
 
 def attention_bias(cells: Tensor, dtype: torch.dtype) -> Tensor:
-    """What may see what, among class token, patches and N region tokens with ``cells`` bool (N, P): added to logits.
+    """The attention mask of class token, patches and N region tokens with ``cells`` bool (N, P), added to logits.
 
-    (1, 1 + P + N, 1 + P + N): nobody sees a region token but itself, and no region token sees the class token.
+    (1, 1 + P + N, 1 + P + N): only a region token itself attends to it, and it does not attend to the class token.
     """
     regions, patches = cells.shape
     seen = torch.ones(1 + patches + regions, 1 + patches + regions, dtype=torch.bool, device=cells.device)

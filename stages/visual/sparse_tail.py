@@ -2,10 +2,10 @@
 
 Before each masked block a patch whose mask value is 0 is the zero vector, whichever patch it is (Yu et al., CVPR 2023,
 sec. 3.2). LayerNorm makes one constant of all of these, so their keys and their values are equal, and in attention n
-equal tokens weigh what one weighs whose logit has log(n) added. What a block makes of them is zeroed again before the
-next, and after the last only the class token is read. So ONE zero token stands for those of all masks.
+equal tokens weigh as much as one whose logit has log(n) added. Their outputs are zeroed again before the next block, and
+after the last only the class token is read. So ONE zero token stands for those of all masks.
 
-Two savings more. In the first masked block, tokens of the same patch and the same mask value (nine in ten are exactly
+Two more savings. In the first masked block, tokens of the same patch and the same mask value (nine in ten are exactly
 1) are equal, and have their queries, keys and values computed once. In the last, only the class token asks
 (`class_tokens`).
 """
@@ -93,12 +93,12 @@ def pack(weights: NDArray[np.float32], owners: NDArray[np.int64], like: Tensor) 
     starts, lengths = 1 + offsets_of(tokens)[:-1], padded(tokens)
     groups, seen = [], []
     for length in np.unique(lengths).tolist():
-        own, start = tokens[lengths == length, None], starts[lengths == length, None]
+        used, start = tokens[lengths == length, None], starts[lengths == length, None]
         place = np.arange(length)
         with np.errstate(divide="ignore"):  # no zero patch: log 0 = -inf, the zero token has no share
-            bias = np.concatenate([np.log(1.0 + patches - own), np.where(place < own, 0, -np.inf)], axis=1)
-        groups.append(Group(len(own), length, _to(bias.astype(np.float32), like)))
-        seen.append(np.where(place < own, start + place, 0))
+            bias = np.concatenate([np.log(1.0 + patches - used), np.where(place < used, 0, -np.inf)], axis=1)
+        groups.append(Group(len(used), length, _to(bias.astype(np.float32), like)))
+        seen.append(np.where(place < used, start + place, 0))
     kept = np.flatnonzero(np.concatenate([rows.ravel() for rows in seen]))
     return Packed(
         _to(order, like),
@@ -133,8 +133,8 @@ def _attend(attn: nn.MultiheadAttention, tokens: Tensor, packed: Packed, seen: T
     """Self-attention of each mask's tokens, rows ``seen`` of the normalised ``tokens``: (R, width); void for the zero token."""
     projected = linear(tokens, attn.in_proj_weight, attn.in_proj_bias)[seen]
     parts = []
-    for group, own in zip(packed.groups, _split(projected, packed.groups), strict=True):
-        query, key, value = own.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    for group, states in zip(packed.groups, _split(projected, packed.groups), strict=True):
+        query, key, value = states.unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
         attended = functional.scaled_dot_product_attention(
             query[:, :, 1:], key, value, attn_mask=group.bias[:, None, None]
         )

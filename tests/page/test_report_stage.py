@@ -246,7 +246,9 @@ def test_metrics_of_other_scores_are_refused(tmp_path: Path, no_vega: None) -> N
     paths = build(tmp_path)
     with changed(paths.metrics) as content:
         content["refshapes"]["val"]["global_local"]["miou"] += 0.01
-    with pytest.raises(StoreError, match=r"metrics\.json: expected the numbers that were found with .*glimpse repair"):
+    with pytest.raises(
+        StoreError, match=r"metrics\.json: expected the numbers that .*scores\.h5 records.*glimpse repair"
+    ):
         make(paths)
 
 

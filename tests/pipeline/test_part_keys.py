@@ -108,7 +108,7 @@ CHANGING = [
     ("stages/text/noun_phrase.py", r"token\.head\.i == token\.i\]\[-1\]", "token.head.i == token.i][0]", {"parse"}),
     ("stages/text/words.py", r'"leftmost"', '"left-most"', {"parse"}),
     ("stages/proposals/settings.py", r"STRIDES = \(8,", "STRIDES = (4,", {"proposals"}),
-    ("stages/proposals/freesolo_units.py", r"reversed|made\.scores", "made.scores[::-1]", {"proposals"}),
+    ("stages/proposals/freesolo_units.py", r"proposals\.scores", "proposals.scores[::-1]", {"proposals"}),
     ("store/images.py", r'image\.convert\("RGB"\)', 'image.convert("L").convert("RGB")', {*MASKS, "proposals"}),
     ("store/images.py", r"except OSError as", "except ValueError as", {*MASKS, "proposals"}),
     ("store/segmentation.py", r"position % 2 == 1", "position % 2 == 0", {*MASKS, "proposals"}),

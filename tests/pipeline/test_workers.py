@@ -17,7 +17,7 @@ from distributed import LocalCluster
 
 from demo.refshapes import write_benchmark
 from pipeline.runner import Execution
-from pipeline.workers import Workers, _own_device
+from pipeline.workers import Workers, _device_of
 from stages.contract import Context, Summary, compute_missing
 from store.errors import DataError, ParameterError
 from store.work import Parts
@@ -87,7 +87,7 @@ def test_workers_or_a_scheduler() -> None:
      ("cpu", 1, 2, "cpu"), ("cuda:1", 0, 2, "cuda:1")],
 )  # fmt: skip
 def test_local_workers_take_the_gpus_in_turn(device: str, worker: Any, devices: int, own: str) -> None:
-    assert _own_device(device, worker, devices) == own
+    assert _device_of(device, worker, devices) == own
 
 
 def test_the_stages_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

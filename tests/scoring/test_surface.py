@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from stages.contract import Context
 from stages.scoring import surface as engine
-from stages.scoring.fusion import Dots, first_best, leans, text_shares
+from stages.scoring.fusion import Dots, first_best, projections, text_shares
 from stages.scoring.metrics import Empty
 from stages.scoring.score_rule import ScoreRule
 from stages.scoring.surface_kernel import _candidates, add_expressions
-from stages.scoring.surface_kernel import _leans as compiled_leans
+from stages.scoring.surface_kernel import _projections as compiled_projections
 from stages.scoring.table import PairTable
 from store.ragged import offsets_of
 from tests.helpers.oracles import RULES
@@ -174,7 +174,7 @@ def test_no_expressions_no_proposals() -> None:
 
 
 def candidates(x: Floats, y: Floats, m: Floats, n: Floats) -> NDArray[np.int64]:
-    """Those of one expression with leans x, y (A, N) and shares m, n (B,)."""
+    """Those of one expression with projections x, y (A, N) and shares m, n (B,)."""
     places = np.empty(x.shape[1], np.int64)
     _, number = _candidates(x, y, m, n, np.empty((4, x.shape[1]), np.float32), places)
     return places[:number]
@@ -185,7 +185,7 @@ def test_few_proposals_are_scored_and_the_winner_is_one_of_them() -> None:
     pairs = random_table("cosine", [60] * 50, 3, 1.0)
     columns = tuple(column.reshape(50, 60) for column in pairs.dots.columns)
     alphas, betas = np.linspace(0.4, 0.5, 5).astype(np.float32), np.linspace(0, 1, 30).astype(np.float32)
-    x, y = leans(columns, alphas[:, None, None], "cosine")
+    x, y = projections(columns, alphas[:, None, None], "cosine")
     shares = text_shares(pairs.dots.text_norms[:, None], betas, "cosine")
     kept = [candidates(x[:, e], y[:, e], *(share[e] for share in shares)) for e in range(50)]
     assert np.mean([len(own) for own in kept]) < 15
@@ -196,12 +196,12 @@ def test_few_proposals_are_scored_and_the_winner_is_one_of_them() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_the_compiled_leans_have_the_bits_of_the_plain_ones(rule: ScoreRule) -> None:
+def test_the_compiled_projections_have_the_bits_of_the_plain_ones(rule: ScoreRule) -> None:
     pairs = random_table(rule, [5] * 40, 4, 1.0)
     x, y = np.empty(200, np.float32), np.empty(200, np.float32)
     for alpha in np.linspace(0, 1, 11).astype(np.float32):
-        compiled_leans(pairs.dots.columns, 0, 200, alpha, rule == "cosine", x, y)
-        for found, expected in zip((x, y), leans(pairs.dots.columns, alpha, rule), strict=True):
+        compiled_projections(pairs.dots.columns, 0, 200, alpha, rule == "cosine", x, y)
+        for found, expected in zip((x, y), projections(pairs.dots.columns, alpha, rule), strict=True):
             np.testing.assert_array_equal(found, expected)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from store.agreement import TOLERANCE, disagreements, says_the_same
+from store.agreement import TOLERANCE, agrees_with, disagreements
 from store.document import content_of, write_document
 
 DOCUMENT: dict[str, Any] = {
@@ -70,7 +70,7 @@ def test_every_kind_of_difference_is_named_and_the_file_written_anew(
     assert disagreements(DOCUMENT, other) == [where]
     file = tmp_path / "metrics.json"
     write(file, DOCUMENT)
-    assert not says_the_same(file, STAGE, other)
+    assert not agrees_with(file, STAGE, other)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_last_digit_another_date_or_other_code_is_no_difference(
 ) -> None:
     file = tmp_path / "metrics.json"
     write(file, DOCUMENT)
-    assert says_the_same(file, STAGE, changed(*path, to=value))
+    assert agrees_with(file, STAGE, changed(*path, to=value))
     assert disagreements(DOCUMENT, changed(*path, to=value)) == []
 
 
@@ -104,7 +104,7 @@ def test_a_last_digit_another_date_or_other_code_is_no_difference(
 def test_equal_numbers_of_other_values_are_written_anew(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
     file = tmp_path / "metrics.json"
     write(file, DOCUMENT)
-    assert not says_the_same(file, STAGE, changed(*path, to=value))
+    assert not agrees_with(file, STAGE, changed(*path, to=value))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff\xfe{}"])
@@ -112,7 +112,7 @@ def test_no_file_and_a_damaged_one_say_nothing(tmp_path: Path, content: bytes | 
     file = tmp_path / "metrics.json"
     if content is not None:
         file.write_bytes(content)
-    assert not says_the_same(file, STAGE, DOCUMENT)
+    assert not agrees_with(file, STAGE, DOCUMENT)
 
 
 @pytest.mark.parametrize(("share", "agree"), [(0.9, True), (1.1, False)])
@@ -125,4 +125,4 @@ def test_a_file_whose_digest_does_not_fit_is_written_anew(tmp_path: Path) -> Non
     file = tmp_path / "metrics.json"
     write(file, DOCUMENT)
     file.write_text(file.read_text().replace("0.123457", "0.123458"))
-    assert not says_the_same(file, STAGE, DOCUMENT)
+    assert not agrees_with(file, STAGE, DOCUMENT)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from store.errors import DataError, PassingError
+from store.errors import DataError, TransientError
 from store.images import load_image, open_image, read_image
 
 RAMP = np.arange(65536, dtype=np.uint32).reshape(256, 256)
@@ -183,13 +183,13 @@ def test_sizes_at_the_limits_are_read(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_may_be_there_at_the_next_run(tmp_path: Path) -> None:
-    with pytest.raises(PassingError, match="cannot be read"):
+    with pytest.raises(TransientError, match="cannot be read"):
         open_image(tmp_path, "x.png")
     (tmp_path / "x.png").write_bytes(b"not an image")
     for _ in range(2):
         with pytest.raises(DataError) as error:
             open_image(tmp_path, "x.png")
-        assert not isinstance(error.value, PassingError)
+        assert not isinstance(error.value, TransientError)
         assert "0x" not in str(error.value), "no address in memory: equal inputs give equal bytes"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stages.device.prefetch import AHEAD, ahead
+from stages.device.prefetch import AHEAD, prefetch
 from stages.visual.encoder import MaskedClip
 from stages.visual.mask_encoder import Scene
 from tests.helpers.visual_oracles import RESNET, VIT, clip_of, random_model, relative
@@ -94,13 +94,13 @@ def test_ahead_is_map_in_threads() -> None:
         time.sleep(0.003 * (value % 3))
         return value * value
 
-    assert list(ahead(work, range(12))) == [v * v for v in range(12)]
+    assert list(prefetch(work, range(12))) == [v * v for v in range(12)]
     assert threading.current_thread().name not in names
-    assert list(ahead(work, [])) == []
+    assert list(prefetch(work, [])) == []
 
 
 def test_ahead_raises_in_turn() -> None:
-    results = ahead(lambda value: 6 // value, [3, 2, 0, 1])
+    results = prefetch(lambda value: 6 // value, [3, 2, 0, 1])
     assert [next(results), next(results)] == [2, 3]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -108,7 +108,7 @@ def test_ahead_raises_in_turn() -> None:
 
 def test_ahead_is_no_further_than_it_says() -> None:
     begun: list[int] = []
-    results = ahead(lambda value: begun.append(value), range(50))
+    results = prefetch(lambda value: begun.append(value), range(50))
     for taken in range(5):
         next(results)
         assert len(begun) <= taken + 1 + AHEAD

@@ -82,9 +82,9 @@ def checked(kind: type[Params], values: dict[str, Any], name: str) -> Params:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        said = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise ParameterError(
-            f"rules.settings.{name}: {said}; it knows {', '.join(kind.model_fields) or 'none'}"
+            f"rules.settings.{name}: {faults}; it knows {', '.join(kind.model_fields) or 'none'}"
         ) from None
 
 
