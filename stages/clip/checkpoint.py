@@ -91,7 +91,7 @@ def _records(path: Path) -> tuple[str, Callable[[Storage], Tensor]]:
             if info.compress_type != zipfile.ZIP_STORED:
                 raise Refused("its numbers are compressed, as PyTorch never does")
             if info.file_size != storage.nbytes:
-                raise Refused(f"record {storage.key} has another size than its tensors")
+                raise Refused(f"record {storage.key!r} has another size than its tensors")
             numbers = np.empty(info.file_size, np.uint8)
             with archive.open(info) as stream:
                 for start in range(0, len(numbers), _BLOCK):
@@ -150,7 +150,7 @@ def _legacy_storages(path: Path, keys: Any, start: int, sizes: Mapping[str, Stor
             file.seek(places[storage.key] - 8)
             length = int.from_bytes(file.read(8), "little")
             if length != storage.length:
-                raise Refused(f"storage {storage.key} has {length} numbers instead of {storage.length}")
+                raise Refused(f"storage {storage.key!r} has {length} numbers instead of {storage.length}")
             numbers = np.fromfile(file, np.uint8, storage.nbytes)
         return torch.from_numpy(numbers).view(storage.dtype)
 

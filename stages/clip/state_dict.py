@@ -28,6 +28,7 @@ PREFIXES = (
 )
 """What training code puts before the name of every tensor."""
 _DEPTH = 4
+_LONGEST_NAME = 300
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:
@@ -54,6 +55,10 @@ def read_state_dict(path: Path) -> dict[str, Any]:
         raise _unreadable(path, form, error) from error
     if form == "torchscript":  # the causal mask is stored with the code; the model makes its own
         named = {name: value for name, value in named.items() if not name.endswith("attn_mask")}
+    if odd := next((name for name in named if not name.isprintable() or len(name) > _LONGEST_NAME), None):
+        raise WeightsError(
+            f"{path}: expected names of tensors, got {odd[:_LONGEST_NAME]!r}; the file is damaged, fetch the weights file again"
+        )
     return without_prefixes(named)
 
 

@@ -37,6 +37,7 @@ _NUMBERS = re.compile(r"b1|[iu][1248]|f[248]")
 _LARGEST_KEY = 1 << 60
 """Larger whole numbers may share one hash."""
 _MOST_DIMENSIONS = 16
+_SHOWN = 100
 
 
 class Refused(Exception):
@@ -123,7 +124,8 @@ class Reader(pickle._Unpickler):
         try:
             return self._admitted[module, name]
         except KeyError:
-            raise Refused(f"refused the name {module}.{name}") from None
+            shown = "".join(c if c.isprintable() else "?" for c in f"{module}.{name}"[:_SHOWN])
+            raise Refused(f"refused the name {shown}") from None
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, length, *view = pid

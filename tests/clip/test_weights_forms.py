@@ -369,6 +369,17 @@ def test_an_archive_without_a_folder(tmp_path: Path) -> None:
     assert read_state_dict(tmp_path / "w")["a0"].tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "x" * 301])
+def test_names_that_a_terminal_should_not_show(name: str, tmp_path: Path) -> None:
+    save_torch({name: torch.ones(1)}, tmp_path / "w")
+    (tmp_path / "v").write_bytes(b"\x80\x04\x8c\x02os\x8c\x03a\x1bb\x93.")
+    for file in ("w", "v"):
+        with pytest.raises(WeightsError) as error:
+            read_state_dict(tmp_path / file)
+        assert str(error.value).isprintable()
+        assert_ours(error.value, tmp_path / file)
+
+
 def test_modules_that_hold_each_other(tmp_path: Path) -> None:
     """40 modules, each of which holds the next twice: a walk would take 2**40 steps."""
     module = b"c__torch__\nM\n)\x81"
