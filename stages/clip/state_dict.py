@@ -99,7 +99,7 @@ def _entries(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
 def _unreadable(path: Path, form: Form, error: Exception) -> WeightsError:
     """What is wrong with a file whose reader failed: in our words, without addresses."""
     known = {MemoryError: "too little memory", EOFError: "it ends too early", OSError: "the disk does not give it"}
-    refusal = str(error) if isinstance(error, Refused) else ""
+    refusal = "".join(c if c.isprintable() else "?" for c in str(error)) if isinstance(error, Refused) else ""
     reason = refusal or next(
         (words for kind, words in known.items() if isinstance(error, kind)), "its bytes make no sense"
     )

@@ -86,9 +86,11 @@ class StoredArray:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran, raw = state
-        self._fill(shape, dtype, bool(fortran), raw.encode("latin1") if isinstance(raw, str) else bytes(raw))
+        self._fill(shape, dtype, bool(fortran), raw.encode("latin1") if isinstance(raw, str) else raw)
 
-    def _fill(self, shape: Any, dtype: PlainDtype, fortran: bool, raw: bytes) -> None:
+    def _fill(self, shape: Any, dtype: PlainDtype, fortran: bool, raw: Any) -> None:
+        if not isinstance(raw, bytes) or not isinstance(dtype, PlainDtype):
+            raise Refused("an array of an unknown form")
         if not _NUMBERS.fullmatch(dtype.code):
             raise Refused(f"an array of {dtype.code}, no numbers")
         self.shape, self.dtype, self.fortran, self.raw = _sizes(shape), dtype.resolved().str, fortran, raw
@@ -124,8 +126,7 @@ class Reader(pickle._Unpickler):
         try:
             return self._admitted[module, name]
         except KeyError:
-            shown = "".join(c if c.isprintable() else "?" for c in f"{module}.{name}"[:_SHOWN])
-            raise Refused(f"refused the name {shown}") from None
+            raise Refused(f"refused the name {f'{module}.{name}'[:_SHOWN]}") from None
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, length, *view = pid
@@ -249,7 +250,7 @@ def _new_array(*_: object) -> StoredArray:
 
 def _array(raw: Any, dtype: PlainDtype, shape: Any, order: object) -> StoredArray:
     built = StoredArray()
-    built._fill(shape, dtype, order == "F", bytes(raw))
+    built._fill(shape, dtype, order == "F", raw)
     return built
 
 

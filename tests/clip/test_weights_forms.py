@@ -333,6 +333,13 @@ BOMBS: dict[str, bytes] = {
     "such keys": b"\x80\x02}(" + NESTED + b"Nu.",
     "such keys of an OrderedDict": b"\x80\x02ccollections\nOrderedDict\n((" + NESTED + b"N\x86ltR.",
     "such a set": b"\x80\x04\x8f(" + NESTED + b"\x90.",
+    "an array of 2**40 bytes": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    + b"(K\x01K\x04\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R\x89\x8a\x06"
+    + (1 << 40).to_bytes(6, "little")
+    + b"tb.",
+    "another such array": b"\x80\x05cnumpy._core.numeric\n_frombuffer\n(\x8a\x06"
+    + (1 << 40).to_bytes(6, "little")
+    + b"cnumpy\ndtype\nU\x02f4K\x00K\x01\x87RK\x04\x85U\x01CtR.",
     "a number of a million digits": b"\x80\x02I" + b"9" * 1_000_000 + b"\n.",
 }
 
