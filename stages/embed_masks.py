@@ -34,7 +34,9 @@ Antialias = Literal["auto", "always", "never"]
 class Params(BaseParams):
     """The CLIP model and how images enter it (Yu, Seo and Son, CVPR 2023, sec. 3.2)."""
 
-    model: str = Field("ViT-B-32-quickgelu", description="open_clip architecture, or a JSON file in open_clip's form")
+    model: str = Field(
+        "ViT-B-32-quickgelu", description="open_clip architecture, a JSON model config, or a model's folder"
+    )
     preprocess: Literal["reference", "clip"] = Field(
         "reference", description="as the released code, or as CLIP was trained"
     )

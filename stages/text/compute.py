@@ -15,7 +15,7 @@ from store.units import Compute, Result
 
 
 class Model(Protocol):
-    """Which CLIP: an open_clip architecture or a JSON file, and in which format it computes."""
+    """Which CLIP: an open_clip architecture, a JSON file or a folder, and in which format it computes."""
 
     @property
     def model(self) -> str: ...
