@@ -49,17 +49,20 @@ class Encoder(Section):
 
     model: Annotated[str, embed_masks.Params.model_fields["model"]]
     weights: Path = Field(description="a weights file, or the folder that ``model`` names")
-    precision: Annotated[Precision, embed_masks.Params.model_fields["precision"]]
+    precision: Annotated[Precision, embed_masks.Params.model_fields["precision"]] = "float32"
+    image_size: Annotated[int, embed_masks.Params.model_fields["image_size"]] = 0
 
 
 class EmbedMasks(embed_masks.Params):
     model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
+    image_size: None = None  # type: ignore[assignment]  # likewise
 
 
 class EmbedText(embed_text.Params):
     model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
+    image_size: None = None  # type: ignore[assignment]  # likewise
 
 
 class Project(Section):

@@ -33,6 +33,7 @@ class Params(BaseParams):
     model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
     template: Template = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
     precision: Precision = Field("float32", description="as in embed_masks")
+    image_size: int = Field(0, ge=0, description="as in embed_masks: part of which encoder it is")
 
 
 class Paths(BasePaths):
@@ -50,7 +51,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1]}))}
     strings, keys = list(rows), [fingerprint(string) for string in rows]
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
-    encoder = encoder_identity(params.model, paths.weights, params.precision)
+    encoder = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
     config = key_of(params, paths)
     with locked(context.work):
         parts = Parts(context.work, "text", config)
@@ -104,7 +105,7 @@ def key_of(params: Params, paths: Paths) -> dict[str, Any]:
     """What a text vector depends on, apart from its string."""
     backbone = backbone_named(params.model)
     return {
-        **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
+        **vectors_of(encoder_identity(params.model, paths.weights, params.precision, params.image_size)),
         "code": fingerprint([record_digest(backbone), code_digest(*modules_of(params.model))]),
         "libraries": library_versions("ftfy", "numpy", "open_clip_torch", "regex", "torch"),
     }

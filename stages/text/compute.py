@@ -23,11 +23,16 @@ class Model(Protocol):
     @property
     def precision(self) -> Precision: ...
 
+    @property
+    def image_size(self) -> int: ...
+
 
 def embedder(params: Model, weights: Path, batch: int | None, device: str) -> Compute:
     """What computes units of strings."""
     backbone = backbone_named(params.model)
-    model, tokenizer = backbone.loaded(params.model, weights, device=device, precision=params.precision)
+    model, tokenizer = backbone.loaded(
+        params.model, weights, device=device, precision=params.precision, image_size=params.image_size
+    )
     encoder = backbone.text_tower(model, tokenizer, rows_for(device, batch))
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:

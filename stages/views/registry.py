@@ -83,6 +83,11 @@ class View(Record):
             )
 
 
+def is_mixed(label: str) -> bool:
+    """Whether a label is one of the features that global_local mixes: what every mask has, and every rule falls back on."""
+    return label.partition(".")[0] in ("global", "local")
+
+
 VIEWS: Registry[View] = Registry("view", "views")
 
 Features = Callable[..., MaskVectors]

@@ -29,8 +29,8 @@ def second_encoder(made: Synthetic, folder: Path, seed: int = 5) -> Synthetic:
     local = rng.normal(0, 2, (n, dim)).astype(np.float32)
     by_k = {k: rng.normal(0, 2, (n, dim)).astype(np.float32) for k in made.f_global}
     strings = rng.normal(0, 2, (len(made.text), dim)).astype(np.float32)
-    paths = {**made.paths, **{f: folder / f"{f}/other" for f in ("mask_features", "text_features")}}
-    paths["pairs"] = made.paths["pairs"].with_stem("other")
+    paths = {**made.paths, **{f: folder / f"{f}/second" for f in ("mask_features", "text_features")}}
+    paths["pairs"] = made.paths["pairs"].with_stem("second")
     columns = {"view.local": [local], **{f"view.global.k{k}": [rows] for k, rows in by_k.items()}}
     attrs = {"score_rule": "unnormalised", "encoder": OTHER}
     write_vectors(paths["mask_features"], "mask_features", n, dim, columns, {"status": [""] * n}, {},
@@ -40,7 +40,7 @@ def second_encoder(made: Synthetic, folder: Path, seed: int = 5) -> Synthetic:
                   text.attrs["made_from"], encoder=OTHER)  # fmt: skip
     inputs = {name: path for name, path in paths.items() if name in pair_stage.Paths.model_fields}
     pair_stage.run(pair_stage.Params(), pair_stage.Paths(**inputs), context(folder))
-    other = dict(f_global=by_k, f_local=local, others={}, text=strings, paths=paths)
+    other = {"f_global": by_k, "f_local": local, "others": {}, "text": strings, "paths": paths}
     return Synthetic(**{**made.__dict__, **other})
 
 
@@ -56,24 +56,34 @@ def run(made: Synthetic, folder: Path, **values: Any) -> tuple[score_stage.Param
     params = score_stage.Params(**{"encoder": "vit", "alpha": 0.6, "beta": 0.3, "resamples": 0, **values})
     paths = fields(made, score_stage, metrics=folder / "metrics.json").model_copy(update={"scores": folder / "s.h5"})
     summary = score_stage.run(params, paths, context(folder))
-    return params, read_document(folder / "metrics.json", "score"), read_table(folder / "s.h5", "scores"), summary.warnings
+    return (
+        params,
+        read_document(folder / "metrics.json", "score"),
+        read_table(folder / "s.h5", "scores"),
+        summary.warnings,
+    )
 
 
 def test_each_encoder_is_scored_from_its_own_vectors(made: tuple[Synthetic, Synthetic], tmp_path: Path) -> None:
     first, second = made
-    _, document, scores, _ = run(first, tmp_path, alpha_by_encoder={"other": 0.2})
-    for prefix, store, alpha, rule in (("", first, 0.6, "cosine"), ("other:", second, 0.2, "unnormalised")):
+    _, document, scores, _ = run(first, tmp_path, alpha_by_encoder={"second": 0.2})
+    for prefix, store, alpha, rule in (("", first, 0.6, "cosine"), ("second:", second, 0.2, "unnormalised")):
         for expression in range(len(first.ref)):
             expected = plain_best(plain_scores(store, expression, alpha, 0.3, rule, 3))  # type: ignore[arg-type]
             assert scores[f"chosen.{prefix}global_local"][expression] == expected
     by_encoder = metrics_by_encoder(document)
-    assert list(by_encoder) == ["", "other"]
-    assert document["toy"]["val"]["upper_bound"] == document["other"]["toy"]["val"]["upper_bound"]
+    assert list(by_encoder) == ["", "second"]
+    assert document["toy"]["val"]["upper_bound"] == document["second"]["toy"]["val"]["upper_bound"]
     assert document["run"]["encoder"]["architecture"] == "toy"
-    assert {name: e["architecture"] for name, e in document["run"]["encoders"].items()} == {"vit": "toy", "other": "other"}
+    assert {name: e["architecture"] for name, e in document["run"]["encoders"].items()} == {
+        "vit": "toy",
+        "other": "other",
+    }
 
 
-def test_the_main_encoders_numbers_do_not_depend_on_the_others(made: tuple[Synthetic, Synthetic], tmp_path: Path) -> None:
+def test_the_main_encoders_numbers_do_not_depend_on_the_others(
+    made: tuple[Synthetic, Synthetic], tmp_path: Path
+) -> None:
     both = run(made[0], tmp_path / "both")[1]
     folder = tmp_path / "alone"
     alone = made[0].paths["pairs"]
@@ -90,12 +100,14 @@ def test_a_rule_that_an_encoder_cannot_serve_is_left_out_with_a_warning(
     main, other = metrics_by_encoder(document).values()
     assert all("score_map" in rules for splits in main.values() for rules in splits.values())
     assert not any("score_map" in rules for splits in other.values() for rules in splits.values())
-    assert any("encoder other: rule score_map is not scored: " in line for line in warnings)
+    assert any("encoder second: rule score_map is not scored: " in line for line in warnings)
 
 
 @pytest.mark.parametrize("name", ["nobody", "vit"])
 def test_alpha_by_encoder_names_another_encoder(made: tuple[Synthetic, Synthetic], tmp_path: Path, name: str) -> None:
-    with pytest.raises(ParameterError, match=f"alpha_by_encoder: no encoder '{name}' beside the main one; .*known: other"):
+    with pytest.raises(
+        ParameterError, match=f"alpha_by_encoder: no encoder '{name}' beside the main one; .*known: second"
+    ):
         run(made[0], tmp_path, alpha_by_encoder={name: 0.5})
 
 
@@ -106,8 +118,8 @@ def test_a_main_encoder_without_a_table_is_an_error(made: tuple[Synthetic, Synth
 
 def test_tables_of_other_proposals_are_refused(made: tuple[Synthetic, Synthetic], tmp_path: Path) -> None:
     (tmp_path / "pairs").mkdir()
-    for store, name in ((made[0], "vit"), (synthetic(tmp_path / "elsewhere", seed=9), "other")):
-        if name == "other":
+    for store, name in ((made[0], "vit"), (synthetic(tmp_path / "elsewhere", seed=9), "second")):
+        if name == "second":
             make_pairs(store)
         (tmp_path / f"pairs/{name}.h5").write_bytes(store.paths["pairs"].read_bytes())
     moved = Synthetic(**{**made[0].__dict__, "paths": {**made[0].paths, "pair_tables": tmp_path / "pairs"}})
