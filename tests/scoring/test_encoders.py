@@ -77,7 +77,7 @@ def test_each_encoder_is_scored_from_its_own_vectors(made: tuple[Synthetic, Synt
     assert document["run"]["encoder"]["architecture"] == "toy"
     assert {name: e["architecture"] for name, e in document["run"]["encoders"].items()} == {
         "vit": "toy",
-        "other": "other",
+        "second": "other",
     }
 
 
