@@ -258,7 +258,7 @@ def compare(
     from pipeline.commands import compare as comparing
 
     project = _opened(params, "score", to_errors=json)
-    first, second = comparing.side_of(project, a, "A"), comparing.side_of(project, b, "B")
+    first, second = comparing.sides_of(project, a, b)
     for line in comparing.other_runs(first, second):
         print(line, file=sys.stderr if json else sys.stdout)
     usual = project.values.bootstrap

@@ -170,14 +170,23 @@ class Side:
         return outcome_of_choice(self.chosen, *(pairs[name] for name in columns))
 
 
-def side_of(project: LoadedProject, word: str, option: str) -> Side:
-    """What A or B (``option``) names.
+def sides_of(project: LoadedProject, a: str, b: str) -> tuple[Side, Side]:
+    """What A and B name.
 
     Raises:
         ParameterError: no such file, rule or encoder.
     """
+    runs = {"": Run("", project.table(""), project)}
+    return _side_of(runs, a, "A"), _side_of(runs, b, "B")
+
+
+def _side_of(runs: dict[str, Run], word: str, option: str) -> Side:
+    """One of them; ``runs`` has those that are open by their files, "" for the profile's."""
     found = _FILE.fullmatch(word)
-    run = _run_of(Path(found["file"]), option) if found else Run("", project.table(""), project)
+    file = found["file"] if found else ""
+    if file not in runs:
+        runs[file] = _run_of(Path(file), option)
+    run = runs[file]
     name = (found["rule"] or "") if found else word
     known = members(run.scores.columns, "chosen")
     if not name:
@@ -396,6 +405,7 @@ def write_pictures(project: LoadedProject, a: Side, b: Side, splits: list[Json],
     """
     written = []
     index, proposals = a.run.pictured
+    outcomes = a.outcome(), b.outcome()
     for line in splits:
         for kind, name in (("gained", "only_a"), ("lost", "only_b")):
             for number in line["flips"][kind][:most]:
@@ -403,10 +413,10 @@ def write_pictures(project: LoadedProject, a: Side, b: Side, splits: list[Json],
                 rows = a.run.places[key], b.run.places[key]
                 scene = scene_of(_images(project, a.run), index, proposals, rows[0])
                 rival = scene.masks
-                if b.run is not a.run and b.run.pairs.attrs["made_from"] != a.run.pairs.attrs["made_from"]:
+                if b.run is not a.run:
                     rival = scene_of(_images(project, b.run), *b.run.pictured, rows[1]).masks
                 choice, other = int(a.chosen[rows[0]]), int(b.chosen[rows[1]])
-                ious = (side.outcome().iou[row] for side, row in zip((a, b), rows, strict=True))
+                ious = (outcome.iou[row] for outcome, row in zip(outcomes, rows, strict=True))
                 said = [f"{side.label} {percent(iou)}" for side, iou in zip((a, b), ious, strict=True)]
                 drawn = overlay(
                     scene.picture,
