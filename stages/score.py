@@ -14,10 +14,11 @@ from pydantic import Field
 from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
+from stages.scoring.comparison import Both, versus
 from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
 from stages.scoring.rules.known import RULES
-from stages.scoring.rules.registry import Rule, Rules
+from stages.scoring.rules.registry import REFERENCES, Rule, Rules
 from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
 from store.agreement import agrees_with
 from store.document import RUN, write_document
@@ -192,16 +193,26 @@ def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.in
     Args:
         pairs: unfiltered. chosen: by rule, see ``choose``. The random rule is the exact expectation of a uniform choice
             among the filtered proposals.
+
+    Every rule but the first and the references has ``versus``: its mIoU less the first rule's, over the same resamples of
+    images (`stages.scoring.comparison.versus`). The upper bound is above by how it chooses, and the random rule chooses
+    nothing, so neither has one.
     """
     kept = pairs.filtered(params)
     outcomes = {rule: pairs.outcome(rows) for rule, rows in chosen.items()}
     outcomes["random"] = outcome_of_random(kept.offsets, kept.intersection, kept.union, kept.area)
     metrics: dict[str, Any] = {}
+    first = params.enabled[0]
     for group, (dataset, split) in enumerate(pairs.groups):
         rows = pairs.members(group)
         by_rule = {
             rule: _rule_metrics(outcome.at(rows), pairs.image[rows], params) for rule, outcome in outcomes.items()
         }
+        others = [rule for rule in by_rule if rule not in (first, *REFERENCES) and first in by_rule]
+        for rule in others:
+            both = Both(outcomes[rule].at(rows), outcomes[first].at(rows), pairs.image[rows]).counted(params.empty)
+            if found := versus(both, params.resamples, params.seed):
+                by_rule[rule]["versus"] = {"rule": first, **found}
         metrics.setdefault(dataset, {})[split] = {
             **by_rule,
             "counts": _counts(pairs, kept, next(iter(chosen.values())), group),

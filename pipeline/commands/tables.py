@@ -58,7 +58,7 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     """
     if dataset is not None and dataset not in metrics:
         raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, metrics)}")
-    table = _table()
+    table = narrow_table()
     for name in ("data set", "split", "rule", *VALUES.values(), "n"):
         table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
     for name in metrics if dataset is None else [dataset]:
@@ -82,7 +82,7 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
                 print(f"{name} {split}: expressions left out of the metrics: {excluded}")
 
 
-def _table() -> Table:
+def narrow_table() -> Table:
     """Narrow enough for a terminal of 80 columns."""
     return Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
 
@@ -116,7 +116,7 @@ def print_best(project: LoadedProject, points: int, k: int | None, dataset: str 
     grid = np.linspace(0, 1, points)
     context = Context(project.path(project.values.work), Execution.from_environment().device, track=track)
     surfaces = surface(pairs.filtered(params), grid, grid, params.empty, context)
-    table = _table()
+    table = narrow_table()
     for name in ("data set", "split", "measure", "best", "alpha", "beta"):
         table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
     for group, (name, split) in enumerate(pairs.groups):

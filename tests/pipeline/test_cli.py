@@ -204,6 +204,8 @@ COMMANDS = {
     "score": [],
     "metrics": [],
     "sweep": ["--points", "3"],
+    "compare": ["global_local", "cropping"],
+    "methods": [],
     "show": ["1"],
     "segment": ["no.png", "a ball"],
     "fetch weights": ["clip"],

@@ -141,6 +141,7 @@ WORDS = [
     ("a message's argument", "store/images.py", r"an 8-bit PNG or JPEG", "an 8-bit PNG"),
     ("a description", "stages/embed_masks.py", r'description="', 'description="Another word. '),
     ("a record's meaning", "stages/views/local.py", r'meaning="', 'meaning="another word '),
+    ("a record's cost", "stages/views/local.py", r'cost="', 'cost="another word '),
     ("a log line", "stages/visual/masked_vit.py", r"(\n\n\nclass )(?s:(.*?))(        depth = len)",
      rf"{LOGGED}\1\2        logger.debug(_shown(pixels))\n\3"),
     ("a print", "stages/text/noun_phrase.py", r"(    cleaned = )", r'    print("parsing", len(sentences))\n\1'),

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from stages.scoring.fusion import Floats
-from stages.scoring.table import SENTENCE, Columns, MissingViewError, PairTable
+from stages.scoring.rules.registry import Cell
+from stages.scoring.table import SENTENCE, Columns, MissingViewError, PairTable, Scoring
 from store.errors import nearest
+
+
+def sentence_cell(scoring: Scoring, settings: Any) -> list[Cell]:
+    """The ``needs`` of a rule that multiplies the view of its settings by the whole sentence."""
+    return [(settings.view, SENTENCE)]
 
 
 def sentence_scores(pairs: PairTable, rule: str, view: str, *, cosine: bool = False) -> Floats:
