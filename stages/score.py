@@ -52,13 +52,17 @@ class Paths(BasePaths):
 
 @dataclass(frozen=True)
 class Scored:
-    """What the rules make of one encoder's pair table: scores (P,), choices (E,) and metrics by rule."""
+    """What the rules make of one encoder's pair table: scores (P,), choices (E,) and metrics by rule.
+
+    ``absent``: the rules that read a view which this encoder does not offer.
+    """
 
     pairs: PairTable
     attrs: dict[str, Any]
     scores: dict[str, Floats]
     chosen: dict[str, NDArray[np.int64]]
     metrics: dict[str, Any]
+    absent: dict[str, MissingViewError]
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
@@ -71,6 +75,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     files = _tables(params, paths.pair_tables, context)
     scored = {name: _score(name, path, params, list(files), summary) for name, path in files.items()}
     main = next(iter(scored.values()))
+    _require_scored(params, scored, summary)
     for name, other in scored.items():
         if any(
             other.attrs["made_from"][source] != main.attrs["made_from"][source] for source in ("index", "proposals")
@@ -118,7 +123,7 @@ def _tables(params: Params, folder: Path, context: Context) -> dict[str, Path]:
 
 
 def _score(name: str, path: Path, params: Params, encoders: list[str], summary: Summary) -> Scored:
-    """The scores, choices and metrics of one encoder; what its backbone cannot do is left out, with a warning.
+    """The scores, choices and metrics of one encoder; rules that it lacks a view for are left out.
 
     ``encoders``: of the run, the main one first.
     """
@@ -129,9 +134,8 @@ def _score(name: str, path: Path, params: Params, encoders: list[str], summary: 
     for what, count in {"expressions": len(pairs.group), "pairs": len(pairs.union)}.items():
         summary.read[what] = summary.read.get(what, 0) + count
     with summary.timed("score"):
-        absent: dict[str, str] = {}
-        scores = rule_scores(pairs, params, None if main else absent)
-        summary.warnings += [f"encoder {name}: rule {rule} is not scored: {said}" for rule, said in absent.items()]
+        absent: dict[str, MissingViewError] = {}
+        scores = rule_scores(pairs, params, absent if len(encoders) > 1 else None)
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
     of = "" if main else f"encoder {name}: "
@@ -142,14 +146,30 @@ def _score(name: str, path: Path, params: Params, encoders: list[str], summary: 
                 summary.warnings.append(
                     f"{of}{dataset} {split}: expressions left out of the metrics: {left_out(counts)}"
                 )
-    return Scored(pairs, attrs, scores, chosen, metrics)
+    return Scored(pairs, attrs, scores, chosen, metrics, absent)
 
 
-def rule_scores(pairs: PairTable, params: Params, absent: dict[str, str] | None = None) -> dict[str, Floats]:
+def _require_scored(params: Params, scored: Mapping[str, Scored], summary: Summary) -> None:
+    """Raise the MissingViewError of a rule that no encoder can serve, or that is the run's own and the main one cannot;
+    say which rules are left out for which encoder."""
+    main = next(iter(scored.values()))
+    for rule in params.enabled:
+        if all(rule in each.absent for each in scored.values()) or (rule == params.enabled[0] and rule in main.absent):
+            raise main.absent[rule]
+    for name, each in scored.items():
+        if each.absent:
+            summary.skipped.append(
+                f"encoder {name} has no view for the rules {', '.join(each.absent)}: not scored for it"
+            )
+
+
+def rule_scores(
+    pairs: PairTable, params: Params, absent: dict[str, MissingViewError] | None = None
+) -> dict[str, Floats]:
     """The scores of all pairs (P,) by each enabled rule, -inf for one that is lost; ``pairs`` unfiltered.
 
     Args:
-        absent: gets the rules that need a view which the table lacks, with the reason; without it they are errors.
+        absent: gets the rules that need a view which the table lacks, with the error; without it they are errors.
     """
     scores = {}
     for rule, settings in params.chosen():
@@ -158,7 +178,7 @@ def rule_scores(pairs: PairTable, params: Params, absent: dict[str, str] | None 
         except MissingViewError as error:
             if absent is None:
                 raise
-            absent[rule.name] = str(error)
+            absent[rule.name] = error
     return scores
 
 

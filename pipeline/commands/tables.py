@@ -19,7 +19,7 @@ from stages.score import Params, choose, metrics_of, rule_scores
 from stages.scoring.metrics import metrics_by_encoder
 from stages.scoring.rules.registry import label_of
 from stages.scoring.surface import surface
-from stages.scoring.table import load_pairs
+from stages.scoring.table import MissingViewError, load_pairs
 from stages.sweep import best_point
 from store.document import read_document
 from store.errors import ParameterError, StoreError, nearest
@@ -47,7 +47,11 @@ def scored(project: LoadedProject, given: dict[str, Any], encoder: str = "") -> 
     if encoder not in ("", main) and "alpha" not in given:
         params = params.for_encoder(encoder, [main, *(name for name in known if name != main)])
     pairs, _ = load_pairs(project.pairs(encoder), params.k)
-    return metrics_of(pairs, params, choose(pairs, rule_scores(pairs, params), params))
+    absent: dict[str, MissingViewError] = {}
+    scores = rule_scores(pairs, params, absent if len(known) > 1 else None)
+    if absent:
+        print(f"not scored, for want of a view of encoder {encoder or main}: {', '.join(absent)}")
+    return metrics_of(pairs, params, choose(pairs, scores, params))
 
 
 def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:

@@ -60,7 +60,7 @@ def run(made: Synthetic, folder: Path, **values: Any) -> tuple[score_stage.Param
         params,
         read_document(folder / "metrics.json", "score"),
         read_table(folder / "s.h5", "scores"),
-        summary.warnings,
+        summary.skipped,
     )
 
 
@@ -93,14 +93,14 @@ def test_the_main_encoders_numbers_do_not_depend_on_the_others(
     assert metrics_by_encoder(run(moved, folder)[1])[""] == metrics_by_encoder(both)[""]
 
 
-def test_a_rule_that_an_encoder_cannot_serve_is_left_out_with_a_warning(
+def test_a_rule_that_an_encoder_cannot_serve_is_left_out_and_said(
     made: tuple[Synthetic, Synthetic], tmp_path: Path
 ) -> None:
-    _, document, _, warnings = run(made[0], tmp_path, enabled=["global_local", "score_map"])
+    _, document, _, left_out = run(made[0], tmp_path, enabled=["global_local", "score_map"])
     main, other = metrics_by_encoder(document).values()
     assert all("score_map" in rules for splits in main.values() for rules in splits.values())
     assert not any("score_map" in rules for splits in other.values() for rules in splits.values())
-    assert any("encoder second: rule score_map is not scored: " in line for line in warnings)
+    assert left_out == ["encoder second has no view for the rules score_map: not scored for it"]
 
 
 @pytest.mark.parametrize("name", ["nobody", "vit"])
@@ -125,3 +125,10 @@ def test_tables_of_other_proposals_are_refused(made: tuple[Synthetic, Synthetic]
     moved = Synthetic(**{**made[0].__dict__, "paths": {**made[0].paths, "pair_tables": tmp_path / "pairs"}})
     with pytest.raises(StoreError, match="expected the expressions and proposals of the main encoder's table"):
         run(moved, tmp_path)
+
+
+def test_a_rule_that_no_encoder_serves_is_an_error(made: tuple[Synthetic, Synthetic], tmp_path: Path) -> None:
+    with pytest.raises(
+        ParameterError, match=r"rule region_token: needs view 'region_token', which .*vit\.h5 does not hold"
+    ):
+        run(made[0], tmp_path, enabled=["global_local", "region_token"])
