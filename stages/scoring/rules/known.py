@@ -1,6 +1,45 @@
 """Every rule of this package, registered by being imported: a new file of this folder gets its name here."""
 
-from stages.scoring.rules import cropping, global_, global_local, grad_cam, region_token, score_map
+from stages.scoring.rules import (
+    blur,
+    clear_clip,
+    clip_surgery,
+    cropping,
+    gem,
+    global_,
+    global_local,
+    grad_cam,
+    hybrid,
+    hybrid_g2l,
+    hybrid_l2g,
+    mask_clip,
+    nac_clip,
+    red_circle,
+    region_token,
+    sclip,
+    score_map,
+    text_region,
+)
 from stages.scoring.rules.registry import RULES
 
-__all__ = ["RULES", "cropping", "global_", "global_local", "grad_cam", "region_token", "score_map"]
+__all__ = [
+    "RULES",
+    "blur",
+    "clear_clip",
+    "clip_surgery",
+    "cropping",
+    "gem",
+    "global_",
+    "global_local",
+    "grad_cam",
+    "hybrid",
+    "hybrid_g2l",
+    "hybrid_l2g",
+    "mask_clip",
+    "nac_clip",
+    "red_circle",
+    "region_token",
+    "sclip",
+    "score_map",
+    "text_region",
+]
