@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
+from stages.scoring.geometry import geometry_columns
+from stages.scoring.other_products import bank_of, other_columns
 from stages.scoring.products import TEXTS, product_columns, ranges, text_rows
 from store.errors import StoreError, rerun
 from store.ragged import offsets_of
-from store.schema import members
+from store.schema import SPATIAL, members
 from store.states import EVALUATED, expression_states
 from store.table import Stored, Table, read_table, require_same, write_table
 from store.usable import Lost, lost_norms, require_usable
 from store.vectors import Vectors
 
 Floats = NDArray[np.float32]
+_SPATIAL = ("position", "ordinal", "hybrid")
+"""What stage parse says of an expression's places and relations, apart from the ragged columns ``SPATIAL``."""
 
 
 class Params(BaseParams):
@@ -47,7 +51,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     index = read_table(paths.index, "index")
     proposals = read_table(paths.proposals, "proposals")
     overlap = read_table(paths.overlap, "overlap")
-    parse = read_table(paths.parse, "parse", ("status",))
+    parse = read_table(paths.parse, "parse", ("status", *_SPATIAL, *SPATIAL))
     masks, text = Vectors(paths.mask_features, "mask_features"), Vectors(paths.text_features, "text_features")
     require_same("pair", (proposals, "index", index), (overlap, "index", index), (overlap, "proposals", proposals))
     require_same("pair", (masks, "proposals", proposals), (text, "parse", parse), (parse, "index", index))
@@ -67,10 +71,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "proposal": proposal,
         **{name: overlap[name][_overlap_rows(overlap, expressions)] for name in ("intersection", "union")},
         **{f"proposal_{name}": proposals[name] for name in ("score", "area", "box")},
+        **{f"expression_{name}": parse[name] for name in _SPATIAL},
+        **{name: parse[name] for name in SPATIAL},
     }
+    with summary.timed("geometry"):
+        columns |= geometry_columns(index, proposals)
     with summary.timed("compute"):
-        products = product_columns(masks, text, image_offsets, expressions["expression_image"], context)
-    columns |= products
+        image = expressions["expression_image"]
+        columns |= product_columns(masks, text, image_offsets, image, context)
+        bank = bank_of(text, expressions["expression_group"], len(index.attrs["groups"]))
+        columns |= other_columns(masks, text, image_offsets, image, bank, context)
     columns |= expression_states_of(columns, index, proposals, parse, summary)
     made_from = {
         "index": index.digest,
@@ -138,7 +148,16 @@ def expression_states_of(
     lost_proposal = _lost(columns, "view_product", len(proposals["score"]))
     lost_text = _lost(columns, "text_product", len(index["expression_ref"]))
     lost_pair = lost_proposal[columns["proposal"]] | np.repeat(lost_text, np.diff(columns["expression_offsets"]))
-    lost_of = {"dot": lost_pair, "view_product": lost_proposal, "text_product": lost_text}
+    others = np.diff(columns["other_offsets"])
+    counts = np.repeat(np.diff(columns["expression_offsets"]), others)
+    first = np.repeat(proposals["image_offsets"][columns["expression_image"]], others)
+    lost_of = {
+        "dot": lost_pair,
+        "view_product": lost_proposal,
+        "text_product": lost_text,
+        "other_dot": lost_proposal[ranges(first, counts)],
+        "bank_dot": lost_proposal,
+    }
     for name, column in columns.items():
         lost = lost_of.get(name.partition(".")[0])
         if lost is not None and lost.any():
