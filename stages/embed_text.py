@@ -51,7 +51,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     parse = read_table(paths.parse, "parse", ("sentence", "noun_phrase", "other_phrases"))
     texts = [[params.template.format(text) for text in parse[name]] for name in ("sentence", "noun_phrase")]
-    others = [[params.other_template.format(phrase) for phrase in json.loads(known)] for known in parse["other_phrases"]]
+    others = [
+        [params.other_template.format(phrase) for phrase in json.loads(known)] for known in parse["other_phrases"]
+    ]
     rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1], *chain.from_iterable(others)}))}
     strings, keys = list(rows), [fingerprint(string) for string in rows]
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}

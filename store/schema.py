@@ -110,7 +110,9 @@ SPATIAL = {
 }
 POSITION = "whether a word alone places the target left, right, in the middle, at the top, at the bottom"
 ORDINAL = "n and the place in left, right, middle, top, bottom that is counted from; 0 and -1 for none"
-HYBRID = "HybridGL's relation (place in stages.text.words.KINDS) and position (in stages.text.words.POSITIONS), -1 for none"
+HYBRID = (
+    "HybridGL's relation (place in stages.text.words.KINDS) and position (in stages.text.words.POSITIONS), -1 for none"
+)
 PARSE = _table(
     "parse",
     {
@@ -164,7 +166,9 @@ PAIRS = _table(
         "proposal_score": _c("float32", "N", "the generator's confidence"),
         "proposal_area": _c("int64", "N", "pixels"),
         "proposal_box": _c("float32", "N 4", "XYXY, pixels"),
-        "proposal_centroid": _c("float32", "N 2", "x, y of the mask's centroid, as shares of the image's width and height"),
+        "proposal_centroid": _c(
+            "float32", "N 2", "x, y of the mask's centroid, as shares of the image's width and height"
+        ),
         "proposal_prior": _c("float32", "N 5", "means inside the mask of the priors left, right, middle, top, bottom"),
         "proposal_size": _c("int32", "N 2", "height, width of its image in pixels"),
         "expression_position": _c("bool", "E 5", POSITION),

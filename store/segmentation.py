@@ -89,7 +89,7 @@ def row_counts(counts: Sequence[bytes], height: int, width: int) -> NDArray[np.i
     mask, start, last = _inside(counts)
     (first, top), (final, bottom) = np.divmod(start, height), np.divmod(last, height)
     steps = np.zeros((len(counts), height + 1), np.int64)
-    np.add.at(steps, (mask, 0), final - first)
+    np.add.at(steps[:, 0], mask, final - first)
     np.add.at(steps, (mask, top), 1)
     np.add.at(steps, (mask, bottom + 1), -1)
     return np.cumsum(steps, axis=1)[:, :height]

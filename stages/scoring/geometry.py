@@ -39,7 +39,8 @@ def geometry_of(counts: Sequence[bytes], height: int, width: int) -> tuple[Float
     area = columns.sum(1)
     filled = np.maximum(area, 1)
     right, middle, bottom = (
-        (of @ prior) / filled for of, prior in ((columns, ramp(width)), (columns, triangle(width)), (rows, ramp(height)))
+        (of @ prior) / filled
+        for of, prior in ((columns, ramp(width)), (columns, triangle(width)), (rows, ramp(height)))
     )
     x = columns @ (np.arange(width) + 0.5) / filled / width
     y = rows @ (np.arange(height) + 0.5) / filled / height

@@ -33,7 +33,8 @@ def bank_dot_name(view: str) -> str:
 def other_columns(
     masks: Vectors, text: Vectors, image_offsets: Ints, image: Ints, bank: Floats, context: Context
 ) -> dict[str, NDArray[np.generic]]:
-    """``other_offsets`` (E+1,), ``other_product`` (X,), ``other_sum_product`` (E,), ``other_dot.*`` (Y,) and ``bank_dot.*`` (N, G).
+    """The columns ``other_offsets`` (E+1,), ``other_product`` (X,), ``other_sum_product`` (E,), ``other_dot.*`` (Y,) and
+    ``bank_dot.*`` (N, G).
 
     Args:
         image_offsets: proposals of each image (I+1,). image: of each expression (E,). bank: see ``bank_of`` (G, D).
@@ -42,7 +43,9 @@ def other_columns(
 
     offsets, strings = text.column("other_offsets"), text.column("other_string")
     used, row = np.unique(strings, return_inverse=True)
-    vectors = np.ascontiguousarray(text.rows("feature")[used]) if len(used) else np.zeros((0, bank.shape[1]), np.float32)
+    vectors = (
+        np.ascontiguousarray(text.rows("feature")[used]) if len(used) else np.zeros((0, bank.shape[1]), np.float32)
+    )
     squares = (vectors * vectors).sum(1, dtype=np.float32)
     vectors[lost_norms(squares)] = 0
     squares[lost_norms(squares)] = 0

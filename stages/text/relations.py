@@ -77,12 +77,17 @@ def spatial(doc: Doc, target: Span | None, chunks: Sequence[Span], others: Mappi
         used |= {i for i in path if words[i] in _PLACE_OF}
         if named:
             kind = KINDS.index(WORD_KINDS[words[named[0]]])
-            row = (subject, kind, others[chunk.text], _second(chunk.root, entity) if words[named[0]] == "between" else NOTHING)
+            row = (
+                subject,
+                kind,
+                others[chunk.text],
+                _second(chunk.root, entity) if words[named[0]] == "between" else NOTHING,
+            )
             relations.setdefault(named[0], row)
             used |= set(named)
     position = [False] * len(_PLACE_NAMES)
     for i, word in enumerate(words):
-        if i in used or word not in WORD_KINDS and word not in _PLACE_OF:
+        if i in used or (word not in WORD_KINDS and word not in _PLACE_OF):
             continue
         owner = _owner(doc[i], entity)
         if word in WORD_KINDS and WORD_KINDS[word] not in ("within", "between"):
@@ -90,7 +95,10 @@ def spatial(doc: Doc, target: Span | None, chunks: Sequence[Span], others: Mappi
         if word in _PLACE_OF and owner == TARGET:
             position[_PLACE_NAMES.index(_PLACE_OF[word])] = True
     return Spatial(
-        tuple(dict.fromkeys(relations[i] for i in sorted(relations))), tuple(position), ordinal, _hybrid(doc, target, chunks)
+        tuple(dict.fromkeys(relations[i] for i in sorted(relations))),
+        tuple(position),
+        ordinal,
+        _hybrid(doc, target, chunks),
     )
 
 
@@ -103,7 +111,9 @@ def _ordinal(words: Sequence[str]) -> tuple[tuple[int, int], set[int]]:
             before = words[max(i + 1, j - 2) : j]
             if words[j] in _DIRECTION_OF and _TOWARD & set(before):
                 direction = _PLACE_NAMES.index(_DIRECTION_OF[words[j]])
-                return ((0, NOTHING), set()) if words[j] in POSITIONS["middle"] else ((ORDINALS[word], direction), {i, j})
+                return (
+                    ((0, NOTHING), set()) if words[j] in POSITIONS["middle"] else ((ORDINALS[word], direction), {i, j})
+                )
     return (0, NOTHING), set()
 
 
@@ -142,8 +152,10 @@ def _owner(token: Token, entity: Sequence[int | None]) -> int:
     """The entity that a token stands in or below; the target where there is none."""
     while True:
         own = entity[token.i]
-        if own is not None or token.head.i == token.i:
-            return TARGET if own is None else own
+        if own is not None:
+            return own
+        if token.head.i == token.i:
+            return TARGET
         token = token.head
 
 

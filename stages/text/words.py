@@ -29,13 +29,13 @@ POSITIONS: Classes = {
 KINDS = ("left", "right", "above", "below", "bigger", "smaller", "within", "between")
 """The relations that rules know; a stored relation is a place in this list."""
 WORD_KINDS: Mapping[str, str] = {
-    **{word: "left" for word in ("left", "west", "leftmost", "western")},
-    **{word: "right" for word in ("right", "east", "rightmost", "eastern")},
-    **{word: "above" for word in ("above", "north", "top", "back", "behind", "over", "atop", "upper", "topmost")},
-    **{word: "below" for word in ("below", "south", "under", "front", "beneath", "underneath", "bottom", "lower")},
-    **{word: "bigger" for word in ("bigger", "larger", "closer", "biggest", "largest", "closest")},
-    **{word: "smaller" for word in ("smaller", "tinier", "further", "smallest", "tiniest", "furthest")},
-    **{word: "within" for word in ("inside", "within", "contained")},
+    **dict.fromkeys(("left", "west", "leftmost", "western"), "left"),
+    **dict.fromkeys(("right", "east", "rightmost", "eastern"), "right"),
+    **dict.fromkeys(("above", "north", "top", "back", "behind", "over", "atop", "upper", "topmost"), "above"),
+    **dict.fromkeys(("below", "south", "under", "front", "beneath", "underneath", "bottom", "lower"), "below"),
+    **dict.fromkeys(("bigger", "larger", "closer", "biggest", "largest", "closest"), "bigger"),
+    **dict.fromkeys(("smaller", "tinier", "further", "smallest", "tiniest", "furthest"), "smaller"),
+    **dict.fromkeys(("inside", "within", "contained"), "within"),
     "between": "between",
 }
 """Word -> one of ``KINDS`` (ReCLIP's words, with some of the same meaning); also superlatives and places without an object."""

@@ -1,6 +1,37 @@
 """Every rule of this package, registered by being imported: a new file of this folder gets its name here."""
 
-from stages.scoring.rules import cropping, global_, global_local, grad_cam, region_token, score_map
+from __future__ import annotations
+
+from stages.scoring.rules import (
+    cropping,
+    global_,
+    global_local,
+    grad_cam,
+    negative,
+    ordinal,
+    position,
+    rectifier,
+    region_token,
+    relation,
+    score_map,
+    subtraction,
+    weighted,
+)
 from stages.scoring.rules.registry import RULES
 
-__all__ = ["RULES", "cropping", "global_", "global_local", "grad_cam", "region_token", "score_map"]
+__all__ = [
+    "RULES",
+    "cropping",
+    "global_",
+    "global_local",
+    "grad_cam",
+    "negative",
+    "ordinal",
+    "position",
+    "rectifier",
+    "region_token",
+    "relation",
+    "score_map",
+    "subtraction",
+    "weighted",
+]
