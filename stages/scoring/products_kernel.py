@@ -118,13 +118,27 @@ def multiply_all(features: Floats, vectors: Floats, dots: Floats) -> None:
 
 @compiled
 def add_cell(
-    scores: Floats, dots: Floats, by_expression: Floats, by_proposal: Floats, offsets: Ints, proposal: Ints
+    first: int,
+    last: int,
+    scores: Floats,
+    dots: Floats,
+    by_expression: Floats,
+    by_proposal: Floats,
+    offsets: Ints,
+    proposal: Ints,
 ) -> None:
-    """Add one weighted cell: ``scores`` += ``by_expression`` x ``by_proposal`` x ``dots``, for all pairs (P,)."""
-    for expression in range(len(offsets) - 1):
-        share = by_expression[expression]
-        for pair in range(offsets[expression], offsets[expression + 1]):
-            scores[pair] += share * by_proposal[proposal[pair]] * dots[pair]
+    """Add one weighted cell: ``scores`` += ``by_expression`` x ``by_proposal`` x ``dots`` (P,), for expressions ``first`` to
+    ``last``.
+
+    The pairs of an expression are proposals in a row: only the first is looked up.
+    """
+    for expression in range(first, last):
+        start, stop, share = offsets[expression], offsets[expression + 1], by_expression[expression]
+        if start == stop:
+            continue
+        own, cell, length = scores[start:stop], dots[start:stop], by_proposal[proposal[start] :]
+        for i in range(stop - start):
+            own[i] += share * length[i] * cell[i]
 
 
 @compiled

@@ -83,7 +83,7 @@ def _parsed(doc: Doc) -> Parsed:
         position_words=classes(tokens, POSITIONS),
         relation_words=classes(tokens, RELATIONS),
         status="" if doc.text.strip() else BLANK,
-        spatial=spatial(doc, target, chunks, {text: place for place, text in enumerate(others)}),
+        spatial=spatial(doc, tokens, target, chunks, {text: place for place, text in enumerate(others)}),
     )
 
 

@@ -22,7 +22,6 @@ from stages.text.words import (
     POSITIONS,
     RELATIONS,
     WORD_KINDS,
-    Classes,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ _PLACE_NAMES = tuple(POSITIONS)
 _PLACE_OF = {word: name for name, words in POSITIONS.items() for word in words}
 _DIRECTION_OF = {**_PLACE_OF, "west": "left", "east": "right", "north": "top", "south": "bottom"}
 _WORDS = frozenset({*WORD_KINDS, *_DIRECTION_OF, *(word for words in HYBRID_POSITIONS.values() for word in words)})
+_HYBRID_RELATION_OF = {word: HYBRID_KINDS.get(name, name) for name, words in RELATIONS.items() for word in words}
+_HYBRID_POSITION_OF = {word: name for name, words in HYBRID_POSITIONS.items() for word in words}
 _TOWARD = frozenset({"from", "on", "at", "in", "to"})
 
 
@@ -56,17 +57,18 @@ class Spatial(NamedTuple):
 NO_SPATIAL = Spatial((), (False,) * len(POSITIONS), (0, NOTHING), (NOTHING, NOTHING))
 
 
-def spatial(doc: Doc, target: Span | None, chunks: Sequence[Span], others: Mapping[str, int]) -> Spatial:
+def spatial(
+    doc: Doc, words: Sequence[str], target: Span | None, chunks: Sequence[Span], others: Mapping[str, int]
+) -> Spatial:
     """Read off a parsed sentence.
 
     Args:
-        target: the noun chunk of the target, None where it is the sentence.
+        words: the lower-case tokens. target: the noun chunk of the target, None where it is the sentence.
         chunks: all noun chunks. others: text of each other phrase -> its place among them.
     """
-    words = [token.lower_ for token in doc]
-    ordinal, used = _ordinal(words)
     if _WORDS.isdisjoint(words):
         return NO_SPATIAL
+    ordinal, used = _ordinal(words)
     entity = _entities(doc, target, chunks, others)
     relations: dict[int, Relation] = {}
     for chunk in chunks:
@@ -98,7 +100,7 @@ def spatial(doc: Doc, target: Span | None, chunks: Sequence[Span], others: Mappi
         tuple(dict.fromkeys(relations[i] for i in sorted(relations))),
         tuple(position),
         ordinal,
-        _hybrid(doc, target, chunks),
+        _hybrid(doc, words, target, chunks),
     )
 
 
@@ -159,20 +161,23 @@ def _owner(token: Token, entity: Sequence[int | None]) -> int:
         token = token.head
 
 
-def _hybrid(doc: Doc, target: Span | None, chunks: Sequence[Span]) -> tuple[int, int]:
+def _hybrid(doc: Doc, words: Sequence[str], target: Span | None, chunks: Sequence[Span]) -> tuple[int, int]:
     """HybridGL's relation and position: of each table the word whose head stands first, the first word on ties.
 
     The release compares a word with a set, so that its "right" is never a relation; here it is one.
     """
-    relation = _first(doc, RELATIONS)
-    if any(c.root.lower_ in HYBRID_NONE for c in chunks if target is None or c.text != target.text):
+    relation = _first(doc, words, _HYBRID_RELATION_OF)
+    if relation is not None and any(
+        c.root.lower_ in HYBRID_NONE for c in chunks if target is None or c.text != target.text
+    ):
         relation = None
-    kind = NOTHING if relation is None else KINDS.index(HYBRID_KINDS.get(relation, relation))
-    position = _first(doc, HYBRID_POSITIONS)
+    kind = NOTHING if relation is None else KINDS.index(relation)
+    position = _first(doc, words, _HYBRID_POSITION_OF)
     return kind, NOTHING if position is None else _PLACE_NAMES.index(position)
 
 
-def _first(doc: Doc, table: Classes) -> str | None:
-    class_of = {word: name for name, words in table.items() for word in words}
-    found = [token for token in doc if token.lower_ in class_of]
-    return class_of[min(found, key=lambda token: token.head.i).lower_] if found else None
+def _first(doc: Doc, words: Sequence[str], name_of: Mapping[str, str]) -> str | None:
+    found = [i for i, word in enumerate(words) if word in name_of]
+    if not found:
+        return None
+    return name_of[words[found[0] if len(found) == 1 else min(found, key=lambda i: doc[i].head.i)]]
