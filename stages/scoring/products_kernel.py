@@ -118,21 +118,13 @@ def multiply_all(features: Floats, vectors: Floats, dots: Floats) -> None:
 
 @compiled
 def add_cell(
-    first: int,
-    last: int,
-    scores: Floats,
-    dots: Floats,
-    by_expression: Floats,
-    by_proposal: Floats,
-    offsets: Ints,
-    proposal: Ints,
+    scores: Floats, dots: Floats, by_expression: Floats, by_proposal: Floats, offsets: Ints, proposal: Ints
 ) -> None:
-    """Add one weighted cell: ``scores`` += ``by_expression`` x ``by_proposal`` x ``dots`` (P,), for expressions ``first`` to
-    ``last``.
+    """Add one weighted cell: ``scores`` += ``by_expression`` x ``by_proposal`` x ``dots``, for all pairs (P,).
 
     The pairs of an expression are proposals in a row: only the first is looked up.
     """
-    for expression in range(first, last):
+    for expression in range(len(offsets) - 1):
         start, stop, share = offsets[expression], offsets[expression + 1], by_expression[expression]
         if start == stop:
             continue

@@ -12,7 +12,6 @@ from stages.scoring.rules.registry import RULES, Rule
 from stages.scoring.rules.sentence import columns_with
 from stages.scoring.table import PairTable, Scoring
 
-_TOGETHER = 256  # expressions whose scores stay in the cache from one cell to the next
 _DEFAULT = {"global.k3*sentence": 0.25, "global.k3*phrase": 0.25, "local*sentence": 0.25, "local*phrase": 0.25}
 
 
@@ -48,15 +47,9 @@ def scores(pairs: PairTable, scoring: Scoring, settings: Settings) -> Floats:
         squares = columns.view_squares(view)
         length[view] = 1 / np.sqrt(np.maximum(squares, tiny)) if settings.cosine else np.ones_like(squares)
         unusable = squares <= 0 if unusable is None else unusable | (squares <= 0)
-    shares = [
-        np.float32(100 * weight) / np.sqrt(np.maximum(columns.text_product(text, text), tiny))
-        for _, text, weight in cells
-    ]
-    dots, offsets, proposal = [columns.dot(view, text) for view, text, _ in cells], pairs.offsets, columns["proposal"]
-    for first in range(0, len(offsets) - 1, _TOGETHER):
-        last = min(first + _TOGETHER, len(offsets) - 1)
-        for (view, _, _), dot, share in zip(cells, dots, shares, strict=True):
-            add_cell(first, last, total, dot, share, length[view], offsets, proposal)
+    for view, text, weight in cells:
+        share = np.float32(100 * weight) / np.sqrt(np.maximum(columns.text_product(text, text), tiny))
+        add_cell(total, columns.dot(view, text), share, length[view], pairs.offsets, columns["proposal"])
     if unusable is not None and unusable.any():
         total[unusable[columns["proposal"]]] = -np.inf
     return total
