@@ -111,4 +111,5 @@ def other_sum_scores(pairs: PairTable, scoring: Scoring, view: str) -> tuple[Flo
     pair = ranges(np.repeat(pairs.offsets[:-1], number), np.repeat(counts, number))
     squares = columns["other_sum_product"].astype(np.float64)
     total = np.bincount(pair, feature.times(columns.other_dot, pair), minlength=len(pairs.union))
-    return 100 * total * np.repeat(_inverse(squares), counts), np.repeat(squares > 0, counts)
+    scores: Floats = 100 * total * np.repeat(_inverse(squares), counts)
+    return scores, np.repeat(squares > 0, counts)

@@ -134,7 +134,7 @@ def _path(root: Token, entity: Sequence[int | None]) -> tuple[set[int], int]:
     token, own = root, entity[root.i]
     while token.head.i != token.i:
         token = token.head
-        above = entity[token.i]
+        above: int | None = entity[token.i]
         if above is not None and above != own:
             return path, above
         path.add(token.i)
@@ -144,7 +144,7 @@ def _path(root: Token, entity: Sequence[int | None]) -> tuple[set[int], int]:
 def _second(root: Token, entity: Sequence[int | None]) -> int:
     """The entity that is joined to a phrase's root: "between the dog and the cat"."""
     for child in root.children:
-        joined = entity[child.i]
+        joined: int | None = entity[child.i]
         if child.dep_ == "conj" and joined is not None and joined not in (TARGET, entity[root.i]):
             return joined
     return NOTHING
@@ -153,7 +153,7 @@ def _second(root: Token, entity: Sequence[int | None]) -> int:
 def _owner(token: Token, entity: Sequence[int | None]) -> int:
     """The entity that a token stands in or below; the target where there is none."""
     while True:
-        own = entity[token.i]
+        own: int | None = entity[token.i]
         if own is not None:
             return own
         if token.head.i == token.i:

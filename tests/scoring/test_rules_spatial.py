@@ -306,6 +306,79 @@ def test_scores_are_loops(
     assert rule in ("weighted", "subtraction") or np.abs(got - scored(pairs, "global_local", {})).max() > 0.01
 
 
+HEAT = ("gem", "gem.inside_minus_outside")
+
+
+def plain_coherence(e: Plain) -> list[float]:
+    """Masks of the image without a vector in some view are left out."""
+    used = [i for i, row in enumerate(e.rows) if all(e.made.others[view][row].any() for view in HEAT)]
+    result = [-math.inf] * len(e.rows)
+    if not used:
+        return result
+    t = unit(e.made.text[e.made.strings[e.expression][1]])
+    gem, minus = ([dot(e.made.others[view][row], t) for row in e.rows] for view in HEAT)
+    outside = [a - b for a, b in zip(gem, minus, strict=True)]
+    whole = [bool(mask.all()) for mask in e.masks]
+    known = [i for i in used if not whole[i]]
+    low = min([gem[i] for i in known] + [outside[i] for i in known], default=0)
+    relation, place = e.spatial.hybrid
+    b = {"bigger": 1.95, "smaller": 1.5}.get(KINDS[relation] if relation >= 0 else "", 1.8)
+    height, width = e.masks[0].shape
+    half = width // 2
+    wave = {
+        "left": [1 - x / (width - 1) for x in range(width)],
+        "right": [x / (width - 1) for x in range(width)],
+        "middle": [x / (half - 1) for x in range(half)] + [1 - x / (width - half - 1) for x in range(width - half)],
+    }.get(SIDES[place] if place >= 0 else "", [1.0] * width)
+    prior = np.tile(wave, (height, 1))
+    c: dict[int, float] = {}
+    for i in known:
+        mask = e.masks[i]
+        p, q, share = prior[mask].mean(), prior[~mask].mean(), mask.mean()
+        mean = share * gem[i] + (1 - share) * outside[i]
+        c[i] = ((2 - b) * p * (gem[i] - low) - b * q * (outside[i] - low)) / (prior.mean() * (mean - low))
+    base = e.base()
+    s = dict(zip(used, soft([base[i] for i in used]), strict=True))
+    top = sorted(used, key=lambda i: -s[i])[:3]
+    q_of, anchors = s, top
+    if e.phrases:
+        against = e.against(np.sum(e.phrases, 0, dtype=np.float64), "mixed")
+        q_of = dict(zip(used, soft([against[i] for i in used]), strict=True))
+        anchors = sorted(used, key=lambda i: -q_of[i])[:6]
+    rho = [
+        sum(
+            s[i] * (q_of[j] * related(KINDS[relation], e.boxes[i], e.boxes[j]) if relation >= 0 else 1) for j in anchors
+        )
+        for i in top
+    ]
+    final = {i: 0.6 * c.get(i, min(c.values(), default=0)) + 0.4 * r for i, r in zip(top, soft(rho), strict=True)}
+    for i in used:
+        result[i] = final[i] if i in final else s[i] - 1 + min(final.values()) - 1
+    return result
+
+
+def test_coherence_is_a_loop(tmp_path: Path) -> None:
+    made = synthetic(tmp_path, seed=4, counts=(5, 0, 12, 1, 9, 2), others=HEAT)
+    table = load_pairs(make_pairs(made), K)[0]
+    got = scored(table, "coherence", {})
+    for expression in range(len(made.ref)):
+        own = got[table.offsets[expression] : table.offsets[expression + 1]]
+        expected = plain_coherence(Plain(made, expression, "cosine"))
+        assert np.isneginf(own).tolist() == np.isneginf(expected).tolist()
+        mild = np.abs(np.nan_to_num(expected, neginf=0)) < 50  # where the mean is the least value, C has no bound
+        np.testing.assert_allclose(own[mild], np.array(expected)[mild], rtol=2e-3, atol=2e-3)
+    other = rearranged(made, tmp_path / "other.h5", list(range(len(made.ref)))[::-1], True)
+    again = scored(other, "coherence", {})
+    for place, e in enumerate(reversed(range(len(made.ref)))):
+        own = got[table.offsets[e] : table.offsets[e + 1]]
+        np.testing.assert_allclose(again[other.offsets[place] : other.offsets[place + 1]][::-1], own, rtol=1e-4)
+
+
+def test_coherence_needs_both_poolings(pairs: PairTable) -> None:
+    with pytest.raises(ParameterError, match=r"rule coherence: needs view 'gem'.*add gem to embed_masks\.views"):
+        scored(pairs, "coherence", {})
+
+
 def rearranged(made: Synthetic, path: Path, expressions: list[int], backwards: bool) -> PairTable:
     """A pair table with these expressions alone, each with an image of its own, its proposals in order or backwards."""
     table = read_table(made.paths["pairs"], "pairs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stages.scoring.rules import (
+    coherence,
     cropping,
     global_,
     global_local,
@@ -21,6 +22,7 @@ from stages.scoring.rules.registry import RULES
 
 __all__ = [
     "RULES",
+    "coherence",
     "cropping",
     "global_",
     "global_local",
