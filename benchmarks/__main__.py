@@ -16,7 +16,7 @@ from benchmarks.harness import Result
 from benchmarks.masks import boxes, decoding, overlap
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
-from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full
+from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full, rescore_weighted
 from benchmarks.stream import visual_stream
 from benchmarks.text import text
 from benchmarks.visual import crops, products, sparse_masking, visual_encode
@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "overlap": overlap,
     "pair_build": pair_build,
     "rescore_one": rescore_one,
+    "rescore_weighted": rescore_weighted,
     "rescore_surface": rescore_surface,
     "rescore_surface_full": rescore_surface_full,
     "noop_repro": noop_repro,

@@ -21,6 +21,8 @@ import yaml
 from PIL import Image
 
 from benchmarks.harness import Result
+from stages.parse import spatial_columns
+from stages.text.relations import NO_SPATIAL
 from store.ragged import offsets_of
 from store.segmentation import areas, encode
 from store.table import Table, write_table
@@ -189,6 +191,7 @@ def _texts_and_features(data: Path, index: Table, proposals: Table, expressions:
     columns = {name: ["[]"] * expressions for name in ("other_phrases", "position_words", "relation_words")}
     texts = [strings[i] for i in which]
     columns |= {"sentence": texts, "noun_phrase": texts, "status": [""] * expressions}
+    columns |= spatial_columns([NO_SPATIAL._asdict()] * expressions)
     parse = write_table(data / "parse.h5", "parse", columns, {}, {"index": index.digest})
     rows = len(proposals["area"])
 
@@ -206,6 +209,8 @@ def _texts_and_features(data: Path, index: Table, proposals: Table, expressions:
             "truncated": np.zeros(997, bool),
             "sentence_string": which,
             "phrase_string": which[::-1].copy(),
+            "other_offsets": np.zeros(expressions + 1, np.int64),
+            "other_string": np.zeros(0, np.int64),
         },
         {},
         {"parse": parse.digest},

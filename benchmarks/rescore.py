@@ -6,6 +6,7 @@ import time
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from benchmarks.roofline import Work
 from benchmarks.tables import FULL, GROUPS, PROPOSALS, VAL, Features, features, pair_table, size_of
 from stages.contract import Context
 from stages.scoring.fusion import Dots, first_best
-from stages.scoring.products import dot_name, product_columns, view_product_name
+from stages.scoring.products import TEXTS, dot_name, product_columns, text_product_name, view_product_name
+from stages.scoring.rules import weighted
 from stages.scoring.surface import plain_surface, surface
+from stages.scoring.table import Columns, Scoring
 from store.ragged import offsets_of
 
 Floats = NDArray[np.float32]
@@ -69,6 +72,56 @@ def rescore_one(alpha: float = 0.85, beta: float = 0.5) -> Result:
     return Result(
         "rescore_one", *times, error=error, at_most=0.010, note="error of the cosine", stage="score", work=work
     )
+
+
+def rescore_weighted(views: int = 6) -> Result:
+    """A weighted sum of 12 cells (6 views x 2 texts) over 10,834 expressions x 60 proposals, from the table's columns."""
+    rng = np.random.default_rng(0)
+    offsets = offsets_of(np.full(VAL, PROPOSALS))
+    image = np.arange(VAL) // 7
+    proposal = (image[:, None] * PROPOSALS + np.arange(PROPOSALS)).ravel()
+    names = [f"view{number}" for number in range(views)]
+    columns: dict[str, Any] = {"proposal": proposal, "expression_offsets": offsets}
+    for view in names:
+        columns[view_product_name(view, view)] = rng.uniform(1, 2, proposal[-1] + 1).astype(np.float32)
+        columns |= {dot_name(view, text): rng.standard_normal(len(proposal), np.float32) for text in TEXTS}
+    columns |= {text_product_name(text, text): rng.uniform(1, 2, VAL).astype(np.float32) for text in TEXTS}
+    weights = {f"{view}*{text}": float(rng.uniform(-1, 1)) for view in names for text in TEXTS}
+    pairs: Any = SimpleNamespace(offsets=offsets, union=proposal, columns=InMemory(columns, names))
+    settings = weighted.Settings(weights=weights)
+
+    def plain() -> Floats:
+        """Each cell's cosine by the book, weighted, added up."""
+        total, counts = np.zeros(len(proposal)), np.diff(offsets)
+        for cell, weight in weights.items():
+            view, _, text = cell.rpartition("*")
+            length = np.sqrt(columns[view_product_name(view, view)][proposal])
+            length = length * np.sqrt(np.repeat(columns[text_product_name(text, text)], counts))
+            total += weight * 100 * (columns[dot_name(view, text)] / length)
+        return total.astype(np.float32)
+
+    def ours() -> Floats:
+        return weighted.scores(pairs, Scoring(), settings)
+
+    error = float(np.abs(ours() - plain()).max() / 100)
+    times = medians(plain, ours)
+    work = Work(3 * len(weights) * len(proposal) / 1e9, (len(weights) + 1) * 4 * len(proposal) / 1e9)
+    return Result(
+        "rescore_weighted",
+        *times,
+        error=error,
+        at_most=0.020,
+        note="error of the sum of cosines",
+        stage="score",
+        work=work,
+    )
+
+
+class InMemory(Columns):
+    """The columns of a pair table that was never written."""
+
+    def __init__(self, columns: dict[str, Any], views: list[str]) -> None:
+        self.path, self.views, self.texts, self._read = Path("memory"), views, list(TEXTS), columns
 
 
 def rescore_surface() -> Result:

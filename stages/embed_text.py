@@ -1,8 +1,10 @@
-"""Stage embed_text: the raw text vector of every DISTINCT string, sentences and noun phrases together."""
+"""Stage embed_text: the raw text vector of every DISTINCT string: sentences, noun phrases, phrases of other objects."""
 
 from __future__ import annotations
 
+import json
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +19,7 @@ from stages.device.precision import Precision
 from stages.text.compute import embedder
 from stages.text.template import Template
 from store.fingerprint import code_digest, fingerprint, library_versions
+from store.ragged import offsets_of
 from store.registry import record_digest
 from store.states import State
 from store.table import read_table
@@ -32,6 +35,7 @@ class Params(BaseParams):
 
     model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
     template: Template = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+    other_template: Template = Field("a photo of {}", description="prompt around a noun phrase of another object")
     precision: Precision = Field("float32", description="as in embed_masks")
     image_size: int = Field(0, ge=0, description="as in embed_masks: part of which encoder it is")
 
@@ -44,11 +48,14 @@ class Paths(BasePaths):
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the text features and, for each expression, the rows of its sentence and of its noun phrase."""
+    """Write the text features and, for each expression, the rows of its sentence, its noun phrase and its other phrases."""
     summary = Summary()
-    parse = read_table(paths.parse, "parse", ("sentence", "noun_phrase"))
+    parse = read_table(paths.parse, "parse", ("sentence", "noun_phrase", "other_phrases"))
     texts = [[params.template.format(text) for text in parse[name]] for name in ("sentence", "noun_phrase")]
-    rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1]}))}
+    others = [
+        [params.other_template.format(phrase) for phrase in json.loads(known)] for known in parse["other_phrases"]
+    ]
+    rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1], *chain.from_iterable(others)}))}
     strings, keys = list(rows), [fingerprint(string) for string in rows]
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
     encoder = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
@@ -69,6 +76,8 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             "truncated": truncated,
             "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
             "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
+            "other_offsets": offsets_of(map(len, others)),
+            "other_string": np.array([rows[text] for text in chain.from_iterable(others)], np.int64),
         }
         lost = [
             Lost(State.LOST_FEATURE, "the vector is zero, denormal or not finite", f"string {string!r}")

@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
+from stages.scoring.geometry import geometry_columns
+from stages.scoring.other_products import bank_of, other_columns
 from stages.scoring.products import TEXTS, product_columns, ranges, text_rows
 from stages.views.registry import is_mixed
 from store.errors import StoreError, rerun
 from store.ragged import offsets_of
-from store.schema import members
+from store.schema import SPATIAL, members
 from store.states import EVALUATED, expression_states
 from store.table import Stored, Table, read_table, require_same, write_table
 from store.usable import Lost, lost_norms, require_usable
 from store.vectors import Vectors
 
 Floats = NDArray[np.float32]
+_SPATIAL = ("position", "ordinal", "hybrid")
+"""What stage parse says of an expression's places and relations, apart from the ragged columns ``SPATIAL``."""
 
 
 class Params(BaseParams):
@@ -48,7 +52,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     index = read_table(paths.index, "index")
     proposals = read_table(paths.proposals, "proposals")
     overlap = read_table(paths.overlap, "overlap")
-    parse = read_table(paths.parse, "parse", ("status",))
+    parse = read_table(paths.parse, "parse", ("status", *_SPATIAL, *SPATIAL))
     masks, text = Vectors(paths.mask_features, "mask_features"), Vectors(paths.text_features, "text_features")
     require_same("pair", (proposals, "index", index), (overlap, "index", index), (overlap, "proposals", proposals))
     require_same("pair", (masks, "proposals", proposals), (text, "parse", parse), (parse, "index", index))
@@ -68,10 +72,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "proposal": proposal,
         **{name: overlap[name][_overlap_rows(overlap, expressions)] for name in ("intersection", "union")},
         **{f"proposal_{name}": proposals[name] for name in ("score", "area", "box")},
+        **{f"expression_{name}": parse[name] for name in _SPATIAL},
+        **{name: parse[name] for name in SPATIAL},
     }
+    with summary.timed("geometry"):
+        columns |= geometry_columns(index, proposals)
     with summary.timed("compute"):
-        products = product_columns(masks, text, image_offsets, expressions["expression_image"], context)
-    columns |= products
+        image = expressions["expression_image"]
+        columns |= product_columns(masks, text, image_offsets, image, context)
+        bank = bank_of(text, expressions["expression_group"], len(index.attrs["groups"]))
+        columns |= other_columns(masks, text, image_offsets, image, bank, context)
     columns |= expression_states_of(columns, index, proposals, parse, summary)
     made_from = {
         "index": index.digest,
@@ -141,6 +151,9 @@ def expression_states_of(
     lost_text = np.any(list(text_of.values()), axis=0)
     lost_proposal = np.any([lost for view, lost in proposals_of.items() if is_mixed(view)], axis=0)
     counts = np.diff(columns["expression_offsets"])
+    others = np.diff(columns["other_offsets"])
+    starts = np.repeat(proposals["image_offsets"][columns["expression_image"]], others)
+    by_other = ranges(starts, np.repeat(counts, others))
     for name, column in columns.items():
         family, _, cell = name.partition(".")
         first, _, second = cell.partition("*")
@@ -150,6 +163,10 @@ def expression_states_of(
             column[proposals_of[first] | proposals_of[second]] = 0
         elif family == "text_product":
             column[text_of[first] | text_of[second]] = 0
+        elif family == "other_dot":
+            column[proposals_of[first][by_other]] = 0
+        elif family == "bank_dot":
+            column[proposals_of[first]] = 0
     states, reasons = expression_states(index, proposals, parse, lost_proposal, lost_text)
     rows = enumerate(zip(states, reasons, strict=True))
     left_out = [Lost(state, reason, f"expression {row}") for row, (state, reason) in rows if state not in EVALUATED]

@@ -1,8 +1,9 @@
-"""Stage parse: clean sentence, target noun phrase, other noun phrases, position and relation words of every expression."""
+"""Stage parse: clean sentence, noun phrases, position and relation words of every expression, and what they say as numbers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,9 +15,11 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.text.parsing import parser
 from stages.text.spacy_model import spacy_digest
+from stages.text.words import POSITIONS
 from store.fingerprint import code_digest, fingerprint, library_versions
+from store.ragged import offsets_of
 from store.states import State
-from store.table import read_table, write_table
+from store.table import as_rows, read_table, write_table
 from store.usable import Lost, require_usable
 from store.work import Parts, locked
 
@@ -57,6 +60,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             name: [json.dumps(p[name]) for p in parsed]
             for name in ("other_phrases", "position_words", "relation_words")
         },
+        **spatial_columns(parsed),
         "status": [p["status"] for p in parsed],
     }
     blank = [
@@ -73,6 +77,16 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.wrote = {"expressions": len(parsed)}
     summary.skipped = [f"expression {row}: {p['status']}" for row, p in enumerate(parsed) if p["status"]]
     return summary
+
+
+def spatial_columns(parsed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The columns of places and relations, from sentences with the fields of ``stages.text.relations.Spatial``."""
+    return {
+        "relation_offsets": offsets_of(len(p["relations"]) for p in parsed),
+        "relation": as_rows([row for p in parsed for row in p["relations"]], "int32", 4),
+        "position": as_rows([p["position"] for p in parsed], "bool", len(POSITIONS)),
+        **{name: as_rows([p[name] for p in parsed], "int32", 2) for name in ("ordinal", "hybrid")},
+    }
 
 
 def key_of(params: Params) -> dict[str, Any]:

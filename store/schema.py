@@ -2,7 +2,8 @@
 
 Dimension symbols: I images, R refs, E expressions, N proposals (flat, image by image), S distinct strings,
 P pairs (expression, proposal; flat, expression by expression), O overlaps (ref, proposal; flat, ref by ref), T annotated
-objects (flat, image by image), D feature width, G grid points. ``utf8`` and ``bytes`` columns are ragged: kept as
+objects (flat, image by image), D feature width, G groups, Q relations (flat, expression by expression), X other noun phrases
+(likewise), Y (other noun phrase, proposal; flat, phrase by phrase). ``utf8`` and ``bytes`` columns are ragged: kept as
 ``<name>.bytes`` (uint8) and ``<name>.offsets`` (int64).
 Boxes are XYXY in pixels of the image, floats, x2 and y2 exclusive. Masks are COCO run-length counts (compressed), whose
 size is that of their image. Features are raw: never normalised, because norms take part in the fusion (paper sec. 3.3).
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-VERSION = 4
+VERSION = 5
 """Raised by any change of what a stored array means; part of every fingerprint."""
 
 
@@ -98,6 +99,20 @@ MASK_FEATURES = _table(
     {"status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box, no usable vector")},
     {"view": _c("float32", "N D", "the vector of every mask by one view, raw")},
 )
+SPATIAL = {
+    "relation_offsets": _c("int64", "E+1", "relations of each expression"),
+    "relation": _c(
+        "int32",
+        "Q 4",
+        "subject, kind, object, second object; subject and objects: place among the expression's other phrases, -1 the target "
+        "as subject, none as object; kind: place in stages.text.words.KINDS",
+    ),
+}
+POSITION = "whether a word alone places the target left, right, in the middle, at the top, at the bottom"
+ORDINAL = "n and the place in left, right, middle, top, bottom that is counted from; 0 and -1 for none"
+HYBRID = (
+    "HybridGL's relation (place in stages.text.words.KINDS) and position (in stages.text.words.POSITIONS), -1 for none"
+)
 PARSE = _table(
     "parse",
     {
@@ -106,6 +121,10 @@ PARSE = _table(
         "other_phrases": _c("utf8", "E", "the other noun phrases, JSON list"),
         "position_words": _c("utf8", "E", "JSON list"),
         "relation_words": _c("utf8", "E", "JSON list"),
+        **SPATIAL,
+        "position": _c("bool", "E 5", POSITION),
+        "ordinal": _c("int32", "E 2", ORDINAL),
+        "hybrid": _c("int32", "E 2", HYBRID),
         "status": _c("utf8", "E", "what is odd about the text: a blank sentence"),
     },
 )
@@ -117,6 +136,8 @@ TEXT_FEATURES = _table(
         "truncated": _c("bool", "S", "longer than the model's context; the end was cut"),
         "sentence_string": _c("int64", "E", "row of the sentence's string"),
         "phrase_string": _c("int64", "E", "row of the noun phrase's string"),
+        "other_offsets": _c("int64", "E+1", "other noun phrases of each expression"),
+        "other_string": _c("int64", "X", "row of the string of each other noun phrase, in its own template"),
     },
 )
 OVERLAP = _table(
@@ -145,6 +166,18 @@ PAIRS = _table(
         "proposal_score": _c("float32", "N", "the generator's confidence"),
         "proposal_area": _c("int64", "N", "pixels"),
         "proposal_box": _c("float32", "N 4", "XYXY, pixels"),
+        "proposal_centroid": _c(
+            "float32", "N 2", "x, y of the mask's centroid, as shares of the image's width and height"
+        ),
+        "proposal_prior": _c("float32", "N 5", "means inside the mask of the priors left, right, middle, top, bottom"),
+        "proposal_size": _c("int32", "N 2", "height, width of its image in pixels"),
+        "expression_position": _c("bool", "E 5", POSITION),
+        "expression_ordinal": _c("int32", "E 2", ORDINAL),
+        "expression_hybrid": _c("int32", "E 2", HYBRID),
+        **SPATIAL,
+        "other_offsets": _c("int64", "E+1", "other noun phrases of each expression"),
+        "other_product": _c("float32", "X", "|q|^2 of each other noun phrase's vector, 0 if lost"),
+        "other_sum_product": _c("float32", "E", "squared length of the sum of an expression's other phrases' vectors"),
     },
     {
         "dot": _c("float32", "P", "<view>*<text>: the view's vector times the text's; 0 where a vector is lost"),
@@ -152,6 +185,10 @@ PAIRS = _table(
             "float32", "N", "<view>*<view>: products of a proposal's own vectors; v*v is |v|^2, 0 if lost"
         ),
         "text_product": _c("float32", "E", "<text>*<text>: products of an expression's own vectors"),
+        "other_dot": _c("float32", "Y", "<view>: the view's vector times the other phrase's; 0 where either is lost"),
+        "bank_dot": _c(
+            "float32", "N G", "<view>: the view's vector times the mean of the unit vectors of each group's sentences"
+        ),
     },
 )
 SCORES = _table(

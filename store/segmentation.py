@@ -63,6 +63,38 @@ def occupied(counts: Sequence[bytes], height: int, width: int) -> tuple[NDArray[
     return columns, rows
 
 
+def column_counts(counts: Sequence[bytes], height: int, width: int) -> NDArray[np.int64]:
+    """How many pixels of each mask lie in each column, int64 (N, W); from its runs, no mask is decoded.
+
+    A run adds, to the pixels before each column's end, its part before that end: the first and last column in part, those
+    between whole.
+    """
+    mask, start, last = _inside(counts)
+    (first, top), (final, bottom) = np.divmod(start, height), np.divmod(last, height)
+    steps = np.zeros((len(counts), width + 1), np.int64)
+    np.add.at(steps, (mask, first), height)  # from its first column on a run is as if whole ...
+    np.add.at(steps, (mask, final + 1), -height)
+    whole = np.cumsum(steps, axis=1)[:, :width]
+    np.add.at(whole, (mask, first), -top)  # ... less what lies above its first and below its last pixel
+    np.add.at(whole, (mask, final), bottom + 1 - height)
+    return whole
+
+
+def row_counts(counts: Sequence[bytes], height: int, width: int) -> NDArray[np.int64]:
+    """How many pixels of each mask lie in each row, int64 (N, H); from its runs, no mask is decoded.
+
+    A run that goes through c column ends covers all rows c times, and those from its top down to its bottom once more or,
+    where its bottom is above its top, all but those between.
+    """
+    mask, start, last = _inside(counts)
+    (first, top), (final, bottom) = np.divmod(start, height), np.divmod(last, height)
+    steps = np.zeros((len(counts), height + 1), np.int64)
+    np.add.at(steps[:, 0], mask, final - first)
+    np.add.at(steps, (mask, top), 1)
+    np.add.at(steps, (mask, bottom + 1), -1)
+    return np.cumsum(steps, axis=1)[:, :height]
+
+
 def _inside(counts: Sequence[bytes]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """The runs of pixels inside of all masks: the row of the mask, the first and the last pixel (down the columns)."""
     digits = np.frombuffer(b"".join(counts), np.uint8).astype(np.int64) - 48  # pycocotools' rleToString, see rle_counts

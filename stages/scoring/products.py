@@ -77,7 +77,7 @@ def product_columns(
         },
     )
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for first, last in context.track(list(_image_blocks(image_offsets)), "image blocks"):
+        for first, last in context.track(list(image_blocks(image_offsets)), "image blocks"):
             base, stop = image_offsets[first], image_offsets[last]
             features = {view: masks.rows(f"view.{view}", base, stop) for view in views}
             runs = [(i, min(i + TOGETHER, last)) for i in range(first, last, TOGETHER)]
@@ -141,7 +141,7 @@ class Products:
                     multiply_rows(first, second, self.view_products[view_product_name(view, other)][start:stop])
 
 
-def _image_blocks(image_offsets: Ints) -> Iterator[tuple[int, int]]:
+def image_blocks(image_offsets: Ints) -> Iterator[tuple[int, int]]:
     """Runs of images (first, last) that own about a shard of proposals: vectors are read in large pieces."""
     first = 0
     while first < len(image_offsets) - 1:

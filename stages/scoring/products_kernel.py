@@ -76,6 +76,64 @@ def multiply_rows(x: Floats, y: Floats, products: Floats) -> None:
 
 
 @compiled
+def multiply_listed(
+    listed: Ints,
+    owner: Ints,
+    row: Ints,
+    starts: Ints,
+    image_offsets: Ints,
+    vectors: Floats,
+    base: int,
+    features: Floats,
+    dots: Floats,
+) -> None:
+    """Multiply texts, any number for an expression, with the proposals of their images.
+
+    Args:
+        listed: which texts (M,), places in the next three. owner: the image of each text (X,). row: of ``vectors`` (X,).
+        starts: where its products begin (X,). features: of proposals ``base`` on. dots: (Y,), to fill.
+    """
+    for place in listed:
+        image, text = owner[place], vectors[row[place]]
+        for proposal in range(image_offsets[image], image_offsets[image + 1]):
+            feature, total = features[proposal - base], np.float32(0)
+            for i in range(len(text)):
+                total += feature[i] * text[i]
+            dots[starts[place] + proposal - image_offsets[image]] = total
+
+
+@compiled
+def multiply_all(features: Floats, vectors: Floats, dots: Floats) -> None:
+    """Multiply each row of ``features`` (M, D) with each of ``vectors`` (G, D) into ``dots`` (M, G).
+
+    As matrices their last bits would depend on how many rows are multiplied at a time.
+    """
+    for row in range(len(features)):
+        for other in range(len(vectors)):
+            total = np.float32(0)
+            for i in range(features.shape[1]):
+                total += features[row, i] * vectors[other, i]
+            dots[row, other] = total
+
+
+@compiled
+def add_cell(
+    scores: Floats, dots: Floats, by_expression: Floats, by_proposal: Floats, offsets: Ints, proposal: Ints
+) -> None:
+    """Add one weighted cell: ``scores`` += ``by_expression`` x ``by_proposal`` x ``dots``, for all pairs (P,).
+
+    The pairs of an expression are proposals in a row: only the first is looked up.
+    """
+    for expression in range(len(offsets) - 1):
+        start, stop, share = offsets[expression], offsets[expression + 1], by_expression[expression]
+        if start == stop:
+            continue
+        own, cell, length = scores[start:stop], dots[start:stop], by_proposal[proposal[start] :]
+        for i in range(stop - start):
+            own[i] += share * length[i] * cell[i]
+
+
+@compiled
 def _twelve(x: Floats, y: Floats, z: Floats, k: Floats, l: Floats, m: Floats, n: Floats) -> tuple[np.float32, ...]:
     a = b = c = d = p = q = r = s = t = u = v = w = np.float32(0)
     for i in range(len(x)):

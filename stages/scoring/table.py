@@ -16,6 +16,7 @@ from pydantic import Field
 from stages.contract import Params
 from stages.scoring.fusion import Dots, Floats, first_best
 from stages.scoring.metrics import Empty, Outcome, outcome_of_choice
+from stages.scoring.other_products import bank_dot_name, other_dot_name
 from stages.scoring.products import TEXTS, dot_name, text_product_name, view_product_name
 from stages.scoring.score_rule import ScoreRule
 from store.errors import ParameterError, StoreError, nearest
@@ -225,9 +226,24 @@ class Columns:
         by_pair: Floats = by_proposal[self["proposal"]]
         return by_pair
 
+    def view_squares(self, view: str) -> Floats:
+        """The squared length of a view's vector of each proposal, float32 (N,)."""
+        column: Floats = self[view_product_name(self._known(view), view)]
+        return column
+
     def text_product(self, text: str, other: str) -> Floats:
         """Two texts of an expression multiplied, float32 (E,)."""
         column: Floats = self[text_product_name(text, other)]
+        return column
+
+    def other_dot(self, view: str) -> Floats:
+        """A view's vector times each of the other noun phrases', float32 (Y,): see ``stages.scoring.others``."""
+        column: Floats = self[other_dot_name(self._known(view))]
+        return column
+
+    def bank_dot(self, view: str) -> Floats:
+        """A view's vector times the mean sentence of each group, for each proposal, float32 (N, G)."""
+        column: Floats = self[bank_dot_name(self._known(view))]
         return column
 
     def ks(self) -> list[int]:

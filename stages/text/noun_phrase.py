@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from stages.text.relations import NO_SPATIAL, Spatial, spatial
 from stages.text.words import PLACES, POSITIONS, RELATIONS, classes
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Parsed:
         position_words: classes of ``words.POSITIONS`` named anywhere in the sentence, in order, each once.
         relation_words: classes of ``words.RELATIONS``, likewise.
         status: "" or why the expression has no text.
+        spatial: relations, places and ordinals as numbers.
     """
 
     sentence: str
@@ -42,6 +44,7 @@ class Parsed:
     position_words: tuple[str, ...]
     relation_words: tuple[str, ...]
     status: str
+    spatial: Spatial = NO_SPATIAL
 
 
 def clean_sentence(nlp: Language, sentence: str) -> str:
@@ -72,13 +75,15 @@ def _parsed(doc: Doc) -> Parsed:
     chunks = list(doc.noun_chunks)
     target = _target(root, chunks)
     tokens = [token.lower_ for token in doc]
+    others = tuple(dict.fromkeys(c.text for c in chunks if _is_other(c, target, root)))
     return Parsed(
         sentence=doc.text,
         noun_phrase=doc.text if target is None else target.text,
-        other_phrases=tuple(dict.fromkeys(c.text for c in chunks if _is_other(c, target, root))),
+        other_phrases=others,
         position_words=classes(tokens, POSITIONS),
         relation_words=classes(tokens, RELATIONS),
         status="" if doc.text.strip() else BLANK,
+        spatial=spatial(doc, tokens, target, chunks, {text: place for place, text in enumerate(others)}),
     )
 
 

@@ -30,5 +30,5 @@ def parser(spacy_model: str, digest: str, device: str) -> Compute:
 
 def _item(parsed: Parsed) -> Item:
     fields = ("sentence", "noun_phrase", "other_phrases", "position_words", "relation_words", "status")
-    text = json.dumps({name: getattr(parsed, name) for name in fields})
+    text = json.dumps({**{name: getattr(parsed, name) for name in fields}, **parsed.spatial._asdict()})
     return {"json": np.frombuffer(text.encode(), np.uint8)}

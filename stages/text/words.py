@@ -26,6 +26,50 @@ POSITIONS: Classes = {
     "top": ("top", "upper", "topmost"),
     "bottom": ("bottom", "lower", "bottommost"),
 }
+KINDS = ("left", "right", "above", "below", "bigger", "smaller", "within", "between")
+"""The relations that rules know; a stored relation is a place in this list."""
+WORD_KINDS: Mapping[str, str] = {
+    **dict.fromkeys(("left", "west", "leftmost", "western"), "left"),
+    **dict.fromkeys(("right", "east", "rightmost", "eastern"), "right"),
+    **dict.fromkeys(("above", "north", "top", "back", "behind", "over", "atop", "upper", "topmost"), "above"),
+    **dict.fromkeys(("below", "south", "under", "front", "beneath", "underneath", "bottom", "lower"), "below"),
+    **dict.fromkeys(("bigger", "larger", "closer", "biggest", "largest", "closest"), "bigger"),
+    **dict.fromkeys(("smaller", "tinier", "further", "smallest", "tiniest", "furthest"), "smaller"),
+    **dict.fromkeys(("inside", "within", "contained"), "within"),
+    "between": "between",
+}
+"""Word -> one of ``KINDS`` (ReCLIP's words, with some of the same meaning); also superlatives and places without an object."""
+HYBRID_KINDS: Mapping[str, str] = {"up": "above", "down": "below", "big": "bigger", "small": "smaller"}
+"""Class of ``RELATIONS`` -> its name among ``KINDS``; the others have the same name."""
+HYBRID_POSITIONS: Classes = {
+    "left": ("left",),
+    "right": ("right",),
+    "middle": ("middle", "between"),
+    "top": ("up", "top", "above"),
+    "bottom": ("down", "under", "bottom", "low"),
+}
+"""HybridGL's words of its position prior."""
+HYBRID_NONE = frozenset({"part", "image", "side", "picture", "half", "region", "section", "photo"})
+"""HybridGL sees no relation where one of these is the root of another noun phrase."""
+ORDINALS: Mapping[str, int] = {
+    word: number
+    for number, words in enumerate(
+        (
+            ("first", "1st"),
+            ("second", "2nd"),
+            ("third", "3rd"),
+            ("fourth", "4th"),
+            ("fifth", "5th"),
+            ("sixth", "6th"),
+            ("seventh", "7th"),
+            ("eighth", "8th"),
+            ("ninth", "9th"),
+            ("tenth", "10th"),
+        ),
+        start=1,
+    )
+    for word in words
+}
 PLACES = frozenset(
     {word for table in (RELATIONS, POSITIONS) for words in table.values() for word in words}
     | {"side", "corner", "edge", "end", "half", "part"}

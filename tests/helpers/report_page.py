@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw
 from stages import report
 from stages.contract import Context, Summary
 from stages.page import page
+from stages.parse import spatial_columns
+from stages.text.relations import NO_SPATIAL
 from store.document import write_document
 from store.segmentation import encode
 from store.table import read_table, write_table
@@ -131,6 +133,7 @@ def build(
     }
     proposals = write_table(paths.proposals, "proposals", columns, own["proposals"], {"index": index.digest})
     lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
+    lists |= spatial_columns([NO_SPATIAL._asdict()] * 6)
     phrases = {"sentence": TEXTS, "noun_phrase": [*TEXTS[:5], ""], "status": [""] * 5 + ["empty sentence"]}
     parse = write_table(paths.parse, "parse", phrases | lists, own["parse"], {"index": index.digest})
     pairs = write_table(
@@ -203,6 +206,22 @@ def pair_columns(proposals: Any) -> dict[str, Any]:
         "union": np.array([u for _, u in overlaps]),
         **{name: np.ones(len(rows), np.float32) for name in dots},
         **{f"proposal_{name}": proposals[name] for name in ("score", "area", "box")},
+        **beyond(len(REF_OF), len(proposals["score"])),
+    }
+
+
+def beyond(expressions: int, proposals: int) -> dict[str, Any]:
+    """The columns of places and relations, of sentences without any."""
+    spatial = spatial_columns([NO_SPATIAL._asdict()] * expressions)
+    return {
+        "proposal_centroid": np.full((proposals, 2), 0.5, np.float32),
+        "proposal_prior": np.full((proposals, 5), 0.5, np.float32),
+        "proposal_size": np.full((proposals, 2), (HEIGHT, WIDTH), np.int32),
+        **{f"expression_{name}": spatial.pop(name) for name in ("position", "ordinal", "hybrid")},
+        **spatial,
+        "other_offsets": np.zeros(expressions + 1, np.int64),
+        "other_product": np.zeros(0, np.float32),
+        "other_sum_product": np.zeros(expressions, np.float32),
     }
 
 

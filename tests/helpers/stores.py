@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.registry import FILES
+from stages.parse import spatial_columns
+from stages.text.relations import Spatial
+from stages.text.words import KINDS, POSITIONS
 from store.ragged import Bytes, offsets_of
 from store.segmentation import encode
 from store.table import Table, write_table
@@ -32,7 +36,8 @@ class Synthetic:
         proposals: bool (n, H, W) of each image. truth: bool (H, W) of each ref, None where it has no ground truth.
         ref_image, ref_group, ref: int lists. strings: (sentence, phrase) rows of each expression.
         f_global: k -> (N, D). f_local (N, D). others: label of a further view -> (N, D).
-        text (S, D). scores, boxes, image_offsets as stored.
+        text (S, D). scores, boxes, image_offsets as stored. phrases: rows of the other phrases of each expression.
+        spatial: of each expression what stage parse says of relations and places.
     """
 
     paths: dict[str, Path]
@@ -49,6 +54,8 @@ class Synthetic:
     scores: NDArray[np.float32]
     boxes: NDArray[np.float32]
     image_offsets: NDArray[np.int64]
+    phrases: list[list[int]]
+    spatial: list[Spatial]
 
     def image_of(self, expression: int) -> int:
         return self.ref_image[self.ref[expression]]
@@ -95,7 +102,12 @@ def synthetic(
         scores=np.sort(rng.random(total))[::-1].astype(np.float32),
         boxes=rng.uniform(0, 10, (total, 4)).astype(np.float32),
         image_offsets=offsets_of(counts),
+        phrases=[],
+        spatial=[],
     )
+    for _ in ref:
+        made.phrases.append([int(row) for row in rng.integers(0, len(STRINGS), rng.integers(0, 3))])
+        made.spatial.append(_spatial(rng, len(made.phrases[-1])))
     for label in others:
         made.others[label] = rng.normal(0, 2, (total, dim)).astype(np.float32)
         made.others[label][3::7] = 0
@@ -104,6 +116,21 @@ def synthetic(
     _write_overlap(made, index, stored)
     _write_features(made, index, stored, {"score_rule": "cosine", "encoder": ENCODER, **attrs})
     return made
+
+
+def _spatial(rng: np.random.Generator, phrases: int) -> Spatial:
+    """Any relations between the target and ``phrases`` other phrases, places and ordinals."""
+    relations = tuple(
+        (int(rng.integers(-1, phrases)), int(rng.integers(len(KINDS))), *rng.integers(-1, phrases, 2).tolist())
+        for _ in range(rng.integers(0, 4))
+    )
+    ordinal = (int(rng.integers(1, 4)), int(rng.choice([0, 1, 3, 4]))) if rng.random() < 0.5 else (0, -1)
+    return Spatial(
+        relations,
+        tuple((rng.random(len(POSITIONS)) < 0.3).tolist()),
+        ordinal,
+        (int(rng.integers(-1, len(KINDS) - 1)), int(rng.integers(-1, len(POSITIONS)))),
+    )
 
 
 def _write_index(made: Synthetic, sizes: list[tuple[int, ...]]) -> Table:
@@ -160,7 +187,9 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
     parsed = {
         "sentence": [STRINGS[s] for s, _ in made.strings],
         "noun_phrase": [STRINGS[p] for _, p in made.strings],
-        **{name: ["[]"] * expressions for name in ("other_phrases", "position_words", "relation_words")},
+        "other_phrases": [json.dumps([STRINGS[row] for row in rows]) for rows in made.phrases],
+        **{name: ["[]"] * expressions for name in ("position_words", "relation_words")},
+        **spatial_columns([own._asdict() for own in made.spatial]),
         "status": empty,
     }
     parse = write_table(made.paths["parse"], "parse", parsed, {}, {"index": index.digest})
@@ -183,6 +212,8 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
         "truncated": np.arange(len(STRINGS)) == CUT,
         "sentence_string": np.array([s for s, _ in made.strings]),
         "phrase_string": np.array([p for _, p in made.strings]),
+        "other_offsets": offsets_of(map(len, made.phrases)),
+        "other_string": np.array([row for rows in made.phrases for row in rows], np.int64),
     }
     write_vectors(
         made.paths["text_features"],

@@ -98,7 +98,10 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
         made_from = {**opened.attrs["made_from"], source: "0" * 64}
         name, others = {
             "mask_features": ("view.local", ["status"]),
-            "text_features": ("feature", ["string", "truncated", "sentence_string", "phrase_string"]),
+            "text_features": (
+                "feature",
+                ["string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string"],
+            ),
         }[consumer]
         rows, columns = opened.rows(name), {other: opened.column(other) for other in others}
         write_vectors(path, consumer, *rows.shape, {name: [rows]}, columns, {}, made_from)  # type: ignore[arg-type]
@@ -195,7 +198,10 @@ def test_masks_and_texts_of_two_encoders_are_refused(tmp_path: Path) -> None:
 def test_vectors_of_two_widths_are_refused(tmp_path: Path) -> None:
     made = synthetic(tmp_path)
     opened = Vectors(made.paths["text_features"], "text_features")
-    columns = {name: opened.column(name) for name in ("string", "truncated", "sentence_string", "phrase_string")}
+    columns = {
+        name: opened.column(name)
+        for name in ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string")
+    }
     rows = opened.rows("feature")[:, :4]
     attrs = opened.attrs
     write_vectors(

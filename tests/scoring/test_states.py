@@ -21,7 +21,10 @@ from tests.helpers.documents import data_sets
 from tests.helpers.oracles import context, fields, make_pairs, overlap_of, plain_best, plain_metrics, plain_scores
 from tests.helpers.stores import Synthetic, synthetic
 
-COLUMNS = {"mask_features": ["status"], "text_features": ["string", "truncated", "sentence_string", "phrase_string"]}
+COLUMNS = {
+    "mask_features": ["status"],
+    "text_features": ["string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string"],
+}
 
 
 def rewritten(made: Synthetic, name: str, **changes: dict[int, str]) -> None:

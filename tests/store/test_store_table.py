@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.parse import spatial_columns
+from stages.text.relations import NO_SPATIAL
 from store import schema
 from store.errors import StoreError
 from store.fingerprint import fingerprint
@@ -21,7 +23,7 @@ from store.table import as_rows, content_digest, read_table, require_same, write
 from tests.helpers.store_files import content, proposals, survivors, write
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=12)  # every code point, lone surrogates too
-PARSE = tuple(schema.PARSE.columns)
+PARSE = [name for name, column in schema.PARSE.columns.items() if column.dtype == "utf8"]
 
 
 def test_table_round_trip(tmp_path: Path) -> None:
@@ -44,8 +46,9 @@ def test_table_round_trip(tmp_path: Path) -> None:
 def test_any_text_comes_back(rows: list[tuple[str, ...]]) -> None:
     columns = {name: [row[i] for row in rows] for i, name in enumerate(PARSE)}
     with tempfile.TemporaryDirectory() as folder:
-        write_table(Path(folder) / "t.h5", "parse", columns, {}, {})
-        table = read_table(Path(folder) / "t.h5", "parse")
+        numbers = spatial_columns([NO_SPATIAL._asdict()] * len(rows))
+        write_table(Path(folder) / "t.h5", "parse", columns | numbers, {}, {})
+        table = read_table(Path(folder) / "t.h5", "parse", PARSE)
     assert dict(table.columns) == columns
 
 

@@ -1,9 +1,12 @@
 """Every rule of this package, registered by being imported: a new file of this folder gets its name here."""
 
+from __future__ import annotations
+
 from stages.scoring.rules import (
     blur,
     clear_clip,
     clip_surgery,
+    coherence,
     cropping,
     gem,
     global_,
@@ -14,11 +17,18 @@ from stages.scoring.rules import (
     hybrid_l2g,
     mask_clip,
     nac_clip,
+    negative,
+    ordinal,
+    position,
+    rectifier,
     red_circle,
     region_token,
+    relation,
     sclip,
     score_map,
+    subtraction,
     text_region,
+    weighted,
 )
 from stages.scoring.rules.registry import RULES
 
@@ -27,6 +37,7 @@ __all__ = [
     "blur",
     "clear_clip",
     "clip_surgery",
+    "coherence",
     "cropping",
     "gem",
     "global_",
@@ -37,9 +48,16 @@ __all__ = [
     "hybrid_l2g",
     "mask_clip",
     "nac_clip",
+    "negative",
+    "ordinal",
+    "position",
+    "rectifier",
     "red_circle",
     "region_token",
+    "relation",
     "sclip",
     "score_map",
+    "subtraction",
     "text_region",
+    "weighted",
 ]
