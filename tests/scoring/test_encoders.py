@@ -35,7 +35,10 @@ def second_encoder(made: Synthetic, folder: Path, seed: int = 5) -> Synthetic:
     attrs = {"score_rule": "unnormalised", "encoder": OTHER}
     write_vectors(paths["mask_features"], "mask_features", n, dim, columns, {"status": [""] * n}, {},
                   masks.attrs["made_from"], **attrs)  # fmt: skip
-    named = {name: text.column(name) for name in ("string", "truncated", "sentence_string", "phrase_string")}
+    named = {
+        name: text.column(name)
+        for name in ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string")
+    }
     write_vectors(paths["text_features"], "text_features", len(strings), dim, {"feature": [strings]}, named, {},
                   text.attrs["made_from"], encoder=OTHER)  # fmt: skip
     inputs = {name: path for name, path in paths.items() if name in pair_stage.Paths.model_fields}
