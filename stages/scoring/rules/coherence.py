@@ -80,18 +80,30 @@ def coherence(pairs: PairTable, settings: Settings, usable: NDArray[np.bool_]) -
         known = usable[own] & ~whole
         if not known.any():
             continue
-        low = min(inside[own][known].min(), outside[own][known].min())
-        share = area[own] / pixels[own]
-        p = q = np.ones(len(share))
-        everywhere = 1.0
+        low = float(min(inside[own][known].min(), outside[own][known].min()))
+        prior, everywhere = None, 1.0
         if place[expression] >= 0 and PRIORS[place[expression]] in _WITH_PRIOR:
-            everywhere, p = 0.5, columns["proposal_prior"][rows[own], place[expression]].astype(np.float64)
-            q = (everywhere - share * p) / np.maximum(1 - share, _TINY)
-        mean = share * inside[own] + (1 - share) * outside[own]
-        numerator = (2 - b[own]) * p * (inside[own] - low) - b[own] * q * (outside[own] - low)
-        c = numerator / np.maximum(everywhere * (mean - low), _TINY)
+            prior, everywhere = columns["proposal_prior"][rows[own], place[expression]].astype(np.float64), 0.5
+        c = of_means(inside[own], outside[own], area[own] / pixels[own], b[own], low, prior, everywhere)
         result[own] = np.where(known, c, c[known].min())
     return result
+
+
+def of_means(
+    inside: Doubles, outside: Doubles, share: Doubles, b: Doubles, low: float, prior: Doubles | None, everywhere: float
+) -> Doubles:
+    """C of N masks of one image, from the means of its map (N,) and its least value ``low``.
+
+    Args:
+        share: area of each mask as a share of the image (N,). b: weight of what is outside (N,).
+        prior: its mean inside each mask (N,), None for none. everywhere: its mean over the image.
+    """
+    p = np.ones(len(share)) if prior is None else prior
+    q = (everywhere - share * p) / np.maximum(1 - share, _TINY)
+    mean = share * inside + (1 - share) * outside
+    numerator = (2 - b) * p * (inside - low) - b * q * (outside - low)
+    c: Doubles = numerator / np.maximum(everywhere * (mean - low), _TINY)
+    return c
 
 
 RULES.add(
