@@ -21,7 +21,7 @@ _SYNONYMS = {
     "striped": ("striped",),
     "dotted": ("dotted", "spotted"),
 }
-_ATTRIBUTES = ("shape", "colour", "filling", "size")
+ATTRIBUTES = ("shape", "colour", "filling", "size")
 _PLAIN, _LOOSE = 0.08, -0.04  # slack of a place: the target lies well inside, others not even near (in image sides)
 
 
@@ -35,16 +35,17 @@ class Phrase:
     size: str | None = None
 
     def fits(self, item: SceneObject) -> bool:
-        said = ((getattr(self, name), getattr(item, name)) for name in _ATTRIBUTES)
+        said = ((getattr(self, name), getattr(item, name)) for name in ATTRIBUTES)
         return all(wanted is None or wanted == seen for wanted, seen in said)
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A lower-case sentence without punctuation and what its noun phrase says of its target."""
+    """A lower-case sentence without punctuation, what its noun phrase says of its target, and the place it tells."""
 
     sentence: str
     phrase: Phrase
+    place: str | None = None
 
 
 def appearance(rng: np.random.Generator, scene: Scene, target: int) -> Expression | None:
@@ -63,7 +64,7 @@ def position(rng: np.random.Generator, scene: Scene, target: int) -> Expression 
         rivals = [i for i in range(len(scene.objects)) if _PLACES[place](*_relative(scene, i), _LOOSE)]
         phrase = _telling_phrase(rng, scene, target, rivals, prefer_vague=True)
         if phrase is not None:
-            return Expression(_placed(rng, noun_phrase(rng, phrase), place), phrase)
+            return Expression(placed(rng, noun_phrase(rng, phrase), place), phrase, place)
     return None
 
 
@@ -96,8 +97,24 @@ def noun_phrase(rng: np.random.Generator, phrase: Phrase) -> str:
 
 def description(rng: np.random.Generator, item: SceneObject) -> Phrase:
     """A phrase that is true of `item` and says two to four things, its shape nearly always."""
-    kept = {name: getattr(item, name) for name in _ATTRIBUTES if rng.random() < (0.95 if name == "shape" else 0.75)}
+    kept = {name: getattr(item, name) for name in ATTRIBUTES if rng.random() < (0.95 if name == "shape" else 0.75)}
     return Phrase(**(kept if len(kept) > 1 else {"shape": item.shape, "colour": item.colour}))
+
+
+def reworded(rng: np.random.Generator, sentence: str, said: Phrase, meant: Phrase) -> str:
+    """The sentence that says `said`, with its words for what differs changed to those of `meant`."""
+    words = sentence.split()
+    for name in ATTRIBUTES:
+        old, new = getattr(said, name), getattr(meant, name)
+        if old != new:
+            at = next(i for i, word in enumerate(words) if word in _SYNONYMS.get(old, (old,)))
+            words[at] = _word(rng, new)
+    return " ".join(words)
+
+
+def loose_places(scene: Scene, index: int) -> list[bool]:
+    """Which of PLACES an object may be said to lie in."""
+    return [_PLACES[place](*_relative(scene, index), _LOOSE) for place in PLACES]
 
 
 def _telling_phrase(
@@ -106,10 +123,10 @@ def _telling_phrase(
     """A random phrase that fits the target and none of `rivals`; `prefer_vague`: likelier one that needs the rest."""
     item, others = scene.objects[target], [scene.objects[i] for i in rivals if i != target]
     phrases, weights = [], []
-    for said in product((True, False), repeat=len(_ATTRIBUTES)):
+    for said in product((True, False), repeat=len(ATTRIBUTES)):
         if not any(said):
             continue
-        kept = (name for name, is_said in zip(_ATTRIBUTES, said, strict=True) if is_said)
+        kept = (name for name, is_said in zip(ATTRIBUTES, said, strict=True) if is_said)
         phrase = Phrase(**{name: getattr(item, name) for name in kept})
         if any(phrase.fits(other) for other in others):
             continue
@@ -138,9 +155,10 @@ _PLACES: dict[str, Callable[[float, float, float], bool]] = {
     "bottom right": lambda x, y, slack: max(1 - x, 1 - y) < 0.5 - slack,
     "middle": lambda x, y, slack: max(abs(x - 0.5), abs(y - 0.5)) < 0.2 - slack,
 }
+PLACES = tuple(_PLACES)
 
 
-def _placed(rng: np.random.Generator, noun: str, place: str) -> str:
+def placed(rng: np.random.Generator, noun: str, place: str) -> str:
     """The noun phrase with its place in one of the usual wordings."""
     tails: tuple[str, ...]
     heads: tuple[str, ...]

@@ -1,7 +1,9 @@
-"""Training pairs for RefShapes' CLIP: single objects cut out by good and bad masks, and whole scenes, with captions.
+"""Training pairs for RefShapes' CLIP: scenes, windows of scenes and regions of scenes, with captions of what they show.
 
-Images are prepared by the pipeline's own code (reference preprocessing), but for the first resize of the short side,
-which says little here and costs much.
+A window is a photo taken closer: a rectangle of the image around one object, never masked. A region is an ellipse of
+patches, all that the last blocks get to see of a scene: patch dropping (Li et al., CVPR 2023) in one piece. Images are
+prepared by the pipeline's own code (reference preprocessing), but for the first resize of the short side, which says
+little here and costs much.
 """
 
 from __future__ import annotations
@@ -11,41 +13,72 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
-from demo.captions import Expression, Phrase, appearance, description, noun_phrase, position, relation
+from demo.captions import (
+    ATTRIBUTES,
+    PLACES,
+    Phrase,
+    appearance,
+    description,
+    loose_places,
+    noun_phrase,
+    placed,
+    position,
+    relation,
+    reworded,
+)
 from demo.scenes import COLOURS, FILLINGS, SHAPES, SIZES, Mask, Scene, SceneObject
-from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, crop_windows
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
-SIDE = 112  # input pixels of the CLIP
 _PREPROCESS = Preprocess(IMAGENET_MEAN, IMAGENET_STD, antialias=False, short_side=240, fill="reference")
 _VALUES = {"shape": SHAPES, "colour": tuple(COLOURS), "filling": FILLINGS, "size": tuple(SIZES)}
+SHOWN, HINTED = 0.8, 0.1  # an object is shown if so much of it lies in the view, and only hinted at from the other on
+FEW = 2  # objects of a view that a caption names all
+WINDOW_MARGINS = ((0.12, 0.4), (0.5, 0.75), (1.5, 1.0))  # of the object's box, at most; cumulated chance
+REGION_RADII = ((0.9, 1.4, 0.7), (1.4, 2.2, 1.0))  # of half the box, from and to; cumulated chance
 
-WHOLE, SCENE, PART, AROUND, BACKGROUND = range(5)  # what an image shows, and what a caption speaks of
-_SPOILT_WORDS = {PART: ("part of ", "a piece of ", "half of "), AROUND: ("background around ", "background and ")}
+RADIUS = (26, 90)  # of a region, at least and at most, in pixels; less might miss the grid
 
 
 @dataclass(frozen=True)
 class Caption:
-    """What is said, and its meaning: the kind of image it speaks of, a phrase for each object it names."""
+    """What is said, and its meaning: a phrase for each object it names, and the place of the first, if it tells."""
 
     text: str
-    kind: int
     phrases: tuple[Phrase, ...]
+    place: str | None = None
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One image, float32 (3, SIDE, SIDE), the objects it shows, a true caption, and a foil: nearly the same, but false.
+class View:
+    """What an image or a part of it shows, and what is said of it.
 
-    The kind of the image is that of its caption.
+    `objects` are to be seen, `hinted` only in part. `places` (objects + hinted, PLACES), bool: which they may be said to
+    lie in. `captions` are true, each of `foils` is nearly the same but, unless by chance, false.
     """
 
-    pixels: Tensor
     objects: tuple[SceneObject, ...]
-    caption: Caption
-    foil: Caption
+    hinted: tuple[SceneObject, ...]
+    places: npt.NDArray[np.bool_]
+    captions: tuple[Caption, ...]
+    foils: tuple[Caption, ...]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with S scenes and W windows, and R regions of scenes, on the encoder's grid.
+
+    `scenes` float32 (S, 3, side, side), `windows` (W, 3, side, side), `regions` (R, grid, grid) in [0, 1] of the scenes
+    `owners` int64 (R,). `views` (S + W + R) are of scenes, windows, regions in that order.
+    """
+
+    scenes: Tensor
+    windows: Tensor
+    regions: Tensor
+    owners: Tensor
+    views: list[View]
 
 
 def normalised(image: Image.Image) -> Tensor:
@@ -53,37 +86,77 @@ def normalised(image: Image.Image) -> Tensor:
     return replace(_PREPROCESS, short_side=min(image.size)).prepare(image, torch.device("cpu")).tensor
 
 
-def cut_out(pixels: Tensor, mask: Mask, fill: bool = True, jitter: npt.NDArray[np.intp] | None = None) -> Tensor:
-    """The object in its mask's box, (3, SIDE, SIDE), with `fill` beyond the mask; `jitter` (4,) moves the box's ends."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    window = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
-    if jitter is not None:
-        window = window + jitter
-    windows = crop_windows(window[None].astype(np.float64), *mask.shape)
-    shown = mask if fill else np.ones_like(mask)
-    return _PREPROCESS.local_views(pixels, shown[None], windows, (SIDE, SIDE))[0]
+def samples(
+    rng: np.random.Generator, scenes: list[Scene], windows: int, regions: int, side: int, grid: tuple[int, int]
+) -> Samples:
+    """The scenes, and so many windows and regions of each, of different objects as far as there are enough."""
+    whole, close, weights, owners = [], [], [], []
+    views: tuple[list[View], list[View], list[View]] = ([], [], [])
+    for number, scene in enumerate(scenes):
+        pixels = normalised(scene.image)
+        whole.append(_PREPROCESS.resize(pixels[None], (side, side))[0])
+        views[0].append(_view(rng, scene, np.ones_like(scene.objects[0].mask), True, 2))
+        for index in _chosen(rng, scene, windows):
+            left, top, right, bottom = window(rng, scene, index)
+            close.append(_PREPROCESS.resize(pixels[None, :, top:bottom, left:right], (side, side))[0])
+            inside = np.zeros_like(scene.objects[0].mask)
+            inside[top:bottom, left:right] = True
+            views[1].append(_view(rng, scene, inside, False, 1))
+        for index in _chosen(rng, scene, regions):
+            inside = region(rng, scene, index)
+            weights.append(_PREPROCESS.grid_masks(inside[None], grid, 1, torch.device("cpu"))[0])
+            views[2].append(_view(rng, scene, inside, True, 1))
+            owners.append(number)
+    empty = torch.zeros(0, 3, side, side), torch.zeros(0, *grid)
+    return Samples(
+        torch.stack(whole),
+        torch.stack(close) if close else empty[0],
+        torch.stack(weights) if weights else empty[1],
+        torch.tensor(owners, dtype=torch.int64),
+        [view for some in views for view in some],
+    )
 
 
-def samples(rng: np.random.Generator, scene: Scene, crops: int) -> list[Sample]:
-    """One sample of the whole scene and `crops` of masks in it."""
-    pixels = normalised(scene.image)
-    return [_scene_sample(rng, scene, pixels), *(_crop_sample(rng, scene, pixels) for _ in range(crops))]
+def window(rng: np.random.Generator, scene: Scene, index: int) -> tuple[int, int, int, int]:
+    """A rectangle with the whole of one object and some of its surroundings: XYXY, ends exclusive."""
+    x0, y0, x1, y1 = scene.objects[index].box
+    chance = rng.random()
+    most = next(margin for margin, upto in WINDOW_MARGINS if chance < upto)
+    left, right = (most * (x1 - x0) * rng.random(2)).astype(int)
+    top, bottom = (most * (y1 - y0) * rng.random(2)).astype(int)
+    width, height = scene.image.size
+    return max(x0 - left, 0), max(y0 - top, 0), min(x1 + right, width), min(y1 + bottom, height)
 
 
-def truths(captions: list[Caption], batch: list[Sample]) -> npt.NDArray[np.bool_]:
-    """Bool (C, N): caption i is true of image j. A crop's caption must name all that the crop shows."""
+def region(rng: np.random.Generator, scene: Scene, index: int) -> Mask:
+    """An ellipse about one object, bool (H, W): its outline says nothing of the object's."""
+    x0, y0, x1, y1 = scene.objects[index].box
+    chance = rng.random()
+    low, high = next((low, high) for low, high, upto in REGION_RADII if chance < upto)
+    radius_x, radius_y = np.clip(rng.uniform(low, high, 2) * (x1 - x0, y1 - y0) / 2, *RADIUS)
+    x, y = (np.array([x0 + x1, y0 + y1]) + rng.normal(0, 0.12, 2) * (x1 - x0, y1 - y0)) / 2
+    rows, columns = np.ogrid[0 : scene.image.height, 0 : scene.image.width]
+    return np.asarray(((columns - x) / radius_x) ** 2 + ((rows - y) / radius_y) ** 2 < 1)
+
+
+def truths(captions: list[Caption], views: list[View]) -> npt.NDArray[np.bool_]:
+    """Bool (C, N): caption i can be said of view j. What is hinted at counts, so as to call nothing false that may be
+    true; of a view of few objects, all must be named."""
     said = np.array([_codes(phrase) for caption in captions for phrase in caption.phrases])
-    shown = np.array([_codes(item) for sample in batch for item in sample.objects])
+    seen = [(*view.objects, *view.hinted) for view in views]
+    shown = np.array([_codes(item) for items in seen for item in items])
     phrase_counts = np.array([len(caption.phrases) for caption in captions])
-    object_counts = np.array([len(sample.objects) for sample in batch])
-    spoken, seen = np.array([caption.kind for caption in captions]), np.array([sample.caption.kind for sample in batch])
+    object_counts = np.array([len(items) for items in seen])
     fits = ((said[:, None] == -1) | (said[:, None] == shown[None])).all(axis=2)
+    allowed = np.concatenate([view.places for view in views])
+    firsts = np.cumsum(phrase_counts) - phrase_counts
+    for caption, first in zip(captions, firsts, strict=True):
+        if caption.place is not None:
+            fits[first] &= allowed[:, PLACES.index(caption.place)]
     fits = np.logical_or.reduceat(fits, np.cumsum(object_counts) - object_counts, axis=1)
-    fits = np.logical_and.reduceat(fits, np.cumsum(phrase_counts) - phrase_counts, axis=0)
-    plain = (WHOLE, SCENE)
-    same_kind = (spoken[:, None] == seen) | (np.isin(spoken, plain)[:, None] & np.isin(seen, plain))
-    complete = (seen == SCENE) | (phrase_counts[:, None] == object_counts)
-    return np.asarray(same_kind & complete & fits)
+    fits = np.logical_and.reduceat(fits, firsts, axis=0)
+    named, least = phrase_counts[:, None], np.array([len(view.objects) for view in views])
+    return np.asarray(fits & ((least > FEW) | (named >= least)))
 
 
 def _codes(item: Phrase | SceneObject) -> list[int]:
@@ -91,113 +164,61 @@ def _codes(item: Phrase | SceneObject) -> list[int]:
     return [-1 if value is None else values.index(value) for value, values in said]
 
 
-def _scene_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
-    squashed = _PREPROCESS.resize(pixels[None], (SIDE, SIDE))[0]
-    named = [int(i) for i in rng.permutation(len(scene.objects))[: int(rng.integers(1, 4))]]
-    if len(named) == 1 and rng.random() < 0.5:
-        caption = _expression(rng, scene, named[0], SCENE)
-    else:
-        caption = _listing(rng, [description(rng, scene.objects[i]) for i in named], SCENE)
-    return Sample(squashed, tuple(scene.objects), caption, _foil(rng, caption))
+def _chosen(rng: np.random.Generator, scene: Scene, count: int) -> list[int]:
+    return [int(i) for i in np.resize(rng.permutation(len(scene.objects)), count)]
 
 
-def _crop_sample(rng: np.random.Generator, scene: Scene, pixels: Tensor) -> Sample:
-    index = int(rng.integers(len(scene.objects)))
-    item, chance = scene.objects[index], rng.random()
-    if chance < 0.12:
-        crop, caption = cut_out(pixels, part_of(rng, item.mask)), _listing(rng, [description(rng, item)], PART)
-    elif chance < 0.20:
-        crop, caption = cut_out(pixels, beyond(rng, item.mask)), _listing(rng, [description(rng, item)], AROUND)
-    elif chance < 0.24:
-        crop, caption = (
-            cut_out(pixels, background(rng, scene)),
-            Caption(_background_words(rng), BACKGROUND, (Phrase(),)),
-        )
-        return Sample(crop, (item,), caption, _listing(rng, [description(rng, item)], WHOLE))
-    elif chance < 0.32:
-        other = scene.objects[(index + int(rng.integers(1, len(scene.objects)))) % len(scene.objects)]
-        caption = _listing(rng, [description(rng, item), description(rng, other)], WHOLE)
-        return Sample(cut_out(pixels, item.mask | other.mask), (item, other), caption, _foil(rng, caption))
-    else:
-        mask = item.mask if rng.random() < 0.5 else roughened(rng, item.mask)
-        crop = cut_out(pixels, mask, fill=rng.random() < 0.9, jitter=rng.integers(-3, 4, 4))
-        caption = _expression(rng, scene, index, WHOLE)
-    return Sample(crop, (item,), caption, _foil(rng, caption))
+def _view(rng: np.random.Generator, scene: Scene, inside: Mask, in_place: bool, captions: int) -> View:
+    """The view of what lies `inside`; `in_place` if places of the scene are places of the view."""
+    shares = [np.count_nonzero(item.mask & inside) / np.count_nonzero(item.mask) for item in scene.objects]
+    shown = [i for i, share in enumerate(shares) if share >= SHOWN]
+    if not shown:
+        shown = [int(np.argmax(shares))]
+    hinted = [i for i, share in enumerate(shares) if share >= HINTED and i not in shown]
+    said, foils = zip(*(_caption(rng, scene, shown, in_place) for _ in range(captions)), strict=True)
+    places = np.array([loose_places(scene, i) if in_place else [True] * len(PLACES) for i in (*shown, *hinted)])
+    objects = scene.objects
+    return View(tuple(objects[i] for i in shown), tuple(objects[i] for i in hinted), places, said, foils)
 
 
-def _expression(rng: np.random.Generator, scene: Scene, index: int, kind: int) -> Caption:
-    """A caption about one object: mostly a plain noun phrase, else a referring expression of any family."""
-    chance = rng.random()
-    found: Expression | None = None
-    if chance < 0.12:
-        found = appearance(rng, scene, index)
-    elif chance < 0.24:
+def _caption(rng: np.random.Generator, scene: Scene, shown: list[int], in_place: bool) -> tuple[Caption, Caption]:
+    """A caption of the objects shown, and its foil: a list of them or, of one among few or many, an expression."""
+    chance, index = rng.random(), shown[int(rng.integers(len(shown)))]
+    alone = len(shown) == 1 or len(shown) > FEW
+    if alone and in_place and chance < 0.25:
         found = position(rng, scene, index)
-    elif chance < 0.38:
-        found = relation(rng, scene, index)
-    if found is None:
-        return _listing(rng, [description(rng, scene.objects[index])], kind)
-    return Caption(found.sentence, kind, (found.phrase,))
+        if found is not None and found.place is not None:
+            phrase, place = _altered(rng, found.phrase), found.place
+            if rng.random() < 0.5:
+                phrase, place = found.phrase, PLACES[int(rng.integers(len(PLACES)))]
+            foil = Caption(placed(rng, noun_phrase(rng, phrase), place), (phrase,), place)
+            return Caption(found.sentence, (found.phrase,), found.place), foil
+    if alone and chance < 0.55:
+        found = relation(rng, scene, index) if len(shown) > FEW and chance < 0.4 else appearance(rng, scene, index)
+        if found is not None:
+            phrase = _altered(rng, found.phrase)
+            return Caption(found.sentence, (found.phrase,)), Caption(
+                reworded(rng, found.sentence, found.phrase, phrase), (phrase,)
+            )
+    count = len(shown) if len(shown) <= FEW else int(rng.integers(1, 4))
+    named = [int(i) for i in rng.permutation(shown)[:count]]
+    phrases = [description(rng, scene.objects[i]) for i in named]
+    others = list(phrases)
+    changed = int(rng.integers(len(phrases)))
+    others[changed] = _altered(rng, phrases[changed])
+    return _listing(rng, phrases), _listing(rng, others)
 
 
-def _listing(rng: np.random.Generator, phrases: list[Phrase], kind: int) -> Caption:
-    """The noun phrases joined by "and", with the words for what is wrong with the crop, if anything."""
-    article = ("", "a ", "the ")[int(rng.integers(3))]
-    text = " and ".join(article + noun_phrase(rng, phrase) for phrase in phrases)
-    openings = _SPOILT_WORDS.get(kind, ("", "", "", "", "a photo of "))
-    return Caption(openings[int(rng.integers(len(openings)))] + text, kind, tuple(phrases))
+def _listing(rng: np.random.Generator, phrases: list[Phrase]) -> Caption:
+    """The noun phrases joined by "and"."""
+    article, opening = ("", "a ", "the ")[int(rng.integers(3))], "a photo of " if rng.random() < 0.15 else ""
+    text = opening + " and ".join(article + noun_phrase(rng, phrase) for phrase in phrases)
+    return Caption(text, tuple(phrases))
 
 
-def _foil(rng: np.random.Generator, caption: Caption) -> Caption:
-    """A caption like the given one with one word of one phrase changed; it may by chance still be true."""
-    phrases = list(caption.phrases)
-    chosen = int(rng.integers(len(phrases)))
-    said = [name for name in _VALUES if getattr(phrases[chosen], name) is not None]
+def _altered(rng: np.random.Generator, phrase: Phrase) -> Phrase:
+    """The phrase with another value of one thing that it says."""
+    said = [name for name in ATTRIBUTES if getattr(phrase, name) is not None]
     name = said[int(rng.integers(len(said)))]
-    others = [value for value in _VALUES[name] if value != getattr(phrases[chosen], name)]
-    phrases[chosen] = replace(phrases[chosen], **{name: others[int(rng.integers(len(others)))]})
-    return _listing(rng, phrases, caption.kind)
-
-
-def _background_words(rng: np.random.Generator) -> str:
-    return ("background", "the background", "empty background", "nothing")[int(rng.integers(4))]
-
-
-def roughened(rng: np.random.Generator, mask: Mask) -> Mask:
-    """The mask as a network would find it: blurred by a few pixels and cut at a random level."""
-    plane = Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).filter(ImageFilter.BoxBlur(rng.uniform(1.5, 6)))
-    rough: Mask = np.asarray(plane) > rng.uniform(70, 180)
-    alike = 2 * np.count_nonzero(rough & mask) > np.count_nonzero(rough | mask)
-    return rough if alike else mask  # thin shapes may all but vanish
-
-
-def part_of(rng: np.random.Generator, mask: Mask) -> Mask:
-    """A quarter to 60 % of the mask: what lies on one side of a line through it."""
-    rows, columns = np.nonzero(mask)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = rows * np.sin(angle) + columns * np.cos(angle)
-    kept = along <= np.quantile(along, rng.uniform(0.25, 0.6))
-    part = np.zeros_like(mask)
-    part[rows[kept], columns[kept]] = True
-    return part
-
-
-def beyond(rng: np.random.Generator, mask: Mask) -> Mask:
-    """The mask and at least as much of what surrounds it, on one side."""
-    rows, columns = np.nonzero(mask)
-    reach = rng.uniform(0.7, 1.3) * np.sqrt(len(rows))
-    angle = rng.uniform(0, 2 * np.pi)
-    y, x = np.ogrid[0 : mask.shape[0], 0 : mask.shape[1]]
-    away = np.hypot(y - rows.mean() - 0.6 * reach * np.sin(angle), x - columns.mean() - 0.6 * reach * np.cos(angle))
-    return np.asarray(mask | (away < reach))
-
-
-def background(rng: np.random.Generator, scene: Scene) -> Mask:
-    """Some of the background: a rectangle of it, without the objects."""
-    free: Mask = ~np.logical_or.reduce([item.mask for item in scene.objects])
-    height, width = free.shape
-    window = np.zeros_like(free)
-    h, w = (int(rng.integers(50, side)) for side in (height, width))
-    top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    window[top : top + h, left : left + w] = True
-    return window & free if (window & free).any() else free
+    others = [value for value in _VALUES[name] if value != getattr(phrase, name)]
+    return replace(phrase, **{name: others[int(rng.integers(len(others)))]})

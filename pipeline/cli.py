@@ -30,6 +30,12 @@ GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
 Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, all else on standard error")]
+_SIDE = (
+    "RULE: of the main encoder, upper_bound too; ENCODER:RULE: of that encoder of the profile; or another run: FILE:RULE, "
+    "FILE:ENCODER:RULE, or FILE for its first rule, with FILE the params file of its profile or the scores.h5 in its data "
+    "folder (a path that ends in .yaml, .yml or .h5)"
+)
 
 
 def main() -> None:
@@ -63,21 +69,22 @@ def options(
     """Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline."""
 
 
-def _opened(params: Path, numbers_of: str = "") -> LoadedProject:
+def _opened(params: Path, numbers_of: str = "", to_errors: bool = False) -> LoadedProject:
     """The project of ``params``. The first line printed says which it is.
 
     Args:
         numbers_of: the stage whose outputs the command's numbers come from: a second line says so when they are stale.
+        to_errors: print these lines to standard error, since standard output is read by a program.
     """
     from pipeline.project import load_project, profile_line
 
-    project = load_project(params)
-    print(profile_line(project))
+    project, file = load_project(params), sys.stderr if to_errors else sys.stdout
+    print(profile_line(project), file=file)
     if numbers_of:
         from pipeline.freshness import stale_line
 
         if line := stale_line(project, numbers_of):
-            print(line)
+            print(line, file=file)
     return project
 
 
@@ -227,6 +234,53 @@ def sweep(
     from pipeline.commands.tables import print_best
 
     print_best(_opened(params, "pair"), points, k, dataset)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
+    b: Annotated[str, typer.Argument(metavar="B", help="likewise; differences are A less B")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+    split: Annotated[str | None, typer.Option(help="only this split")] = None,
+    json: AsJson = False,
+    pictures: Annotated[Path | None, typer.Option(help="folder for overlays of flips")] = None,
+    most: Annotated[int, typer.Option("--flips", min=1, help="pictures of each kind and split")] = 8,
+    resamples: Annotated[int | None, typer.Option(min=0, max=100_000, help="default: bootstrap.resamples")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the resampling; default: bootstrap.seed")] = None,
+) -> None:
+    """Two rules, two encoders or two runs on the same expressions: both metrics, the difference with a paired bootstrap
+    over images, flips (expressions that one gets at IoU > 0.5 and the other does not), and mIoU by category, size,
+    length, position and relation words of what is asked for. Nothing is computed again: `dvc repro` first.
+
+    Examples: compare global_local cropping; compare vit:global rn50:global; compare global_local other/params.yaml
+    """
+    from pipeline.commands import compare as comparing
+
+    project = _opened(params, "score", to_errors=json)
+    first, second = comparing.sides_of(project, a, b)
+    for line in comparing.other_runs(first, second):
+        print(line, file=sys.stderr if json else sys.stdout)
+    usual = project.values.bootstrap
+    drawn = (usual.resamples if resamples is None else resamples, usual.seed if seed is None else seed)
+    both = comparing.matched(first.run, second.run, dataset, split)
+    splits = comparing.comparison(first, second, both, *drawn)
+    if json:
+        print(comparing.as_json(first, second, splits, *drawn))
+    else:
+        comparing.print_comparison(first, second, splits)
+    if pictures is not None:
+        written = comparing.write_pictures(project, first, second, splits, pictures, most)
+        print(f"{len(written)} pictures in {pictures}", file=sys.stderr if json else sys.stdout)
+
+
+@app.command()
+def methods(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
+    """Every view, text, rule and encoder: what it needs, what it costs, and whether this profile can compute it."""
+    from pipeline.commands import methods as listing
+
+    entries = listing.methods(_opened(params, to_errors=json))
+    print(listing.as_json(entries)) if json else listing.print_methods(entries)
 
 
 @app.command()

@@ -15,7 +15,7 @@ from pipeline.arguments import checked
 from pipeline.registry import DEFAULT_PARAMS, FILES
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
-from stages.clip.config import architecture_of, backbone_named
+from stages.clip.config import architecture_of, backbone_named, model_at, model_form
 from stages.device.precision import Precision
 from stages.score import Bootstrap
 from stages.scoring.rules.registry import Rules
@@ -49,17 +49,20 @@ class Encoder(Section):
 
     model: Annotated[str, embed_masks.Params.model_fields["model"]]
     weights: Path = Field(description="a weights file, or the folder that ``model`` names")
-    precision: Annotated[Precision, embed_masks.Params.model_fields["precision"]]
+    precision: Annotated[Precision, embed_masks.Params.model_fields["precision"]] = "float32"
+    image_size: Annotated[int, embed_masks.Params.model_fields["image_size"]] = 0
 
 
 class EmbedMasks(embed_masks.Params):
     model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
+    image_size: None = None  # type: ignore[assignment]  # likewise
 
 
 class EmbedText(embed_text.Params):
     model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
+    image_size: None = None  # type: ignore[assignment]  # likewise
 
 
 class Project(Section):
@@ -161,10 +164,13 @@ def _require_watched_configs(project: LoadedProject) -> None:
     """Raise a ParameterError for a model config outside the folder that DVC watches: a change of it would go unseen."""
     models = project.path(project.values.models).resolve()
     for name, encoder in project.values.encoders.items():
-        if encoder.model.endswith(".json") and models not in project.path(encoder.model).resolve().parents:
+        path = project.path(encoder.model).resolve()
+        watched = models in path.parents or path == project.path(encoder.weights).resolve()
+        if not watched and model_form(model_path(project, encoder.model)) != "name":
             raise ParameterError(
                 f"{project.file}: encoders.{name}.model: expected a file in {project.values.models} (`models`), the folder of "
-                f"model configs that DVC watches, got {encoder.model}; put it there, or name its folder as `models`"
+                f"model configs that DVC watches, or the folder that `weights` names, got {encoder.model}; put it there, or "
+                "name its folder as `models`"
             )
 
 
@@ -186,8 +192,8 @@ def _require_offered_views(project: LoadedProject) -> None:
 
 
 def model_path(project: LoadedProject, model: str) -> str:
-    """What loads an encoder's architecture from here: the path of its file, or its name."""
-    return str(project.path(model)) if model.endswith(".json") else model
+    """What loads an encoder's architecture from here: the path of its file or folder, or its name."""
+    return model_at(model, project.folder)
 
 
 def profile_line(project: LoadedProject) -> str:

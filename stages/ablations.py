@@ -15,7 +15,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.fusion import Floats
 from stages.scoring.metrics import Empty, summarise
-from stages.scoring.table import Evaluation, PairTable, Scoring, load_pairs, with_k
+from stages.scoring.table import Evaluation, PairTable, Scoring, load_pairs, with_view
 from store.document import read_document, write_document
 from store.errors import StoreError, repair
 
@@ -54,10 +54,12 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     with summary.timed("score"):
         scores = pairs.dots.scores(pairs.alphas(params), params.beta)
-        ablation_rows = ablations(pairs, scores, attrs["ks"], params)
+        ablation_rows = ablations(pairs, scores, params)
         for template in variants["templates"]:
             setting = f'template = "{template["template"]}"'
             ablation_rows += _rows_of_file(paths.variants, template, params, "template", setting)
+        for source in variants["sources"]:
+            ablation_rows += _rows_of_file(paths.variants, source, params, "masks", f"source = {source['source']}")
         difference_rows = differences(paths.variants, variants["switches"], pairs, scores, params)
     content = {"ablations": ablation_rows, "differences": difference_rows}
     write_document(paths.ablations, content, "ablations", {"pairs": attrs["digest"]})
@@ -65,20 +67,23 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def ablations(pairs: PairTable, scores: Floats, ks: list[int], params: Params) -> list[dict[str, Any]]:
-    """Every stored k, sentence or phrase only, and each filter tried.
+def ablations(pairs: PairTable, scores: Floats, params: Params) -> list[dict[str, Any]]:
+    """Every stored k and masking, the contexts (Yu et al., CVPR 2023, sec. 4.4), and each filter tried.
 
     Args:
-        pairs: unfiltered, from a file that holds global features of ``ks``. scores: at the profile's point (P,).
+        pairs: unfiltered, with ``columns``. scores: at the profile's point (P,).
     """
     rows = _rows(pairs, scores, params, "chosen", f"k = {params.k}, beta = {params.beta:g}")
     alphas = pairs.alphas(params)
-    for k in ks:
-        if k != params.k:
-            dots = with_k(pairs, k).dots
-            rows += _rows(pairs, dots.scores(alphas, params.beta), params, "masked blocks", f"k = {k}")
-    for beta, label in ((1.0, "sentence only (beta = 1)"), (0.0, "noun phrase only (beta = 0)")):
-        rows += _rows(pairs, pairs.dots.scores(alphas, beta), params, "text", label)
+    for label, masking, k in pairs.columns.globals() if pairs.columns else ():
+        if (masking, k) != ("token", params.k):
+            dots = with_view(pairs, label).dots
+            setting = f"k = {k}" if masking == "token" else f"k = {k}, {masking} masking"
+            rows += _rows(pairs, dots.scores(alphas, params.beta), params, "masked blocks", setting)
+    for visual, alpha in (("both", alphas), ("global", 1.0), ("local", 0.0)):
+        for text, beta in (("both", params.beta), ("sentence", 1.0), ("noun phrase", 0.0)):
+            if (visual, text) != ("both", "both"):
+                rows += _rows(pairs, pairs.dots.scores(alpha, beta), params, "contexts", f"{visual} x {text}")
     for name, tried in (("min_score", params.min_scores), ("min_area", params.min_areas), ("top_n", params.top_ns)):
         for value in tried:
             rows += _rows(pairs, scores, params.model_copy(update={name: value}), name, f"{name} = {value:g}")

@@ -18,7 +18,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
 from stages.views.known import VIEWS
-from stages.views.registry import labels_of
+from stages.views.registry import is_mixed, labels_of
 from store.fingerprint import code_digest, fingerprint, library_versions
 from store.registry import record_digest
 from store.states import State
@@ -26,7 +26,7 @@ from store.table import Table, read_table, require_same
 from store.units import Compute
 from store.usable import Lost, lost_vectors, require_usable
 from store.vectors import write_vectors
-from store.work import Parts, locked
+from store.work import Item, Parts, locked
 
 Antialias = Literal["auto", "always", "never"]
 
@@ -34,7 +34,9 @@ Antialias = Literal["auto", "always", "never"]
 class Params(BaseParams):
     """The CLIP model and how images enter it (Yu, Seo and Son, CVPR 2023, sec. 3.2)."""
 
-    model: str = Field("ViT-B-32-quickgelu", description="open_clip architecture, or a JSON file in open_clip's form")
+    model: str = Field(
+        "ViT-B-32-quickgelu", description="open_clip architecture, a JSON model config, or a model's folder"
+    )
     preprocess: Literal["reference", "clip"] = Field(
         "reference", description="as the released code, or as CLIP was trained"
     )
@@ -49,6 +51,9 @@ class Params(BaseParams):
     )
     settings: dict[str, dict[str, Any]] = Field({}, description="view -> its own settings, of views that have any")
     precision: Precision = Field("float32", description="in which CLIP computes; only float32 is exact")
+    image_size: int = Field(
+        0, ge=0, description="side of the encoder's input, pixels: positions are interpolated; 0: the model's own"
+    )
 
     @field_validator("views")
     @classmethod
@@ -111,6 +116,16 @@ def _tables(paths: Paths) -> tuple[Table, Table]:
     return index, proposals
 
 
+def _unusable(kind: str, item: Item) -> NDArray[np.bool_]:
+    """Which masks have no usable vector of a view, bool (n,).
+
+    Global and local features exist for every mask. Other views may say of a mask that it has none (a heat map without a
+    mean inside it): then only the rules that read that view do without.
+    """
+    lost = lost_vectors(item["feature"])
+    return lost if is_mixed(kind) else lost & ~item["degenerate"].astype(np.bool_)
+
+
 def _offered(params: Params, summary: Summary) -> Params:
     """``params`` without the views that this kind of encoder does not offer; each is a warning."""
     backbone = backbone_named(params.model).name
@@ -130,7 +145,7 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
         ParameterError: a view that the model does not offer.
     """
     shared = {
-        **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
+        **vectors_of(encoder_identity(params.model, paths.weights, params.precision, params.image_size)),
         "preprocess": params.preprocess,
         "antialias": params.antialiased,
         "short_side": params.short_side,
@@ -167,7 +182,9 @@ def _input_key(index: Table, proposals: Table, image: int, with_boxes: bool) -> 
 def _load(params: Params, paths: Paths, batch: int | None, device: str) -> Compute:
     from stages.visual.compute import embedder, open_encoder
 
-    encoder = open_encoder(params.model, paths.weights, device, params.precision, batch, **params.seen())
+    encoder = open_encoder(
+        params.model, paths.weights, device, params.precision, batch, params.image_size, **params.seen()
+    )
     labels = {label: (view.name, given) for label, (view, given) in labels_of(params.views, params).items()}
     return embedder(encoder, labels, *_tables(paths), paths.images, device)
 
@@ -185,7 +202,8 @@ def _assemble(
         for row in range(len(items[0]["degenerate"])):
             row_reasons = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
             reasons.append(list(row_reasons))
-        for bad in np.flatnonzero(np.any([lost_vectors(item["feature"]) for item in items], axis=0)):
+        unusable = [_unusable(kind, item) for kind, item in zip(results.kinds, items, strict=True)]
+        for bad in np.flatnonzero(np.any(unusable, axis=0)):
             place = len(reasons) - len(items[0]["degenerate"]) + int(bad)
             reasons[place] = reasons[place] or ["the vector is zero, denormal or not finite"]
             lost.append(Lost(State.LOST_FEATURE, "; ".join(reasons[place]), f"proposal {place}"))
@@ -205,7 +223,7 @@ def _assemble(
         params.config(),
         {"proposals": proposals.digest},
         score_rule=backbone.score_rule,
-        encoder=encoder_identity(params.model, paths.weights, params.precision),
+        encoder=encoder_identity(params.model, paths.weights, params.precision, params.image_size),
         images=params.seen(),
         losses=summary.losses,
     )

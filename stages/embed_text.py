@@ -40,6 +40,7 @@ class Params(BaseParams):
     )
     other_template: Template = Field("a photo of {}", description="prompt around a noun phrase of another object")
     precision: Precision = Field("float32", description="as in embed_masks")
+    image_size: int = Field(0, ge=0, description="as in embed_masks: part of which encoder it is")
 
 
 class Paths(BasePaths):
@@ -60,7 +61,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     rows = {prompts: row for row, prompts in enumerate(sorted({*texts[0], *texts[1], *chain.from_iterable(others)}))}
     keys = {string: fingerprint(string) for string in sorted({*chain.from_iterable(rows)})}
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(keys)}
-    encoder = encoder_identity(params.model, paths.weights, params.precision)
+    encoder = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
     config = key_of(params, paths)
     with locked(context.work):
         parts = Parts(context.work, "text", config)
@@ -122,7 +123,7 @@ def key_of(params: Params, paths: Paths) -> dict[str, Any]:
     """What a text vector depends on, apart from its string."""
     backbone = backbone_named(params.model)
     return {
-        **vectors_of(encoder_identity(params.model, paths.weights, params.precision)),
+        **vectors_of(encoder_identity(params.model, paths.weights, params.precision, params.image_size)),
         "code": fingerprint([record_digest(backbone), code_digest(*modules_of(params.model))]),
         "libraries": library_versions("ftfy", "numpy", "open_clip_torch", "regex", "torch"),
     }

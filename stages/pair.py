@@ -17,6 +17,7 @@ from stages.contract import Paths as BasePaths
 from stages.scoring.geometry import geometry_columns
 from stages.scoring.other_products import bank_of, other_columns
 from stages.scoring.products import TEXTS, product_columns, ranges, text_rows
+from stages.views.registry import is_mixed
 from store.errors import StoreError, rerun
 from store.ragged import offsets_of
 from store.schema import SPATIAL, members
@@ -145,23 +146,27 @@ def expression_states_of(
     Raises:
         DataError: no expression can be evaluated.
     """
-    lost_proposal = _lost(columns, "view_product", len(proposals["score"]))
-    lost_text = _lost(columns, "text_product", len(index["expression_ref"]))
-    lost_pair = lost_proposal[columns["proposal"]] | np.repeat(lost_text, np.diff(columns["expression_offsets"]))
+    proposals_of = _lost(columns, "view_product")
+    text_of = _lost(columns, "text_product")
+    lost_text = np.any(list(text_of.values()), axis=0)
+    lost_proposal = np.any([lost for view, lost in proposals_of.items() if is_mixed(view)], axis=0)
+    counts = np.diff(columns["expression_offsets"])
     others = np.diff(columns["other_offsets"])
-    counts = np.repeat(np.diff(columns["expression_offsets"]), others)
-    first = np.repeat(proposals["image_offsets"][columns["expression_image"]], others)
-    lost_of = {
-        "dot": lost_pair,
-        "view_product": lost_proposal,
-        "text_product": lost_text,
-        "other_dot": lost_proposal[ranges(first, counts)],
-        "bank_dot": lost_proposal,
-    }
+    starts = np.repeat(proposals["image_offsets"][columns["expression_image"]], others)
+    by_other = ranges(starts, np.repeat(counts, others))
     for name, column in columns.items():
-        lost = lost_of.get(name.partition(".")[0])
-        if lost is not None and lost.any():
-            column[lost] = 0
+        family, _, cell = name.partition(".")
+        first, _, second = cell.partition("*")
+        if family == "dot":
+            column[proposals_of[first][columns["proposal"]] | np.repeat(text_of[second], counts)] = 0
+        elif family == "view_product":
+            column[proposals_of[first] | proposals_of[second]] = 0
+        elif family == "text_product":
+            column[text_of[first] | text_of[second]] = 0
+        elif family == "other_dot":
+            column[proposals_of[first][by_other]] = 0
+        elif family == "bank_dot":
+            column[proposals_of[first]] = 0
     states, reasons = expression_states(index, proposals, parse, lost_proposal, lost_text)
     rows = enumerate(zip(states, reasons, strict=True))
     left_out = [Lost(state, reason, f"expression {row}") for row, (state, reason) in rows if state not in EVALUATED]
@@ -169,14 +174,10 @@ def expression_states_of(
     return {"expression_state": states, "expression_status": reasons}
 
 
-def _lost(columns: dict[str, Any], family: str, rows: int) -> NDArray[np.bool_]:
-    """Which rows (proposals or expressions) lack a usable vector of any view or text, by their squared lengths."""
-    lost = np.zeros(rows, np.bool_)
-    for name in members(columns, family):
-        first, _, second = name.partition("*")
-        if first == second:
-            lost |= lost_norms(columns[f"{family}.{name}"])
-    return lost
+def _lost(columns: dict[str, Any], family: str) -> dict[str, NDArray[np.bool_]]:
+    """View or text -> which rows (proposals or expressions) lack a usable vector of it, by its squared length."""
+    cells = [cell.partition("*") for cell in members(columns, family)]
+    return {name: lost_norms(columns[f"{family}.{name}*{name}"]) for name, _, other in cells if name == other}
 
 
 def expression_columns(index: Table, proposals: Table, overlap: Table, text: Vectors) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from pydantic import Field
 from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
+from stages.scoring.comparison import Both, versus
 from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
 from stages.scoring.rules.known import RULES
-from stages.scoring.rules.registry import Rule, Rules
+from stages.scoring.rules.registry import REFERENCES, Rule, Rules
 from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
 from store.agreement import agrees_with
 from store.document import RUN, write_document
@@ -51,13 +52,17 @@ class Paths(BasePaths):
 
 @dataclass(frozen=True)
 class Scored:
-    """What the rules make of one encoder's pair table: scores (P,), choices (E,) and metrics by rule."""
+    """What the rules make of one encoder's pair table: scores (P,), choices (E,) and metrics by rule.
+
+    ``absent``: the rules that read a view which this encoder does not offer.
+    """
 
     pairs: PairTable
     attrs: dict[str, Any]
     scores: dict[str, Floats]
     chosen: dict[str, NDArray[np.int64]]
     metrics: dict[str, Any]
+    absent: dict[str, MissingViewError]
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
@@ -70,6 +75,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     files = _tables(params, paths.pair_tables, context)
     scored = {name: _score(name, path, params, list(files), summary) for name, path in files.items()}
     main = next(iter(scored.values()))
+    _require_scored(params, scored, summary)
     for name, other in scored.items():
         if any(
             other.attrs["made_from"][source] != main.attrs["made_from"][source] for source in ("index", "proposals")
@@ -117,7 +123,7 @@ def _tables(params: Params, folder: Path, context: Context) -> dict[str, Path]:
 
 
 def _score(name: str, path: Path, params: Params, encoders: list[str], summary: Summary) -> Scored:
-    """The scores, choices and metrics of one encoder; what its backbone cannot do is left out, with a warning.
+    """The scores, choices and metrics of one encoder; rules that it lacks a view for are left out.
 
     ``encoders``: of the run, the main one first.
     """
@@ -128,9 +134,8 @@ def _score(name: str, path: Path, params: Params, encoders: list[str], summary: 
     for what, count in {"expressions": len(pairs.group), "pairs": len(pairs.union)}.items():
         summary.read[what] = summary.read.get(what, 0) + count
     with summary.timed("score"):
-        absent: dict[str, str] = {}
-        scores = rule_scores(pairs, params, None if main else absent)
-        summary.warnings += [f"encoder {name}: rule {rule} is not scored: {said}" for rule, said in absent.items()]
+        absent: dict[str, MissingViewError] = {}
+        scores = rule_scores(pairs, params, absent if len(encoders) > 1 else None)
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
     of = "" if main else f"encoder {name}: "
@@ -141,14 +146,30 @@ def _score(name: str, path: Path, params: Params, encoders: list[str], summary: 
                 summary.warnings.append(
                     f"{of}{dataset} {split}: expressions left out of the metrics: {left_out(counts)}"
                 )
-    return Scored(pairs, attrs, scores, chosen, metrics)
+    return Scored(pairs, attrs, scores, chosen, metrics, absent)
 
 
-def rule_scores(pairs: PairTable, params: Params, absent: dict[str, str] | None = None) -> dict[str, Floats]:
+def _require_scored(params: Params, scored: Mapping[str, Scored], summary: Summary) -> None:
+    """Raise the MissingViewError of a rule that no encoder can serve, or that is the run's own and the main one cannot;
+    say which rules are left out for which encoder."""
+    main = next(iter(scored.values()))
+    for rule in params.enabled:
+        if all(rule in each.absent for each in scored.values()) or (rule == params.enabled[0] and rule in main.absent):
+            raise main.absent[rule]
+    for name, each in scored.items():
+        if each.absent:
+            summary.skipped.append(
+                f"encoder {name} has no view for the rules {', '.join(each.absent)}: not scored for it"
+            )
+
+
+def rule_scores(
+    pairs: PairTable, params: Params, absent: dict[str, MissingViewError] | None = None
+) -> dict[str, Floats]:
     """The scores of all pairs (P,) by each enabled rule, -inf for one that is lost; ``pairs`` unfiltered.
 
     Args:
-        absent: gets the rules that need a view which the table lacks, with the reason; without it they are errors.
+        absent: gets the rules that need a view which the table lacks, with the error; without it they are errors.
     """
     scores = {}
     for rule, settings in params.chosen():
@@ -157,7 +178,7 @@ def rule_scores(pairs: PairTable, params: Params, absent: dict[str, str] | None 
         except MissingViewError as error:
             if absent is None:
                 raise
-            absent[rule.name] = str(error)
+            absent[rule.name] = error
     return scores
 
 
@@ -192,16 +213,26 @@ def metrics_of(pairs: PairTable, params: Params, chosen: dict[str, NDArray[np.in
     Args:
         pairs: unfiltered. chosen: by rule, see ``choose``. The random rule is the exact expectation of a uniform choice
             among the filtered proposals.
+
+    Every rule but the first and the references has ``versus``: its mIoU less the first rule's, over the same resamples of
+    images (`stages.scoring.comparison.versus`). The upper bound is above by how it chooses, and the random rule chooses
+    nothing, so neither has one.
     """
     kept = pairs.filtered(params)
     outcomes = {rule: pairs.outcome(rows) for rule, rows in chosen.items()}
     outcomes["random"] = outcome_of_random(kept.offsets, kept.intersection, kept.union, kept.area)
     metrics: dict[str, Any] = {}
+    first = params.enabled[0]
     for group, (dataset, split) in enumerate(pairs.groups):
         rows = pairs.members(group)
         by_rule = {
             rule: _rule_metrics(outcome.at(rows), pairs.image[rows], params) for rule, outcome in outcomes.items()
         }
+        others = [rule for rule in by_rule if rule not in (first, *REFERENCES) and first in by_rule]
+        for rule in others:
+            both = Both(outcomes[rule].at(rows), outcomes[first].at(rows), pairs.image[rows]).counted(params.empty)
+            if found := versus(both, params.resamples, params.seed):
+                by_rule[rule]["versus"] = {"rule": first, **found}
         metrics.setdefault(dataset, {})[split] = {
             **by_rule,
             "counts": _counts(pairs, kept, next(iter(chosen.values())), group),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from stages.contract import Context, Summary
+from stages.contract import Context, Listed, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.surface import load_kernel, surface
-from stages.scoring.table import Evaluation, load_pairs
+from stages.scoring.table import LOCAL, PHRASE, SENTENCE, Evaluation, load_pairs, with_view
 from store.document import write_document
 
 
@@ -23,6 +23,21 @@ class Grid(BaseParams):
 
     alphas: int = Field(21, ge=2, le=1001, description="grid points of alpha from 0 to 1")
     betas: int = Field(21, ge=2, le=1001, description="grid points of beta from 0 to 1")
+    views: Listed[str] = Field(
+        [],
+        max_length=2,
+        description="labels of the two views that alpha mixes, the first at alpha 1; none: global and local",
+    )
+    texts: Listed[Literal["sentence", "phrase"]] = Field(
+        ["sentence", "phrase"], min_length=2, max_length=2, description="two texts that beta mixes, the first at beta 1"
+    )
+
+    @field_validator("views")
+    @classmethod
+    def _are_two(cls, views: list[str]) -> list[str]:
+        if len(views) == 1:
+            raise ValueError(f"expected two views, or none for global and local, got {views[0]!r} alone")
+        return views
 
 
 class Params(Evaluation, Grid):
@@ -42,6 +57,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         loaded = background.submit(load_kernel)
         pairs, attrs = load_pairs(paths.pairs, params.k)
         loaded.result()
+        if params.views or params.texts != [SENTENCE, PHRASE]:
+            first, second = params.views or (f"global.k{params.k}", LOCAL)
+            pairs = with_view(pairs, first, second, (params.texts[0], params.texts[1]))
     summary.read = {"expressions": len(pairs.group), "pairs": len(pairs.union)}
     alphas, betas = (np.linspace(0, 1, n).round(6) for n in (params.alphas, params.betas))
     with summary.timed("surface"):

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from stages.contract import Context, Listed, Profile, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
+from stages.proposals.registry import SOURCES
 from stages.text.template import Template
 from store.document import write_document
 from store.errors import ParameterError, StoreError, rerun
@@ -36,6 +37,8 @@ RELEASED = {"antialias": "never"} | dict.fromkeys(("polygon_overlap", "box", "fi
 """What the released code does."""
 OURS = {"polygon_overlap": "union", "box": "tight", "fill": "mean", "antialias": "always", "preprocess": "clip"}
 """The value of each switch where the profile does as the released code."""
+MIXED: dict[str, Any] = {"views": ["global", "local"], "settings": {}}
+"""What masks are embedded by for a variant: the views that global_local mixes, and no others."""
 
 
 class Params(BaseParams):
@@ -45,6 +48,23 @@ class Params(BaseParams):
         [], description="each costs what depends on it once more; `release`: everything as the released code does"
     )
     templates: Listed[Template] = Field([], description="prompts as in embed_text; each costs its texts once")
+    sources: Listed[str] = Field(
+        [],
+        description="other sources of masks that read no input of their own, as `instances`, the annotated objects; each costs "
+        "the features of its masks once",
+    )
+
+    @field_validator("sources")
+    @classmethod
+    def _read_nothing(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if SOURCES[SOURCES.checked(name)].input:
+                able = [source for source in SOURCES if not SOURCES[source].input]
+                raise ValueError(
+                    f"expected a source without input ({', '.join(able)}), got {name}: it reads a file, so it takes "
+                    f"a profile of its own"
+                )
+        return names
 
 
 class Paths(BasePaths):
@@ -72,11 +92,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     if profile is None:
         raise ParameterError("variants: expected the params file whose stages it runs again; give --profile FILE")
     base = read_table(paths.pairs, "pairs", ())
-    switches, templates = [], []
+    switches, templates, other_sources = [], [], []
     with replacing(paths.variants) as temporary:
         temporary.mkdir(parents=True)
 
-        def keep(name: str, change: dict[str, dict[str, str]]) -> dict[str, str]:
+        def keep(name: str, change: dict[str, dict[str, Any]]) -> dict[str, str]:
             scratch = context.work / name
             shutil.copyfile(profile.pair_table(change, scratch, context, total), temporary / f"{name}.h5")
             remove(scratch)
@@ -86,22 +106,27 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
         for switch in dict.fromkeys(params.switches):
             values = RELEASED if switch == "release" else {switch: _other(profile, switch)}
-            change: dict[str, dict[str, str]] = {}
+            change: dict[str, dict[str, Any]] = (
+                {"embed_masks": dict(MIXED)} if values.keys() != {"polygon_overlap"} else {}
+            )
             for name, value in values.items():
                 change.setdefault(SECTION[name], {})[name] = value
             setting = ", ".join(f"{name} = {value}" for name, value in values.items())
             released = values.items() <= RELEASED.items()
             switches.append({"name": switch, **keep(switch, change), "setting": setting, "release": released})
+        for source in dict.fromkeys(params.sources):
+            change = {"propose": {"source": source}, "embed_masks": MIXED}
+            other_sources.append({**keep(f"source-{source}", change), "source": source})
         for number, template in enumerate(dict.fromkeys(params.templates), 1):
             kept = keep(f"template{number}", {"embed_text": {"template": template}})
             templates.append({**kept, "template": template})
-        content = {"pairs": base.digest, "switches": switches, "templates": templates}
+        content = {"pairs": base.digest, "switches": switches, "templates": templates, "sources": other_sources}
         write_document(temporary / "variants.json", content, "variants")
-    total.wrote = {"pair tables": len(switches) + len(templates)}
+    total.wrote = {"pair tables": len(switches) + len(templates) + len(other_sources)}
     return total
 
 
-def _require_same_inputs(base: Table, variant: Table, change: dict[str, dict[str, str]]) -> None:
+def _require_same_inputs(base: Table, variant: Table, change: dict[str, dict[str, Any]]) -> None:
     """Raise a StoreError unless ``variant``, the pair table with ``change``, has the same other inputs as ``base``."""
     shared = set.intersection(*(set(_KEPT[section]) for section in change))
     other = sorted(n for n in shared if base.attrs["made_from"].get(n) != variant.attrs["made_from"][n])

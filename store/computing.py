@@ -14,7 +14,7 @@ from typing import Any
 
 _LOGS = frozenset({"log", "logger", "logging", "warnings"})
 _LOGGED = frozenset({"debug", "info", "warning", "warn", "error", "exception", "critical", "log"})
-_DESCRIBED = frozenset({"description", "meaning"})
+_DESCRIBED = frozenset({"cost", "description", "meaning"})
 """Arguments of records and of parameters' fields that people read."""
 _WORDING = frozenset({"join", "format", "sorted", "str", "repr", "len", "list", "min", "max", "set", "tuple", "items"})
 """Calls that build a message: without effect once the message is dropped."""

@@ -57,16 +57,11 @@ class _Reader(pickle.Unpickler):
         super().__init__(io.BytesIO(data), encoding=encoding)
         self._path = path
         self._admitted: dict[tuple[str, str], Any] = {
+            **plain_names(encoding),
             ("builtins", "set"): set,
             ("builtins", "frozenset"): frozenset,
-            ("builtins", "bytes"): _NoBytes(),
             ("__builtin__", "set"): set,
             ("__builtin__", "frozenset"): frozenset,
-            ("__builtin__", "bytes"): _NoBytes(),
-            ("_codecs", "encode"): _Encode(),
-            ("numpy", "dtype"): _MakeDtype(),
-            ("numpy.core.multiarray", "scalar"): _MakeScalar(encoding),
-            ("numpy._core.multiarray", "scalar"): _MakeScalar(encoding),
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -77,6 +72,22 @@ class _Reader(pickle.Unpickler):
                 f"{self._path}: expected only plain containers, strings, numbers and numpy scalars, but the pickle "
                 f"asks for {module}.{name}: refused, loading it could run code; {_REMEDY}"
             ) from None
+
+
+def plain_names(encoding: str) -> dict[tuple[str, str], Any]:
+    """(module, name) -> what stands for it, of what a pickle of bytes, numpy scalars and numpy types may name.
+
+    Args:
+        encoding: how byte strings of Python 2 are read.
+    """
+    return {
+        ("builtins", "bytes"): _NoBytes(),
+        ("__builtin__", "bytes"): _NoBytes(),
+        ("_codecs", "encode"): _Encode(),
+        ("numpy", "dtype"): _MakeDtype(),
+        ("numpy.core.multiarray", "scalar"): _MakeScalar(encoding),
+        ("numpy._core.multiarray", "scalar"): _MakeScalar(encoding),
+    }
 
 
 class _NoBytes:
@@ -97,7 +108,7 @@ class _Encode:
         return text.encode("latin1")
 
 
-class _Dtype:
+class PlainDtype:
     """Takes the place of ``numpy.dtype``: a type code and, from the pickled state, a byte order."""
 
     __slots__ = ("code", "order")
@@ -108,12 +119,18 @@ class _Dtype:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1]
 
+    def resolved(self) -> np.dtype[Any]:
+        """The numpy type. TypeError: it is not that of plain numbers, bool or strings."""
+        if not _PLAIN.fullmatch(self.code):
+            raise TypeError(f"numpy type {self.code} is no plain number or string")
+        return np.dtype(self.order.strip("|") + self.code)
+
 
 class _MakeDtype:
     __slots__ = ()
 
-    def __call__(self, code: str, align: object = False, copy: object = False) -> _Dtype:
-        return _Dtype(code)
+    def __call__(self, code: str, align: object = False, copy: object = False) -> PlainDtype:
+        return PlainDtype(code)
 
 
 class _MakeScalar:
@@ -127,10 +144,8 @@ class _MakeScalar:
     def __setstate__(self, state: object) -> None:
         raise TypeError("a constructor has no state")
 
-    def __call__(self, dtype: _Dtype, raw: bytes | str) -> Any:
-        if not _PLAIN.fullmatch(dtype.code):
-            raise TypeError(f"numpy type {dtype.code} is no plain number or string")
-        kind = np.dtype(dtype.order.strip("|") + dtype.code)
+    def __call__(self, dtype: PlainDtype, raw: bytes | str) -> Any:
+        kind = dtype.resolved()
         data = raw.encode(self._encoding) if isinstance(raw, str) else raw  # Python 2 wrote the bytes as a string
         (value,) = np.frombuffer(data, kind)
         return value.item()

@@ -53,6 +53,7 @@ def segment_file(
         project.path(encoder.weights),
         device=execution.device,
         precision=encoder.precision,
+        image_size=encoder.image_size,
     )
     rows = rows_for(execution.device, execution.batch)
     clip = MaskedClip(model, tokenizer, **values.embed_masks.seen(), batch=rows)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline.project import LoadedProject
 from stages.page.overlay import overlay, png
@@ -13,6 +16,27 @@ from store.images import read_image
 from store.publish import write_file
 from store.segmentation import decode
 from store.table import Table, read_table, require_same
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is to see of an expression: its image, all proposals bool (N, H, W), the ground truth bool (H, W) or None."""
+
+    picture: Image.Image
+    masks: NDArray[np.bool_]
+    truth: NDArray[np.bool_] | None
+
+
+def scene_of(images: Path, index: Table, proposals: Table, row: int) -> Scene:
+    """The scene of the expression in row ``row`` of the index, from the image folder and the tables index and proposals."""
+    ref = index["expression_ref"][row]
+    image = index["ref_image"][ref]
+    height, width = index["image_size"][image]
+    return Scene(
+        read_image(images, index["image_name"][image], index["image_digest"][image]),
+        decode(proposals["mask"][slice(*proposals["image_offsets"][image : image + 2])], height, width),
+        decode([index["ref_mask"][ref]], height, width)[0] if index["ref_mask"][ref] else None,
+    )
 
 
 def draw_expression(project: LoadedProject, number: int, dataset: str | None, by_ref: bool, out: Path) -> str:
@@ -29,14 +53,8 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     require_same("show", (parse, "index", index), (proposals, "index", index), (scores, "pairs", pairs))
     require_same("show", (pairs, "index", index), (pairs, "proposals", proposals))
     row = _find(index, number, dataset, by_ref)
-    ref = index["expression_ref"][row]
-    image = index["ref_image"][ref]
-    height, width = index["image_size"][image]
-    picture = read_image(project.path(project.values.images), index["image_name"][image], index["image_digest"][image])
-
-    proposal_rows = slice(*proposals["image_offsets"][image : image + 2])
-    masks = decode(proposals["mask"][proposal_rows], height, width)
-    truth = decode([index["ref_mask"][ref]], height, width)[0] if index["ref_mask"][ref] else None
+    scene = scene_of(project.path(project.values.images), index, proposals, row)
+    masks = scene.masks
     pair_rows = slice(*pairs["expression_offsets"][row : row + 2])
     chosen, score = scores[f"chosen.{scores.attrs['rules'][0]}"][row], scores["score"][pair_rows]
     lines = [index["expression_raw"][row], f"noun phrase: {parse['noun_phrase'][row]}"]
@@ -50,12 +68,12 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
         lines.append("no proposal to choose from")
     rest = np.delete(masks, chosen, axis=0) if chosen >= 0 else masks
     drawn = overlay(
-        picture,
+        scene.picture,
         choice=masks[chosen] if chosen >= 0 else None,
-        truth=truth,
+        truth=scene.truth,
         proposals=rest,
         caption=lines,
-        width=max(640, int(width)),
+        width=max(640, scene.picture.width),
     )
     write_file(out, png(drawn))
     return f"{out}: " + "; ".join(lines)

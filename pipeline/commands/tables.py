@@ -19,7 +19,7 @@ from stages.score import Params, choose, metrics_of, rule_scores
 from stages.scoring.metrics import metrics_by_encoder
 from stages.scoring.rules.registry import label_of
 from stages.scoring.surface import surface
-from stages.scoring.table import load_pairs
+from stages.scoring.table import MissingViewError, load_pairs
 from stages.sweep import best_point
 from store.document import read_document
 from store.errors import ParameterError, StoreError, nearest
@@ -47,7 +47,11 @@ def scored(project: LoadedProject, given: dict[str, Any], encoder: str = "") -> 
     if encoder not in ("", main) and "alpha" not in given:
         params = params.for_encoder(encoder, [main, *(name for name in known if name != main)])
     pairs, _ = load_pairs(project.pairs(encoder), params.k)
-    return metrics_of(pairs, params, choose(pairs, rule_scores(pairs, params), params))
+    absent: dict[str, MissingViewError] = {}
+    scores = rule_scores(pairs, params, absent if len(known) > 1 else None)
+    if absent:
+        print(f"not scored, for want of a view of encoder {encoder or main}: {', '.join(absent)}")
+    return metrics_of(pairs, params, choose(pairs, scores, params))
 
 
 def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
@@ -58,7 +62,7 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     """
     if dataset is not None and dataset not in metrics:
         raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, metrics)}")
-    table = _table()
+    table = narrow_table()
     for name in ("data set", "split", "rule", *VALUES.values(), "n"):
         table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
     for name in metrics if dataset is None else [dataset]:
@@ -82,7 +86,7 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
                 print(f"{name} {split}: expressions left out of the metrics: {excluded}")
 
 
-def _table() -> Table:
+def narrow_table() -> Table:
     """Narrow enough for a terminal of 80 columns."""
     return Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
 
@@ -116,7 +120,7 @@ def print_best(project: LoadedProject, points: int, k: int | None, dataset: str 
     grid = np.linspace(0, 1, points)
     context = Context(project.path(project.values.work), Execution.from_environment().device, track=track)
     surfaces = surface(pairs.filtered(params), grid, grid, params.empty, context)
-    table = _table()
+    table = narrow_table()
     for name in ("data set", "split", "measure", "best", "alpha", "beta"):
         table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
     for group, (name, split) in enumerate(pairs.groups):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pipeline.project import LoadedProject
 from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
+from stages.clip.forms import weights_file
 from stages.datasets.choice import annotation_files, read
 from stages.datasets.registry import KINDS
 from stages.index import name_below_root
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
-from store.errors import GlimpseError
+from store.errors import GlimpseError, WeightsError
 
 DOCS = "docs/data.md"
 BYTES_PER_IMAGE = 600_000
@@ -133,7 +134,15 @@ def _there(project: LoadedProject, path: Path) -> bool:
     """Whether a stage can read the file; what is given to a source without input only has to be there, for DVC."""
     propose = project.values.propose
     unread = not PROPOSAL_SOURCES[propose.source].input and path == project.path(propose.input)
-    return path.exists() if unread else path.is_file()
+    return path.exists() if unread else _weights(path).is_file()
+
+
+def _weights(path: Path) -> Path:
+    """The weights file that a path names, which may be a model's folder."""
+    try:
+        return weights_file(path)
+    except WeightsError:
+        return path
 
 
 def _programs() -> Iterator[Need]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -77,7 +78,8 @@ class Backbone(Record):
         name, meaning: for people.
         reads: whether it takes a model config (a dict; of open_clip's form, or its own).
         wraps: whether it takes a loaded model.
-        load: ``(model, weights, device=, precision=) -> (model, tokenizer)``; see `stages.clip.weights.load_clip`.
+        load: ``(model, weights, device=, precision=) -> (model, tokenizer)``; see `stages.clip.weights.load_clip`. One that
+            can take another input size has ``image_size=`` too.
         visual: ``(model, masking) -> VisualTower``. text: ``(model, tokenizer, batch) -> TextTower``.
         score_rule: how its features become scores.
     """
@@ -91,12 +93,24 @@ class Backbone(Record):
     score_rule: ScoreRule
 
     def loaded(
-        self, model: str, weights: Path, *, device: torch.device | str = "cpu", precision: str = "float32"
+        self,
+        model: str,
+        weights: Path,
+        *,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+        image_size: int = 0,
     ) -> tuple[Any, Tokenizer]:
-        """The model in eval mode with the weights of a file, and its tokenizer."""
-        model_and_tokenizer: tuple[Any, Tokenizer] = _called(self.load)(
-            model, weights, device=device, precision=precision
-        )
+        """The model in eval mode with the weights of a file, and its tokenizer.
+
+        ``image_size``: side of its input, pixels, instead of its own (0). ParameterError: this kind has one size only.
+        """
+        load, options = _called(self.load), {"image_size": image_size} if image_size else {}
+        if options and "image_size" not in signature(load).parameters:
+            raise ParameterError(
+                f"image_size: expected 0, backbone {self.name} has one input size only, got {image_size}; set it to 0"
+            )
+        model_and_tokenizer: tuple[Any, Tokenizer] = load(model, weights, device=device, precision=precision, **options)
         return model_and_tokenizer
 
     def modules(self, side: Literal["visual", "text"]) -> list[str]:

@@ -117,6 +117,7 @@ def _render(**values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = tables.percent
+    environment.filters["probability"] = tables.probability
     environment.filters["label"] = label_of
     environment.filters["signed"] = comparison.signed
     environment.filters["script_json"] = lambda value: Markup(_script_json(value))

@@ -32,6 +32,15 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f}"
 
 
+def probability(p: float) -> str:
+    """A p-value with the digits that 1,000 resamples can tell.
+
+    >>> probability(0.034), probability(0.002), probability(0.0002)
+    ('p 0.034', 'p 0.002', 'p < 0.001')
+    """
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 @dataclass(frozen=True)
 class RuleRow:
     """A line of the metrics table. ``best`` names the metrics in which no other rule but the upper bound is better."""

@@ -83,8 +83,16 @@ class FreeSolo:
 
     @classmethod
     def from_file(cls, weights: Path, **options: Any) -> "FreeSolo":
-        """`from_state_dict` of a weights file of any form that `read_state_dict` reads, with the same options."""
-        return cls.from_state_dict(read_state_dict(weights), **options)
+        """`from_state_dict` of a weights file of any form that `read_state_dict` reads, with the same options.
+
+        Raises:
+            WeightsError: names the file; see both. ParameterError: a bad setting.
+        """
+        state_dict = read_state_dict(weights)
+        try:
+            return cls.from_state_dict(state_dict, **options)
+        except WeightsError as error:
+            raise WeightsError(f"{weights}: {error}; give FreeSOLO's weights with detectron2's names") from error
 
     def propose(self, image: Image.Image) -> Proposals:
         """Proposals of one PIL image (converted to RGB)."""

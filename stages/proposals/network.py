@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from stages.clip.layouts import looks_like
 from store.errors import WeightsError
 
 GRIDS = (40, 36, 24, 16, 12)
@@ -266,9 +267,10 @@ def read_architecture(shapes: Mapping[str, Sequence[int]]) -> Architecture:
 
 def _shape(shapes: Mapping[str, Sequence[int]], key: str, dimensions: int) -> tuple[int, ...]:
     if key not in shapes:
-        some = ", ".join(sorted(shapes)[:3]) or "none at all"
+        some, known = ", ".join(sorted(shapes)[:3]) or "none at all", looks_like(shapes)
         raise WeightsError(
             f"missing key {key}: expected detectron2's names of a SOLOv2 network with bottlenecks, got keys like {some}"
+            f"{f', as of {known}' if known else ''}"
         )
     if len(shapes[key]) != dimensions or 0 in shapes[key]:
         raise WeightsError(f"{key}: expected a shape of {dimensions} positive sizes, got {list(shapes[key])}")

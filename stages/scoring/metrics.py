@@ -24,6 +24,7 @@ from store.ragged import Offsets
 Empty = Literal["count", "skip"]
 THRESHOLDS = {"p50": 0.5, "p70": 0.7, "p90": 0.9}
 IOU_UNITS = 2.0**40
+_KEPT = 2**26  # counts of drawn images that are held at once, 512 MiB
 MOST_EXPRESSIONS = 2**22  # of one sum: int64 holds twice as many whole IoUs
 
 
@@ -170,7 +171,7 @@ def bootstrap(
     images, owner = np.unique(image, return_inverse=True)
     columns = (outcome.intersection, outcome.union, outcome.iou, np.ones(len(owner)))
     sums = np.stack([np.bincount(owner, weights=c, minlength=len(images)) for c in columns], axis=1)
-    inter, uni, iou, count = (_resampled(len(images), resamples, seed) @ sums).T
+    inter, uni, iou, count = resampled_sums(sums, resamples, seed).T
     tail = 100 * (1 - level) / 2
     return {
         "oiou_ci": np.percentile(iou_of(inter, uni), [tail, 100 - tail]).tolist(),
@@ -178,10 +179,32 @@ def bootstrap(
     }
 
 
+def resampled_sums(sums: NDArray[Any], resamples: int, seed: int) -> NDArray[np.float64]:
+    """Sums over as many images as there are, drawn with replacement, for each resample: (resamples, C).
+
+    The images drawn depend on their number and ``seed`` alone: two rules, or two columns, get the same ones.
+
+    Args:
+        sums: what each image adds to C sums, (images, C).
+    """
+    images = len(sums)
+    if images * resamples <= _KEPT:
+        drawn: NDArray[np.float64] = _resampled(images, resamples, seed) @ sums
+        return drawn
+    rng = np.random.default_rng(seed)
+    block = max(1, _KEPT // 16 // images)
+    return np.concatenate(
+        [_drawn(images, min(block, resamples - start), rng) @ sums for start in range(0, resamples, block)]
+    )
+
+
 @lru_cache(maxsize=1)
 def _resampled(images: int, resamples: int, seed: int) -> NDArray[np.float64]:
     """How often each image is drawn, (resamples, images): kept for the next rule of the same split."""
-    rng = np.random.default_rng(seed)
+    return _drawn(images, resamples, np.random.default_rng(seed))
+
+
+def _drawn(images: int, resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     weights = np.empty((resamples, images))
     for row in weights:  # a fraction of what ``rng.multinomial`` takes, which draws from every image in turn
         row[:] = np.bincount(rng.integers(0, images, images, dtype=np.int32), minlength=images)

@@ -110,8 +110,6 @@ def other_sum_scores(pairs: PairTable, scoring: Scoring, view: str) -> tuple[Flo
     number, counts = np.diff(columns["other_offsets"]), np.diff(pairs.offsets)
     pair = ranges(np.repeat(pairs.offsets[:-1], number), np.repeat(counts, number))
     squares = columns["other_sum_product"].astype(np.float64)
-    total: Floats = np.bincount(pair, feature.times(columns.other_dot, pair), minlength=len(pairs.union)).astype(
-        np.float64
-    )
-    scores: Floats = 100.0 * total * np.repeat(_inverse(squares), counts)
+    total = np.bincount(pair, feature.times(columns.other_dot, pair), minlength=len(pairs.union)).astype(np.float64)
+    scores: Floats = 100 * total * np.repeat(_inverse(squares), counts)
     return scores, np.repeat(squares > 0, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -249,19 +250,26 @@ class Columns:
         """The masked_blocks values of the global view, ascending."""
         return sorted(int(view.removeprefix("global.k")) for view in self.views if view.startswith("global.k"))
 
-    def dots(self, view: str, other: str, score_rule: ScoreRule) -> Dots:
-        """What mixing two views and the two texts takes, at any weights."""
-        texts = [self.text_product(*two) for two in ((SENTENCE, SENTENCE), (PHRASE, PHRASE), (SENTENCE, PHRASE))]
+    def globals(self) -> list[tuple[str, str, int]]:
+        """(label, masking, k) of every stored global view, by masking and k."""
+        found = [re.fullmatch(r"global\.(?:(\w+)\.)?k(\d+)", view) for view in self.views]
+        labels = [(match[0], match[1] or "token", int(match[2])) for match in found if match]
+        return sorted(labels, key=lambda label: (label[1] != "token", label[1:]))
+
+    def dots(self, view: str, other: str, score_rule: ScoreRule, texts: tuple[str, str] = (SENTENCE, PHRASE)) -> Dots:
+        """What mixing two views and two texts takes, at any weights."""
+        first, second = texts
+        norms = [self.text_product(*two) for two in ((first, first), (second, second), (first, second))]
         return Dots(
             offsets=self["expression_offsets"],
-            a=self.dot(view, SENTENCE),
-            b=self.dot(view, PHRASE),
-            c=self.dot(other, SENTENCE),
-            d=self.dot(other, PHRASE),
+            a=self.dot(view, first),
+            b=self.dot(view, second),
+            c=self.dot(other, first),
+            d=self.dot(other, second),
             global_norm=self.view_product(view, view),
             cross_norm=self.view_product(view, other),
             local_norm=self.view_product(other, other),
-            text_norms=np.stack(texts, 1),
+            text_norms=np.stack(norms, 1),
             score_rule=score_rule,
         )
 
@@ -309,8 +317,14 @@ def load_pairs(path: Path, k: int) -> tuple[PairTable, dict[str, Any]]:
     return pairs, {**table.attrs, "k": k, "ks": columns.ks()}
 
 
-def with_k(pairs: PairTable, k: int) -> PairTable:
-    """``pairs``, unfiltered, with the global features of another stored k."""
+def with_view(
+    pairs: PairTable, view: str, other: str = LOCAL, texts: tuple[str, str] = (SENTENCE, PHRASE)
+) -> PairTable:
+    """``pairs``, unfiltered, with two other stored views, and two texts, in the places of global, local, sentence, phrase.
+
+    Raises:
+        MissingViewError: the file does not hold the view.
+    """
     if pairs.columns is None:
         raise ValueError("expected an unfiltered table, got one that a filter has cut")
-    return replace(pairs, dots=pairs.columns.dots(f"global.k{k}", LOCAL, pairs.dots.score_rule))
+    return replace(pairs, dots=pairs.columns.dots(view, other, pairs.dots.score_rule, texts))

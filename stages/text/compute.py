@@ -15,7 +15,7 @@ from store.units import Compute, Result
 
 
 class Model(Protocol):
-    """Which CLIP: an open_clip architecture or a JSON file, and in which format it computes."""
+    """Which CLIP: an open_clip architecture, a JSON file or a folder, and in which format it computes."""
 
     @property
     def model(self) -> str: ...
@@ -23,11 +23,16 @@ class Model(Protocol):
     @property
     def precision(self) -> Precision: ...
 
+    @property
+    def image_size(self) -> int: ...
+
 
 def embedder(params: Model, weights: Path, batch: int | None, device: str) -> Compute:
     """What computes units of strings."""
     backbone = backbone_named(params.model)
-    model, tokenizer = backbone.loaded(params.model, weights, device=device, precision=params.precision)
+    model, tokenizer = backbone.loaded(
+        params.model, weights, device=device, precision=params.precision, image_size=params.image_size
+    )
     encoder = backbone.text_tower(model, tokenizer, rows_for(device, batch))
 
     def embed(strings: Sequence[str], kinds: tuple[str, ...]) -> list[Result]:

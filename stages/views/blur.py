@@ -45,5 +45,6 @@ VIEWS.add(
         "the whole image blurred, the mask left sharp",
         Settings,
         features,
+        cost="one forward pass per mask",
     )
 )

@@ -72,5 +72,6 @@ VIEWS.add(
         meaning="the mask inside its scene: patches masked in the last k blocks",
         labels=labels,
         open=_Pass,
+        cost="one forward pass per image, and its last k blocks once per mask",
     )
 )

@@ -86,4 +86,5 @@ def heat_map_view(
         labels=labels_from(name, settings),
         open=opened,
         backbones=backbones,
+        cost="one forward pass per image; for a mask the mean of a map",
     )

@@ -47,5 +47,6 @@ VIEWS.add(
         labels=lambda settings: {"local": {"fill": settings.fill}},
         open=_Pass,
         reads_boxes=True,
+        cost="one forward pass per mask",
     )
 )

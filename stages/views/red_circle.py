@@ -46,5 +46,6 @@ VIEWS.add(
         Settings,
         features,
         reads_boxes=True,
+        cost="one forward pass per mask",
     )
 )

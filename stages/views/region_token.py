@@ -39,5 +39,6 @@ VIEWS.add(
         Settings,
         features,
         backbones=("vit",),
+        cost="one forward pass per image with one token more per mask",
     )
 )

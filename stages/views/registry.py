@@ -58,6 +58,7 @@ class View(Record):
         open: starts a pass for some of these labels.
         reads_boxes: whether the vectors depend on the boxes, and not on the masks alone.
         backbones: the kinds of encoders that offer it (`stages.clip.backbone`), () for all.
+        cost: what it takes, one phrase for people.
     """
 
     meaning: str
@@ -65,6 +66,7 @@ class View(Record):
     open: Callable[[MaskEncoder, Mapping[str, Mapping[str, Any]]], ViewPass]
     reads_boxes: bool = False
     backbones: tuple[str, ...] = ()
+    cost: str = "not stated"
 
     def offered_by(self, backbone: str) -> bool:
         """Whether encoders of kind ``backbone`` offer this view."""
@@ -81,6 +83,11 @@ class View(Record):
                 f"view {self.name}: expected an encoder of kind {' or '.join(self.backbones)}, got one of kind {name}; "
                 f"choose another encoder, or take {self.name} out of embed_masks.views"
             )
+
+
+def is_mixed(label: str) -> bool:
+    """Whether a label is one of the features that global_local mixes: what every mask has, and every rule falls back on."""
+    return label.partition(".")[0] in ("global", "local")
 
 
 VIEWS: Registry[View] = Registry("view", "views")

@@ -57,6 +57,7 @@ def view_of(
     *,
     reads_boxes: bool = False,
     backbones: tuple[str, ...] = (),
+    cost: str = "not stated",
 ) -> View:
     """A view of one image at a time whose settings, of type ``kind``, are the arguments of ``features``."""
 
@@ -72,6 +73,7 @@ def view_of(
         open=open_pass,
         reads_boxes=reads_boxes,
         backbones=backbones,
+        cost=cost,
     )
 
 

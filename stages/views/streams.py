@@ -48,4 +48,6 @@ def hybrid_view(module: str, name: str, meaning: str, directions: Sequence[Liter
 
         return hybrid_features(encoder, image, masks, directions, masked_blocks=masked_blocks, preprocess=preprocess)
 
-    return view_of(module, name, meaning, HybridSettings, features, backbones=("vit",))
+    return view_of(
+        module, name, meaning, HybridSettings, features, backbones=("vit",), cost="two forward passes per mask"
+    )

@@ -43,5 +43,6 @@ VIEWS.add(
         TextRegionSettings,
         features,
         backbones=("vit",),
+        cost="one forward pass per image; for a mask the mean of a map, through the last projection",
     )
 )

@@ -26,9 +26,11 @@ from store.work import Item
 Scene = tuple[Resized, NDArray[np.bool_], NDArray[np.float32]]
 
 
-def open_encoder(model: str, weights: Path, device: str, precision: str, batch: int | None, **seen: Any) -> MaskEncoder:
+def open_encoder(
+    model: str, weights: Path, device: str, precision: str, batch: int | None, image_size: int = 0, **seen: Any
+) -> MaskEncoder:
     """The encoder of masks of a model; ``seen``: how images enter it, see `MaskEncoder`."""
-    loaded, _ = backbone_named(model).loaded(model, weights, device=device, precision=precision)
+    loaded, _ = backbone_named(model).loaded(model, weights, device=device, precision=precision, image_size=image_size)
     return MaskEncoder(loaded, **seen, batch=rows_for(device, batch))
 
 

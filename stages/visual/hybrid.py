@@ -65,7 +65,7 @@ def hybrid_features(
     tower = encoder.tower
     if not isinstance(tower, MaskedViT):
         raise ParameterError(
-            f"clip.model: the hybrid views need an encoder of kind vit, got {type(tower).__name__}; choose a vision "
+            f"encoders: the hybrid views need an encoder of kind vit, got {type(tower).__name__}; choose a vision "
             "transformer, or leave the hybrid views out"
         )
     pixels = preprocess_of(encoder, preprocess, IMAGENET_MEAN, IMAGENET_STD)

@@ -15,40 +15,46 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from demo import train_clip
-from demo.captions import Phrase
-from demo.clip_samples import (
-    AROUND,
-    BACKGROUND,
-    PART,
-    SCENE,
-    SIDE,
-    WHOLE,
-    Caption,
-    Sample,
-    background,
-    beyond,
-    cut_out,
-    normalised,
-    part_of,
-    roughened,
-    samples,
-    truths,
+from demo.captions import PLACES, Phrase, loose_places
+from demo.clip_samples import FEW, HINTED, Caption, Samples, View, region, samples, truths, window
+from demo.scenes import draw_scene, training_rng
+from demo.train_clip import (
+    MODELS,
+    NAME,
+    Trainer,
+    build_model,
+    contrastive_loss,
+    learning_rate,
+    load_model,
+    region_features,
+    save_model,
 )
-from demo.scenes import Scene, SceneObject, draw_scene, training_rng
-from demo.train_clip import MODELS, NAME, Trainer, build_model, contrastive_loss, learning_rate, load_model, save_model
 from stages.visual.encoder import MaskedClip
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+SIDE, GRID = 112, (8, 8)
+RESNET = "refshapes_resnet"
+
+
+def small_config(name: str, folder: Path, **vision: object) -> Path:
+    """The demo's model config of this name, much smaller."""
+    values = json.loads((MODELS / f"{name}.json").read_text())
+    values["embed_dim"] = 32
+    values["vision_cfg"] |= vision
+    values["text_cfg"] |= {"layers": 1, "width": 32, "heads": 2}
+    path = folder / "small.json"
+    path.write_text(json.dumps(values))
+    return path
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The demo's model config, much smaller."""
-    values = json.loads((MODELS / f"{NAME}.json").read_text())
-    values["embed_dim"] = 32
-    values["vision_cfg"] |= {"layers": 3, "width": 64}
-    values["text_cfg"] |= {"layers": 2, "width": 32}
-    path = tmp_path / "small.json"
-    path.write_text(json.dumps(values))
-    return path
+    return small_config(NAME, tmp_path, layers=4, width=64)
+
+
+@pytest.fixture
+def resnet_config(tmp_path: Path) -> Path:
+    return small_config(RESNET, tmp_path, image_size=64, width=8)
 
 
 @pytest.fixture
@@ -57,43 +63,57 @@ def small(config: Path) -> CLIP:
     return build_model(config)
 
 
-def batch_of(scenes: int, crops: int) -> list[Sample]:
-    rng = np.random.default_rng(0)
-    return [sample for i in range(scenes) for sample in samples(rng, draw_scene(training_rng(i)), crops)]
+def batch_of(scenes: int, windows: int, regions: int, side: int = SIDE, grid: tuple[int, int] = GRID) -> Samples:
+    drawn = [draw_scene(training_rng(i)) for i in range(scenes)]
+    return samples(np.random.default_rng(0), drawn, windows, regions, side, grid)
 
 
 # --- samples
 
 
-def plainly_true(caption: Caption, image: Sample) -> bool:
-    if caption.kind in (PART, AROUND, BACKGROUND) or image.caption.kind in (PART, AROUND, BACKGROUND):
-        fitting = caption.kind == image.caption.kind
-    else:
-        fitting = image.caption.kind == SCENE or len(caption.phrases) == len(image.objects)
-    return fitting and all(any(phrase.fits(item) for item in image.objects) for phrase in caption.phrases)
+def plainly_true(caption: Caption, view: View) -> bool:
+    seen = (*view.objects, *view.hinted)
+    allowed = [caption.place is None or here[PLACES.index(caption.place)] for here in view.places]
+    named = [
+        any(phrase.fits(item) and (place or i > 0) for item, place in zip(seen, allowed, strict=True))
+        for i, phrase in enumerate(caption.phrases)
+    ]
+    return all(named) and (len(view.objects) > FEW or len(caption.phrases) >= len(view.objects))
 
 
 def test_truths_equal_a_plain_loop() -> None:
-    batch = batch_of(12, 6)
-    assert {sample.caption.kind for sample in batch} == {WHOLE, SCENE, PART, AROUND, BACKGROUND}
-    captions = [sample.caption for sample in batch] + [sample.foil for sample in batch]
-    found = truths(captions, batch)
-    assert found.tolist() == [[plainly_true(caption, image) for image in batch] for caption in captions]
-    assert found[: len(batch)].diagonal().all()
-    assert found[len(batch) :].diagonal().mean() < 0.1
+    views = batch_of(10, 4, 4).views
+    captions = [caption for view in views for caption in view.captions]
+    foils = [foil for view in views for foil in view.foils]
+    assert any(caption.place for caption in captions)
+    found = truths(captions + foils, views)
+    assert found.tolist() == [[plainly_true(caption, view) for view in views] for caption in captions + foils]
+    owners = [i for i, view in enumerate(views) for _ in view.captions]
+    assert found[range(len(owners)), owners].all()
+    assert found[range(len(owners), 2 * len(owners)), owners].mean() < 0.2
     assert found.mean() < 0.3
 
 
-def test_a_foil_differs_in_one_word_of_meaning() -> None:
-    for sample in batch_of(12, 6):
-        if sample.caption.kind == BACKGROUND:
-            assert sample.foil.kind == WHOLE
-            continue
-        assert sample.foil.kind == sample.caption.kind
-        pairs = zip(sample.caption.phrases, sample.foil.phrases, strict=True)
-        changes = [(a, b) for old, new in pairs for a, b in zip(astuple(old), astuple(new)) if a != b]
-        assert len(changes) == 1
-        assert None not in changes[0]
+def test_a_foil_differs_in_one_word_of_meaning_at_most() -> None:
+    for view in batch_of(10, 4, 4).views:
+        for caption, foil in zip(view.captions, view.foils, strict=True):
+            pairs = zip(caption.phrases, foil.phrases, strict=True)
+            changes = [(a, b) for old, new in pairs for a, b in zip(astuple(old), astuple(new)) if a != b]
+            if not changes:
+                assert caption.place is not None  # the place is what differs, unless by chance it is the same
+                continue
+            assert len(changes) == 1
+            assert None not in changes[0]
+            assert foil.place == caption.place
+
+
+def test_captions_are_true_of_what_is_seen() -> None:
+    for view in batch_of(10, 4, 4).views:
+        for caption in view.captions:
+            assert caption.text == caption.text.lower()
+            assert all(any(phrase.fits(item) for item in view.objects) for phrase in caption.phrases)
+            if len(view.objects) <= FEW:
+                assert len(caption.phrases) == len(view.objects)
 
 
 def test_a_phrase_that_says_nothing_fits_all() -> None:
@@ -101,63 +121,100 @@ def test_a_phrase_that_says_nothing_fits_all() -> None:
     assert all(Phrase().fits(item) for item in scene.objects)
 
 
-def test_crops_are_those_of_the_pipeline() -> None:
-    """With the short side left alone, `cut_out` gives what MaskedClip feeds its encoder, and so the same feature."""
-    torch.manual_seed(0)
-    scene = draw_scene(training_rng(1), size=(256, 256))
-    model = build_model().eval()
-    clip = MaskedClip(model, lambda strings: None, short_side=256)
-    masks = np.stack([item.mask for item in scene.objects])
-    boxes = np.array([item.box for item in scene.objects], dtype=float)
-    with torch.inference_mode():
-        own = model.encode_image(torch.stack([cut_out(normalised(scene.image), mask) for mask in masks])).numpy()
-    np.testing.assert_allclose(clip.local_features(scene.image, masks, boxes), own, rtol=1e-4, atol=1e-5)
+def test_an_object_lies_in_at_least_one_place() -> None:
+    scene = draw_scene(training_rng(3))
+    for index in range(len(scene.objects)):
+        told = dict(zip(PLACES, loose_places(scene, index), strict=True))
+        assert told["left"] or told["right"]
+        assert not told["top left"] or (told["top"] and told["left"])
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_imperfect_masks_are_as_bad_as_they_say(seed: int) -> None:
+def test_windows_and_regions_hold_their_object(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scene = draw_scene(training_rng(seed))
-    for item in scene.objects:
-        area = item.mask.sum()
-        part, wide, rough = part_of(rng, item.mask), beyond(rng, item.mask), roughened(rng, item.mask)
-        assert not (part & ~item.mask).any()
-        assert 0.2 * area < part.sum() < 0.65 * area
-        assert not (item.mask & ~wide).any()
-        assert wide.sum() > 1.3 * area
-        assert (rough & item.mask).sum() / (rough | item.mask).sum() > 0.5
-    free = background(rng, scene)
-    assert free.any()
-    assert not any((free & item.mask).any() for item in scene.objects)
+    for index, item in enumerate(scene.objects):
+        left, top, right, bottom = window(rng, scene, index)
+        assert 0 <= left <= item.box[0] < item.box[2] <= right <= scene.image.width
+        assert 0 <= top <= item.box[1] < item.box[3] <= bottom <= scene.image.height
+        inside = region(rng, scene, index)
+        assert inside.shape == item.mask.shape
+        assert np.count_nonzero(inside & item.mask) > HINTED * np.count_nonzero(item.mask)
+
+
+def test_scenes_are_seen_as_the_pipeline_sees_them() -> None:
+    """With the short side left alone, a scene is what MaskedClip feeds its encoder."""
+    scene = draw_scene(training_rng(1), size=(256, 256))
+    found = samples(np.random.default_rng(0), [scene], 1, 1, SIDE, GRID)
+    preprocess = Preprocess(IMAGENET_MEAN, IMAGENET_STD, antialias=False, short_side=256, fill="reference")
+    prepared = preprocess.prepare(scene.image, torch.device("cpu"))
+    torch.testing.assert_close(found.scenes, preprocess.global_view(prepared, (SIDE, SIDE)))
+
+
+def test_samples_have_the_sizes_they_say() -> None:
+    batch = batch_of(3, 2, 4)
+    assert batch.scenes.shape == (3, 3, SIDE, SIDE)
+    assert batch.windows.shape == (6, 3, SIDE, SIDE)
+    assert batch.regions.shape == (12, *GRID)
+    assert batch.owners.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert len(batch.views) == 3 + 6 + 12
+    assert {image.dtype for image in (batch.scenes, batch.windows, batch.regions)} == {torch.float32}
+    assert 0 <= batch.regions.min() <= batch.regions.max() <= 1
+    assert (batch.regions.flatten(1).amax(dim=1) > 0).all()
 
 
 # --- training
 
 
+def test_region_features_are_the_pipelines_global_features(small: CLIP, resnet_config: Path) -> None:
+    for model in (small.eval(), build_model(resnet_config).eval()):
+        tower = MaskedClip(model, lambda strings: None).tower
+        batch = batch_of(3, 0, 4, tower.input_size[0], tower.grid)
+        with torch.inference_mode():
+            scenes, regions = region_features(model, batch.scenes, batch.regions, batch.owners)
+            shared = tower.shared(batch.scenes, [3])[3]
+            expected = tower.masked(shared, batch.owners.numpy(), batch.regions, 3, 64)
+            torch.testing.assert_close(scenes, model.encode_image(batch.scenes), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(regions, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_with_all_its_patches_is_an_image(small: CLIP, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = batch_of(2, 2, 0).windows
+    with torch.inference_mode():
+        whole = small.encode_image(windows)
+        assert not torch.allclose(train_clip.window_features(small, windows), whole, atol=1e-3)
+        monkeypatch.setattr(train_clip, "DROPPED", 0.0)
+        torch.testing.assert_close(train_clip.window_features(small, windows), whole, rtol=1e-4, atol=1e-5)
+
+
 def test_the_loss_equals_a_plain_loop() -> None:
     rng = np.random.default_rng(0)
-    images, texts = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(7, 8)))
-    true = np.zeros((7, 4), dtype=bool)
-    true[range(4), range(4)] = True
-    true[1, 3] = true[2, 0] = true[5, 1] = True  # captions 1 and 2 and foil 5 are true of other images, too
+    images, texts = torch.from_numpy(rng.normal(size=(4, 8))), torch.from_numpy(rng.normal(size=(8, 8)))
+    owners = [0, 1, 2, 3, 0]  # image 0 has two captions; texts 5, 6 and 7 are foils
+    true = np.zeros((8, 4), dtype=bool)
+    true[range(5), owners] = True
+    true[1, 3] = true[2, 0] = true[6, 1] = True  # captions 1 and 2 and foil 6 are true of other images, too
 
-    def logit(image: int, text: int) -> float:
-        return 10 * float(images[image] @ texts[text] / images[image].norm() / texts[text].norm())
+    def chance(image: int, text: int) -> float:
+        return math.exp(10 * float(images[image] @ texts[text] / images[image].norm() / texts[text].norm()))
 
     losses = []
-    for i in range(4):
-        choices = [logit(i, text) for text in range(7) if text == i or not true[text, i]]
-        losses.append(math.log(sum(map(math.exp, choices))) - logit(i, i))
-        choices = [logit(image, i) for image in range(4) if image == i or not true[i, image]]
-        losses.append(math.log(sum(map(math.exp, choices))) - logit(i, i))
-    found = contrastive_loss(images, texts, torch.tensor(10.0), torch.from_numpy(true))
+    for text, image in enumerate(owners):
+        among_texts = sum(chance(image, other) for other in range(8) if other == text or not true[other, image])
+        among_images = sum(chance(other, text) for other in range(4) if other == image or not true[text, other])
+        losses += [-math.log(chance(image, text) / total) for total in (among_texts, among_images)]
+    found = contrastive_loss(images, texts, torch.tensor(owners), torch.tensor(10.0), torch.from_numpy(true))
     assert float(found) == pytest.approx(np.mean(losses), rel=1e-6)
 
 
-def test_the_loss_falls_on_a_fixed_batch(small: CLIP) -> None:
-    trainer, batch = Trainer(small), batch_of(4, 3)
+@pytest.mark.parametrize("kind", ["config", "resnet_config"])
+def test_the_loss_falls_on_a_fixed_batch(kind: str, request: pytest.FixtureRequest) -> None:
+    torch.manual_seed(0)
+    model = build_model(request.getfixturevalue(kind))
+    tower = MaskedClip(model, lambda strings: None).tower
+    trainer, batch = Trainer(model), batch_of(4, 2, 2, tower.input_size[0], tower.grid)
     losses = [trainer.step(batch, 2e-3) for _ in range(25)]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.6 * losses[0]
 
 
 def test_a_run_writes_weights_and_log(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +223,8 @@ def test_a_run_writes_weights_and_log(config: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(train_clip, "HELD_OUT_SCENES", 3)
     logs = [train_clip.train(None, 3, 0, tmp_path / name, config) for name in ("a", "b")]
     assert logs[0]["steps"] == 3
-    assert logs[0] == json.loads((tmp_path / "a" / f"{NAME}.log.json").read_text())
-    first, second = (load_file(tmp_path / name / f"{NAME}.safetensors") for name in ("a", "b"))
+    assert logs[0] == json.loads((tmp_path / "a" / "small.log.json").read_text())
+    first, second = (load_file(tmp_path / name / "small.safetensors") for name in ("a", "b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
@@ -207,27 +264,18 @@ def test_weights_come_back_in_half_precision(small: CLIP, config: Path, tmp_path
         assert torch.equal(new, expected), key
 
 
-def test_the_committed_model_knows_its_shapes() -> None:
+@pytest.mark.parametrize(("name", "megabytes"), [(NAME, 18), (RESNET, 12)])
+def test_the_committed_models_know_their_shapes(name: str, megabytes: float) -> None:
     """The committed weights fit the committed config, stay small, and tell the looks of single objects."""
-    weights = MODELS / f"{NAME}.safetensors"
-    assert weights.stat().st_size < 18e6
-    found = train_clip.held_out_accuracy(load_model(), 40)
+    weights = MODELS / f"{name}.safetensors"
+    assert weights.stat().st_size < 1e6 * megabytes
+    found = train_clip.held_out_accuracy(load_model(weights, MODELS / f"{name}.json"), 40)
     assert found["random"] < 0.25
-    assert found["local"] > 0.9
-    assert found["fused_50"] > 0.85
-    assert found["global"] > 1.5 * found["random"]
+    assert min(found["local"], found["global"]) > 1.5 * found["random"]
+    assert found["fused_50"] > max(found["local"], found["global"])
 
 
 def test_held_out_accuracy_is_chance_for_an_untrained_model(small: CLIP) -> None:
     found = train_clip.held_out_accuracy(small, 8)
     assert found.keys() == {"local", "fused_50", "fused_85", "fused_95", "global", "random"}
     assert all(0 <= value < 0.6 for value in found.values())
-
-
-def test_every_sample_has_the_input_size() -> None:
-    scene: Scene = draw_scene(training_rng(2))
-    for sample in samples(np.random.default_rng(0), scene, 20):
-        assert sample.pixels.shape == (3, SIDE, SIDE)
-        assert sample.pixels.dtype == torch.float32
-        assert all(isinstance(item, SceneObject) for item in sample.objects)
-        assert sample.caption.text == sample.caption.text.lower() != sample.foil.text

@@ -114,7 +114,12 @@ def no_differences(made: Synthetic) -> Path:
     """What stage variants leaves where no switch is turned."""
     folder = made.paths["pairs"].parent / "variants"
     folder.mkdir(exist_ok=True)
-    content = {"pairs": read_table(made.paths["pairs"], "pairs", ()).digest, "switches": [], "templates": []}
+    content = {
+        "pairs": read_table(made.paths["pairs"], "pairs", ()).digest,
+        "switches": [],
+        "templates": [],
+        "sources": [],
+    }
     write_document(folder / "variants.json", content, "variants")
     return folder
 

@@ -249,6 +249,10 @@ def invented_metrics(groups: list[tuple[str, str]]) -> dict[str, Any]:
                 **intervals,
                 "skip": {"oiou": float(rng.random()), "miou": None, "n": 0},
             }
+            if rule in ("global", "cropping"):
+                low, middle, high = sorted((rng.random(3) - 0.5).tolist())
+                found = {"miou": middle, "miou_ci": [low, high], "p": 0.0004 if rule == "global" else 0.125}
+                rules[rule]["versus"] = {"rule": "global_local", **found}
         counts = {name: int(rng.integers(100, 999)) for name in names}
         result.setdefault(dataset, {})[split] = {**rules, "counts": counts}
     return result

@@ -67,6 +67,25 @@ def test_the_table_holds_the_numbers_of_metrics_json(real: report.Paths, page: E
             assert row.tags("td", data_column="skip_miou")[0].text.strip() == "–"
 
 
+def test_rules_are_set_against_the_first_one(real: report.Paths, page: Element) -> None:
+    for dataset, split in GROUPS:
+        (body,) = page.tags("tbody", data_dataset=dataset, data_split=split)
+        for rule in RULES:
+            (cell,) = body.tags("tr", data_rule=rule)[0].tags("td", data_column="versus")
+            versus = data_sets(real.metrics)[dataset][split][rule].get("versus")
+            assert (versus is not None) == (rule in ("global", "cropping"))
+            if versus is None:
+                assert cell.text.strip() == "–"
+                continue
+            interval, p = cell.tags("small")[0].text.split(", ")
+            shown = [cell.tags("span")[0].text, *interval.split(" to ")]
+            assert [float(number.replace("−", "-")) for number in shown] == pytest.approx(
+                [100 * number for number in (versus["miou"], *versus["miou_ci"])], abs=0.00501
+            )
+            assert p == ("p < 0.001" if rule == "global" else "p 0.125")
+    assert "mIoU less global-local" in page.tags("section", id="results")[0].text
+
+
 def test_the_best_rule_is_bold_and_the_upper_bound_never(real: report.Paths, page: Element) -> None:
     metrics = json.loads(real.metrics.read_text())["refshapes"]["val"]
     (body,) = page.tags("tbody", data_dataset="refshapes")

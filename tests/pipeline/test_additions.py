@@ -270,7 +270,8 @@ def profile(tmp_path: Path) -> Any:
 
 
 def table(values: Values, name: str) -> Table:
-    return read_table(Path(values["data"], f"{name}.h5"), name)
+    file = "pairs/vit.h5" if name == "pairs" else f"{name}.h5"
+    return read_table(Path(values["data"], file), name)
 
 
 def dense(counts: bytes, size: tuple[int, ...]) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from pipeline import cli, status
 from pipeline.cli import app
 from pipeline.project import load_project
+from pipeline.registry import Instance
 from pipeline.setup.preflight import BYTES_PER_IMAGE, check
 from stages.contract import Context, Summary, compute_missing
 from store.errors import GlimpseError, StoreError
@@ -177,7 +178,9 @@ def test_clean_keeps_what_an_interrupted_run_opened_since(tmp_path: Path) -> Non
 
 def test_status_shows_state_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params, _ = project_with_parts(tmp_path)
-    monkeypatch.setattr(status, "dvc_states", lambda project: {"index": "up to date", "propose": "changed deps"})
+    monkeypatch.setattr(
+        status, "dvc_states", lambda project: {Instance("index"): "up to date", Instance("propose"): "changed deps"}
+    )
     monkeypatch.setenv("COLUMNS", "160")
     code, said = glimpse("status", "--params", str(params))
     assert code == 0
@@ -204,6 +207,8 @@ COMMANDS = {
     "score": [],
     "metrics": [],
     "sweep": ["--points", "3"],
+    "compare": ["global_local", "cropping"],
+    "methods": [],
     "show": ["1"],
     "segment": ["no.png", "a ball"],
     "fetch weights": ["clip"],

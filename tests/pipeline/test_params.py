@@ -108,7 +108,7 @@ def test_a_list_may_be_one_value() -> None:
 def test_a_misspelt_stage_argument_names_the_nearest() -> None:
     with pytest.raises(ParameterError, match="score: unknown parameter 'beta_'; did you mean 'beta'"):
         run_words("score", ["--beta_", "0.5"])
-    with pytest.raises(ParameterError, match=r"score\.pairs: expected a value, got none"):
+    with pytest.raises(ParameterError, match=r"score\.pair_tables: expected a value, got none"):
         run_words("score", ["--work", "w"])
     with pytest.raises(ParameterError, match=r"sweep"):
         split_values({"resamples": 3}, (stage_module("sweep").Params,), "sweep")

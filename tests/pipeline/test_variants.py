@@ -121,6 +121,7 @@ def test_a_table_of_another_run_is_refused(profile: dict[str, Any], record: dict
     shutil.copytree(Path(profile["data"]) / "variants", tmp_path / "data/variants")
     with changed(tmp_path / "data/variants/variants.json") as content:
         content["pairs"] = "0" * 64
+    (tmp_path / "data/pairs").mkdir()
     shutil.copy(Path(profile["data"]) / "pairs/vit.h5", tmp_path / "data/pairs/vit.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     with pytest.raises(StoreError, match="another pair table"):
@@ -131,6 +132,7 @@ def test_a_switch_s_table_of_another_run_is_refused(
     profile: dict[str, Any], record: dict[str, Any], tmp_path: Path
 ) -> None:
     shutil.copytree(Path(profile["data"]) / "variants", tmp_path / "data/variants")
+    (tmp_path / "data/pairs").mkdir()
     shutil.copy(Path(profile["data"]) / "pairs/vit.h5", tmp_path / "data/pairs/vit.h5")
     other = profile | {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
     for name, source in (("box", "fill"), ("template1", "template2")):
@@ -157,7 +159,7 @@ def test_the_pair_table_of_another_run_is_refused(
     other = profile | {"data": str(data), "profile": str(tmp_path / "params.yaml")}
     other["variants"] = {"switches": [], "templates": TEMPLATES}
     with pytest.raises(
-        StoreError, match=rf"pairs\.h5 was made from another {source} than the profile has; run stage pair"
+        StoreError, match=rf"vit\.h5 was made from another {source} than the profile has; run stage pair"
     ):
         run_stages(other, "variants")
 

@@ -1,5 +1,6 @@
 """The FreeSOLO network and its checkpoints: forms that load, forms that do not, and what a loaded network promises."""
 
+import pickle
 from collections import OrderedDict
 
 import numpy as np
@@ -82,6 +83,23 @@ def test_known_extras_and_other_forms_change_nothing(tiny_weights):
         got = load(form).propose(picture())
         np.testing.assert_array_equal(got.scores, expected.scores)
         np.testing.assert_array_equal(got.masks, expected.masks)
+
+
+@pytest.mark.parametrize("form", ["pkl", "pth", "module"])
+def test_files_of_every_form_change_nothing(tiny_weights, form, tmp_path):
+    """detectron2's .pkl holds numpy arrays."""
+    file = tmp_path / "weights"
+    arrays = {key: value.numpy() for key, value in tiny_weights.items()}
+    if form == "pkl":
+        file.write_bytes(pickle.dumps({"model": arrays, "__author__": "someone", "matching_heuristics": True}))
+    elif form == "pth":
+        torch.save({"model": tiny_weights, "optimizer": {"lr": np.float64(1)}, "iteration": 7}, file)
+    else:
+        torch.save({f"module.{key}": value for key, value in tiny_weights.items()}, file)
+    expected = load(tiny_weights).propose(picture())
+    got = FreeSolo.from_file(file, short_side=64, grids=GRIDS).propose(picture())
+    np.testing.assert_array_equal(got.scores, expected.scores)
+    np.testing.assert_array_equal(got.masks, expected.masks)
 
 
 def without(weights, *keys):

@@ -44,8 +44,12 @@ def test_ablations(made: Synthetic, rule: ScoreRule, tmp_path: Path, filters: Fi
         expected = [
             ("chosen", "k = 3, beta = 0.5", value(0.5)),
             ("masked blocks", "k = 1", value(0.5, k=1)),
-            ("text", "sentence only (beta = 1)", value(1.0)),
-            ("text", "noun phrase only (beta = 0)", value(0.0)),
+            *(
+                ("contexts", f"{visual} x {text}", value(beta, at=(group, own)))
+                for visual, own in (("both", alpha), ("global", 1.0), ("local", 0.0))
+                for text, beta in (("both", 0.5), ("sentence", 1.0), ("noun phrase", 0.0))
+                if (visual, text) != ("both", "both")
+            ),
         ]
         if tried:
             expected += [

@@ -9,7 +9,7 @@ import pytest
 
 from stages import score as score_stage
 from stages.scoring.fusion import Dots, first_best
-from stages.scoring.table import Filters, PairTable, load_pairs, with_k
+from stages.scoring.table import Filters, PairTable, load_pairs, with_view
 from store.errors import ParameterError, StoreError
 from store.table import read_table
 from tests.helpers.oracles import RULES, kept_positions, make_pairs, store_with_pairs
@@ -25,7 +25,7 @@ def test_k(made: Synthetic) -> None:
         pairs, attrs = load_pairs(path, given_k)
         np.testing.assert_array_equal(pairs.dots.a, table[f"dot.global.k{given_k}*sentence"])
         assert (attrs["k"], attrs["ks"]) == (given_k, [1, 3])
-        other = with_k(load_pairs(path, 4 - given_k)[0], given_k)
+        other = with_view(load_pairs(path, 4 - given_k)[0], f"global.k{given_k}")
         for name in ("a", "b", "c", "d", "global_norm", "cross_norm", "local_norm"):
             np.testing.assert_array_equal(getattr(other.dots, name), getattr(pairs.dots, name))
     with pytest.raises(ParameterError, match=rf"k = 2: {path} holds k = 1, 3; .*masked_blocks"):
@@ -39,7 +39,7 @@ def test_another_k_is_of_the_same_file(tmp_path: Path) -> None:
     pairs, _ = load_pairs(path, 3)
     path.write_bytes(make_pairs(other).read_bytes())
     with pytest.raises(StoreError, match=rf"{path}: was replaced while it was read"):
-        with_k(pairs, 1)
+        with_view(pairs, "global.k1")
 
 
 def test_alpha_of_a_data_set(made: Synthetic) -> None:

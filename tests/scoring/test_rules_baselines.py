@@ -17,7 +17,10 @@ from store.table import read_table
 from tests.helpers.oracles import context, dot, fields, make_pairs, plain_best, unit
 from tests.helpers.stores import Synthetic, synthetic
 
-VIEWS = ("score_map", "score_map.inside_minus_outside", "grad_cam", "region_token")
+DENSE = ("mask_clip", "sclip", "clear_clip", "nac_clip", "gem", "clip_surgery")
+PROMPTS = ("text_region", "blur", "red_circle")
+HYBRIDS = ("hybrid_g2l", "hybrid_l2g")
+VIEWS = ("score_map", "score_map.inside_minus_outside", "grad_cam", "region_token", *DENSE, *PROMPTS, *HYBRIDS)
 NEW = ("score_map", "grad_cam", "grad_cam_released", "region_token")
 
 
@@ -61,17 +64,38 @@ def scored(pairs: PairTable, rule: str, settings: dict[str, Any]) -> Any:
         ("grad_cam_released", {}, "grad_cam", -1),
         ("grad_cam", {"view": "score_map"}, "score_map", 1),
         ("region_token", {}, "region_token", 1),
+        *((name, {}, name, 1) for name in (*DENSE, *PROMPTS)),
+        ("gem", {"view": "clear_clip"}, "clear_clip", 1),
     ],
 )
 def test_scores_are_a_loop_over_vectors(
     made: Synthetic, pairs: PairTable, rule: str, settings: dict[str, str], view: str, sign: int
 ) -> None:
-    expected = plain(made, view, sign, cosine=rule == "region_token")
+    expected = plain(made, view, sign, cosine=rule in ("region_token", *PROMPTS))
     got = scored(pairs, rule, settings)
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     assert np.isneginf(got).sum() == np.isneginf(expected).sum() > 0
     assert np.isfinite(got).sum() > 50
+
+
+@pytest.mark.parametrize(
+    ("rule", "views"), [("hybrid_g2l", HYBRIDS[:1]), ("hybrid_l2g", HYBRIDS[1:]), ("hybrid", HYBRIDS)]
+)
+def test_hybrids_mix_the_texts_as_global_local_does(
+    made: Synthetic, pairs: PairTable, rule: str, views: tuple[str, ...]
+) -> None:
+    params = score_stage.Params(enabled=[rule], beta=0.3)
+    got = score_stage.rule_scores(pairs, params)[rule]
+    expected = []
+    for expression in range(len(made.ref)):
+        sentence, phrase = (made.text[row] for row in made.strings[expression])
+        text = unit(0.3 * sentence + 0.7 * phrase)
+        for row in made.rows_of(expression):
+            vectors = [made.others[view][row] for view in views]
+            usable = all(vector.any() for vector in vectors)
+            expected.append(100 * dot(unit(np.sum(vectors, axis=0)), text) if usable else -math.inf)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_choices_and_metrics_of_the_stage(made: Synthetic, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from stages import score as score_stage
+from stages.scoring.comparison import Both, compared
+from stages.scoring.metrics import Empty
 from stages.scoring.score_rule import ScoreRule
 from stages.scoring.table import Filters, load_pairs
 from store.table import read_table
@@ -113,6 +115,27 @@ def test_score_stage_against_loops(
         }
 
 
+@pytest.mark.parametrize("empty", ["count", "skip"])
+def test_every_rule_is_compared_with_the_first(made: Synthetic, empty: Empty) -> None:
+    """By the outcomes of the choices themselves; not the references, and nothing without resamples."""
+    pairs, _ = load_pairs(made.paths["pairs"], 3)
+    params = score_stage.Params(enabled=["global", "global_local", "cropping"], resamples=80, seed=3, empty=empty)
+    chosen = score_stage.choose(pairs, score_stage.rule_scores(pairs, params), params)
+    metrics = score_stage.metrics_of(pairs, params, chosen)
+    for group, (dataset, split) in enumerate(GROUPS):
+        found, rows = metrics[dataset][split], pairs.members(group)
+        assert {rule for rule, values in found.items() if "versus" in values} == {"global_local", "cropping"}
+        for rule in ("global_local", "cropping"):
+            a, b = (pairs.outcome(chosen[name]).at(rows) for name in (rule, "global"))
+            expected = compared(Both(a, b, pairs.image[rows]).counted(empty), 80, 3)["miou"]
+            got = found[rule]["versus"]
+            assert got["rule"] == "global"
+            assert got["miou"] == pytest.approx(expected["difference"], abs=1e-12)
+            assert got["miou"] == pytest.approx(found[rule]["miou"] - found["global"]["miou"], abs=1e-11)
+            assert got["miou_ci"] == expected["ci"]
+            assert got["p"] == expected["p"]
+
+
 def test_score_stage_is_deterministic(made: Synthetic, tmp_path: Path) -> None:
     written = []
     for name in ("a", "b"):
@@ -130,3 +153,4 @@ def test_intervals_can_be_left_out(made: Synthetic) -> None:
     chosen = score_stage.choose(pairs, score_stage.rule_scores(pairs, params), params)
     metrics = score_stage.metrics_of(pairs, params, chosen)
     assert "oiou_ci" not in metrics["toy"]["val"]["global_local"]
+    assert "versus" not in metrics["toy"]["val"]["cropping"]

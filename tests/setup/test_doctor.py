@@ -112,7 +112,7 @@ def test_nothing_missing(whole: tuple[LoadedProject, Source]) -> None:
     assert check(project) == []
     assert all(line.startswith("ok ") for line in lines[:-1])
     assert lines[-1] == f"nothing is missing of {len(lines) - 1}"
-    assert f"ok       {project.path('weights/ViT-B-32.pt')}: CLIP weights; sha256 as published" in lines
+    assert f"ok       {project.path('weights/ViT-B-32.pt')}: weights of encoder vit; sha256 as published" in lines
     assert any("all 3 images that the annotations name" in line for line in lines)
     assert any("about 1,800,000 bytes of disk room for 3 images" in line for line in lines)
 

@@ -49,7 +49,7 @@ def test_the_full_profile_finds_what_is_fetched() -> None:
     project = load_project(ROOT / "params.yaml")
     values = project.values
     at = {item.name: destination(project, item) for source in SOURCES for item in source.items}
-    assert at["ViT-B-32.pt"] == project.path(values.clip.weights)
+    assert at["ViT-B-32.pt"] == project.path(values.main_encoder.weights)
     assert at["FreeSOLO_R101_30k_pl.pth"] == project.path(values.propose.input)
     assert at["refcoco+.zip"] == project.path("data/refer/refcoco+")
     assert at["refer_test.json"] == project.path("data/refer/phrasecut/refer_test.json")

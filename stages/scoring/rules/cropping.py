@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from stages.scoring.products import TEXTS
 from stages.scoring.rules.registry import RULES, Rule
+from stages.scoring.table import LOCAL
 
 RULES.add(
     Rule(
@@ -11,5 +13,6 @@ RULES.add(
         label="Cropping",
         formula="100 cos(f_L, beta t_G + (1 - beta) t_L)",
         scores=lambda pairs, scoring, settings: pairs.dots.scores(0.0, scoring.beta),
+        needs=lambda scoring, settings: [(LOCAL, text) for text in TEXTS],
     )
 )

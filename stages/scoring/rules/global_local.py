@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from stages.contract import Params
 from stages.scoring.fusion import Floats
+from stages.scoring.products import TEXTS
 from stages.scoring.rules.registry import RULES, Rule
-from stages.scoring.table import PairTable, Scoring
+from stages.scoring.table import LOCAL, PairTable, Scoring
 
 
 def scores(pairs: PairTable, scoring: Scoring, settings: Params) -> Floats:
@@ -20,5 +21,6 @@ RULES.add(
         label="Global-local",
         formula="100 cos(alpha f_G + (1 - alpha) f_L, beta t_G + (1 - beta) t_L)",
         scores=scores,
+        needs=lambda scoring, settings: [(view, text) for view in (f"global.k{scoring.k}", LOCAL) for text in TEXTS],
     )
 )

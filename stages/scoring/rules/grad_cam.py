@@ -11,7 +11,7 @@ from pydantic import Field
 from stages.contract import Params
 from stages.scoring.fusion import Floats
 from stages.scoring.rules.registry import RULES, Rule
-from stages.scoring.rules.sentence import sentence_scores
+from stages.scoring.rules.sentence import sentence_cell, sentence_scores
 from stages.scoring.table import PairTable, Scoring
 
 
@@ -34,7 +34,15 @@ def released(pairs: PairTable, scoring: Scoring, settings: Settings) -> Floats:
 
 
 RULES.add(
-    Rule(module=__name__, name="grad_cam", label="Grad-CAM", formula="g_m.t_G / |t_G|", scores=usual, settings=Settings)
+    Rule(
+        module=__name__,
+        name="grad_cam",
+        label="Grad-CAM",
+        formula="g_m.t_G / |t_G|",
+        scores=usual,
+        settings=Settings,
+        needs=sentence_cell,
+    )
 )
 RULES.add(
     Rule(
@@ -44,5 +52,6 @@ RULES.add(
         formula="-g_m.t_G / |t_G|",
         scores=released,
         settings=Settings,
+        needs=sentence_cell,
     )
 )

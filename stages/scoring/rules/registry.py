@@ -19,6 +19,14 @@ from stages.scoring.table import PairTable, Scoring
 from store.errors import ParameterError
 from store.registry import Record, Registry
 
+Cell = tuple[str, str]
+"""A column ``dot.<view>*<text>``: (label of the view, text)."""
+
+
+def no_cells(scoring: Scoring, settings: Any) -> list[Cell]:
+    """The ``needs`` of a rule that reads no view."""
+    return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(Record):
@@ -29,12 +37,16 @@ class Rule(Record):
         scores: ``(pairs, scoring, settings) -> (P,)``, higher is better; ``pairs`` unfiltered, with ``columns``;
             ``scoring`` the profile's section score; ``settings`` of type ``settings``.
         settings: the rule's own parameters, given in ``rules.settings.<name>``.
+        needs: ``(scoring, settings)`` -> the cells that the scores depend on, views by their labels.
+        cost: what it takes once the pair table is there, one phrase for people.
     """
 
     label: str
     formula: str
     scores: Callable[[PairTable, Scoring, Any], Floats]
     settings: type[Params] = Params
+    needs: Callable[[Scoring, Any], list[Cell]] = no_cells
+    cost: str = "arithmetic over the pair table"
 
 
 RULES: Registry[Rule] = Registry("rule", "rules")

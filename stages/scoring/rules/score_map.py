@@ -6,7 +6,7 @@ from pydantic import Field
 
 from stages.contract import Params
 from stages.scoring.rules.registry import RULES, Rule
-from stages.scoring.rules.sentence import sentence_scores
+from stages.scoring.rules.sentence import sentence_cell, sentence_scores
 
 
 class Settings(Params):
@@ -23,5 +23,6 @@ RULES.add(
         formula="h_m.t_G / |t_G|",
         scores=lambda pairs, scoring, settings: sentence_scores(pairs, "score_map", settings.view),
         settings=Settings,
+        needs=sentence_cell,
     )
 )

@@ -2,11 +2,58 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from pydantic import Field, create_model
+
+from stages.contract import Params
 from stages.scoring.fusion import Floats
-from stages.scoring.table import SENTENCE, Columns, MissingViewError, PairTable
+from stages.scoring.rules.registry import Cell, Rule
+from stages.scoring.table import PHRASE, SENTENCE, Columns, MissingViewError, PairTable, Scoring
 from store.errors import nearest
+
+
+def sentence_cell(scoring: Scoring, settings: Any) -> list[Cell]:
+    """The ``needs`` of a rule that multiplies the view of its settings by the whole sentence."""
+    return [(settings.view, SENTENCE)]
+
+
+def sentence_rule(module: str, name: str, label: str, *, cosine: bool) -> Rule:
+    """The rule ``name`` of the view of the same name: its product with the unit vector of the sentence, or their cosine.
+
+    Its setting ``view`` takes another label of the view, as `gem.inside_minus_outside`.
+    """
+    described = Field(name, description="the view's label: other arguments of the view have one of their own")
+    return Rule(
+        module=module,
+        name=name,
+        label=label,
+        formula=f"cos({name}_m, t_G)" if cosine else f"{name}_m.t_G / |t_G|",
+        scores=lambda pairs, scoring, settings: sentence_scores(pairs, name, settings.view, cosine=cosine),
+        settings=create_model(f"{name}_settings", __base__=Params, view=(str, described)),
+        needs=sentence_cell,
+    )
+
+
+def mixed_text_rule(module: str, name: str, label: str, views: tuple[str, ...]) -> Rule:
+    """The rule ``name``: the cosine of the sum of ``views`` (one or two) with the mix of sentence and noun phrase by beta."""
+
+    def scores(pairs: PairTable, scoring: Scoring, settings: Params) -> Floats:
+        for view in views:
+            columns = columns_with(pairs, name, view)
+        dots = columns.dots(views[0], views[-1], pairs.dots.score_rule)
+        lost = [columns.view_product(view, view) <= 0 for view in views]
+        return np.where(np.any(lost, axis=0), np.float32(-np.inf), dots.scores(0.5, scoring.beta))
+
+    return Rule(
+        module=module,
+        name=name,
+        label=label,
+        formula=f"100 cos({' + '.join(views)}, beta t_G + (1 - beta) t_L)",
+        scores=scores,
+        needs=lambda scoring, settings: [(view, text) for view in views for text in (SENTENCE, PHRASE)],
+    )
 
 
 def sentence_scores(pairs: PairTable, rule: str, view: str, *, cosine: bool = False) -> Floats:
