@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.clip.config import backbone_named, encoder_files, encoder_identity, vectors_of
@@ -17,7 +18,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
 from stages.text.compute import embedder
-from stages.text.template import Template
+from stages.text.template import BETWEEN, Template, mean_of_prompts, prompts_of
 from store.fingerprint import code_digest, fingerprint, library_versions
 from store.ragged import offsets_of
 from store.registry import record_digest
@@ -34,7 +35,9 @@ class Params(BaseParams):
     """The CLIP model and the prompt (the paper uses none: the template "{}")."""
 
     model: str = Field("ViT-B-32-quickgelu", description="as in embed_masks")
-    template: Template = Field("{}", description="prompt around sentence and noun phrase; {} stands for the text")
+    template: Template = Field(
+        "{}", description="prompt around sentence and phrase, or several with | between: their mean"
+    )
     other_template: Template = Field("a photo of {}", description="prompt around a noun phrase of another object")
     precision: Precision = Field("float32", description="as in embed_masks")
     image_size: int = Field(0, ge=0, description="as in embed_masks: part of which encoder it is")
@@ -51,26 +54,32 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     """Write the text features and, for each expression, the rows of its sentence, its noun phrase and its other phrases."""
     summary = Summary()
     parse = read_table(paths.parse, "parse", ("sentence", "noun_phrase", "other_phrases"))
-    texts = [[params.template.format(text) for text in parse[name]] for name in ("sentence", "noun_phrase")]
+    texts = [[prompts_of(params.template, text) for text in parse[name]] for name in ("sentence", "noun_phrase")]
     others = [
-        [params.other_template.format(phrase) for phrase in json.loads(known)] for known in parse["other_phrases"]
+        [prompts_of(params.other_template, phrase) for phrase in json.loads(known)] for known in parse["other_phrases"]
     ]
-    rows = {string: row for row, string in enumerate(sorted({*texts[0], *texts[1], *chain.from_iterable(others)}))}
-    strings, keys = list(rows), [fingerprint(string) for string in rows]
-    summary.read = {"expressions": len(texts[0]), "distinct strings": len(strings)}
+    rows = {prompts: row for row, prompts in enumerate(sorted({*texts[0], *texts[1], *chain.from_iterable(others)}))}
+    keys = {string: fingerprint(string) for string in sorted({*chain.from_iterable(rows)})}
+    summary.read = {"expressions": len(texts[0]), "distinct strings": len(keys)}
     encoder = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
     config = key_of(params, paths)
     with locked(context.work):
         parts = Parts(context.work, "text", config)
         load = partial(embedder, params, paths.weights, context.batch)
         results = compute_missing(
-            *({"text": parts}, {"text": keys}, strings, load, context, summary, "strings"),
+            *({"text": parts}, {"text": list(keys.values())}, list(keys), load, context, summary, "strings"),
             unit=_UNIT,
             reads=encoder_files(params.model, paths.weights, config),
             modules=[__name__, *modules_of(params.model)],  # its own: a worker gets the parameters
         )
-        width = results.get("text", keys[0])["feature"].shape[1] if keys else 1
-        truncated = np.array([results.get("text", key)["truncated"][0] for key in keys], np.bool_)
+
+        def vector(prompts: tuple[str, ...]) -> NDArray[np.float32]:
+            return mean_of_prompts(np.concatenate([results.get("text", keys[p])["feature"] for p in prompts]))[None]
+
+        width = vector(next(iter(rows))).shape[1] if rows else 1
+        strings = [BETWEEN.join(prompts) for prompts in rows]
+        cut = {string: bool(results.get("text", key)["truncated"][0]) for string, key in keys.items()}
+        truncated = np.array([any(cut[prompt] for prompt in prompts) for prompts in rows], np.bool_)
         columns = {
             "string": strings,
             "truncated": truncated,
@@ -81,15 +90,15 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         }
         lost = [
             Lost(State.LOST_FEATURE, "the vector is zero, denormal or not finite", f"string {string!r}")
-            for string, key in zip(strings, keys, strict=True)
-            if lost_vectors(results.get("text", key)["feature"])[0]
+            for string, prompts in zip(strings, rows, strict=True)
+            if lost_vectors(vector(prompts))[0]
         ]
-        require_usable(summary, "strings", len(keys), lost, "check the weights and the precision")
-        vectors = {"feature": (results.get("text", key)["feature"] for key in keys)}
+        require_usable(summary, "strings", len(rows), lost, "check the weights and the precision")
+        vectors = {"feature": map(vector, rows)}
         write_vectors(
             paths.text_features,
             "text_features",
-            len(keys),
+            len(rows),
             width,
             vectors,
             columns,
@@ -100,7 +109,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         )
     summary.wrote = {"strings": len(strings)}
     summary.skipped = [
-        f"truncated to the context length: {s!r}" for s, cut in zip(strings, truncated, strict=True) if cut
+        f"truncated to the context length: {s!r}" for s, was_cut in zip(strings, truncated, strict=True) if was_cut
     ]
     return summary
 

@@ -43,13 +43,16 @@ def segment(
 ) -> Segmentation:
     """Choose the proposal of ``image`` (PIL RGB) that fits ``text`` best, exactly as the stages do (paper sec. 3)."""
     from stages.text.noun_phrase import target_noun_phrase
+    from stages.text.template import mean_of_prompts, prompts_of
 
     proposals = net.propose(image)
     sentence, phrase = target_noun_phrase(nlp, text)
     prepared = clip.prepare(image)
     f_global = clip.global_features(prepared, proposals.masks, scoring.k)
     f_local = clip.local_features(prepared, proposals.masks, proposals.boxes)
-    t_global, t_local = clip.text_features([template.format(sentence), template.format(phrase)])
+    t_global, t_local = (
+        mean_of_prompts(clip.text_features(list(prompts_of(template, read)))) for read in (sentence, phrase)
+    )
     scores = fused_scores(f_global, f_local, t_global, t_local, scoring.alpha, scoring.beta, clip.score_rule)
     kept = np.flatnonzero(scoring.keeps(proposals.scores, proposals.masks.sum((1, 2)), np.arange(len(scores))))
     best = first_best(scores[kept], np.array([0, len(kept)]))[0]

@@ -101,4 +101,6 @@ def _is_other(chunk: Span, target: Span | None, root: Token) -> bool:
         return False  # the sentence says something of its subject: that is the target, though the phrase is all of it
     if target is not None and chunk.start == target.start:
         return False
+    if chunk.root.lower_ in PLACES:
+        return False  # "the right hand side"
     return any(t.pos_ in ("NOUN", "PROPN") and t.lower_ not in PLACES for t in chunk)

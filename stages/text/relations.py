@@ -138,6 +138,7 @@ def _path(root: Token, entity: Sequence[int | None]) -> tuple[set[int], int]:
         if above is not None and above != own:
             return path, above
         path.add(token.i)
+        path |= {child.i for child in token.lefts if entity[child.i] is None}  # "on the left side of"
     return path, TARGET
 
 

@@ -310,8 +310,8 @@ HEAT = ("gem", "gem.inside_minus_outside")
 
 
 def plain_coherence(e: Plain) -> list[float]:
-    """Masks of the image without a vector in some view are left out."""
-    used = [i for i, row in enumerate(e.rows) if all(e.made.others[view][row].any() for view in HEAT)]
+    """Masks of the image without a mean of the map get the least C."""
+    used = list(range(len(e.rows)))
     result = [-math.inf] * len(e.rows)
     if not used:
         return result
@@ -319,7 +319,7 @@ def plain_coherence(e: Plain) -> list[float]:
     gem, minus = ([dot(e.made.others[view][row], t) for row in e.rows] for view in HEAT)
     outside = [a - b for a, b in zip(gem, minus, strict=True)]
     whole = [bool(mask.all()) for mask in e.masks]
-    known = [i for i in used if not whole[i]]
+    known = [i for i in used if not whole[i] and all(e.made.others[view][e.rows[i]].any() for view in HEAT)]
     low = min([gem[i] for i in known] + [outside[i] for i in known], default=0)
     relation, place = e.spatial.hybrid
     b = {"bigger": 1.95, "smaller": 1.5}.get(KINDS[relation] if relation >= 0 else "", 1.8)

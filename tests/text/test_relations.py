@@ -52,6 +52,8 @@ def test_other_phrases_are_the_releases(nlp: Any, row: dict[str, Any]) -> None:
         ("cup on the right", [("target", "right")], ["right"], None),
         ("the cup left of the spoon", [("target", "left", "the spoon")], [], None),
         ("the red star that is to the left of the blue circle", [("target", "left", "the blue circle")], [], None),
+        ("the star on the left side of the plain ring", [("target", "left", "the plain ring")], [], None),
+        ("the cup on the right hand side", [("target", "right")], ["right"], None),
         ("the chair below the window", [("target", "below", "the window")], [], None),
         ("man in front of the car", [("target", "below", "the car")], [], None),
         ("the star that is bigger than the circle", [("target", "bigger", "the circle")], [], None),

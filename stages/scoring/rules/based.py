@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from stages.contract import Params
 from stages.scoring.fusion import Floats
-from stages.scoring.rules.registry import RULES
+from stages.scoring.rules.registry import RULES, Cell
 from stages.scoring.table import PairTable, Scoring
 
 
@@ -20,6 +20,12 @@ class Based(Params):
     @classmethod
     def _is_known(cls, name: str) -> str:
         return RULES.checked(name)
+
+
+def base_cells(scoring: Scoring, settings: Based) -> list[Cell]:
+    """The cells that the base reads: the ``needs`` of a rule that reads no other."""
+    rule = RULES[settings.base]
+    return rule.needs(scoring, rule.settings())
 
 
 def base_scores(pairs: PairTable, scoring: Scoring, base: str) -> Floats:

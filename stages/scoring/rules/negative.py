@@ -6,7 +6,7 @@ from pydantic import Field
 
 from stages.scoring.fusion import Floats
 from stages.scoring.others import others
-from stages.scoring.rules.based import Based, base_scores
+from stages.scoring.rules.based import Based, base_cells, base_scores
 from stages.scoring.rules.registry import RULES, Rule
 from stages.scoring.table import LOCAL, PairTable, Scoring
 
@@ -34,5 +34,6 @@ RULES.add(
         formula="s - w mean over other phrases q of 100 cos(f_L, q)",
         scores=scores,
         settings=Settings,
+        needs=base_cells,
     )
 )

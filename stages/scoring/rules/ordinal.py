@@ -9,7 +9,7 @@ from pydantic import Field
 from stages.scoring.boxes import area
 from stages.scoring.fusion import Floats
 from stages.scoring.others import columns_of
-from stages.scoring.rules.based import Based, base_scores
+from stages.scoring.rules.based import Based, base_cells, base_scores
 from stages.scoring.rules.registry import RULES, Rule
 from stages.scoring.segments import ranked_below
 from stages.scoring.table import PairTable, Scoring
@@ -70,5 +70,6 @@ RULES.add(
         formula="s, the n-th candidate along the named axis above all others",
         scores=scores,
         settings=Settings,
+        needs=base_cells,
     )
 )

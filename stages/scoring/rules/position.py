@@ -7,7 +7,7 @@ from pydantic import Field
 
 from stages.scoring.fusion import Floats
 from stages.scoring.others import columns_of
-from stages.scoring.rules.based import Based, base_scores
+from stages.scoring.rules.based import Based, base_cells, base_scores
 from stages.scoring.rules.registry import RULES, Rule
 from stages.scoring.table import PairTable, Scoring
 
@@ -37,5 +37,6 @@ RULES.add(
         formula="s + w log(product of the means inside m of the priors that the sentence names)",
         scores=scores,
         settings=Settings,
+        needs=base_cells,
     )
 )

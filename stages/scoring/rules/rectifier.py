@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from stages.scoring.fusion import Floats
 from stages.scoring.others import columns_of
-from stages.scoring.rules.based import Based, base_scores
+from stages.scoring.rules.based import Based, base_cells, base_scores
 from stages.scoring.rules.registry import RULES, Rule
 from stages.scoring.segments import ranked_below
 from stages.scoring.table import PairTable, Scoring
@@ -64,5 +64,6 @@ RULES.add(
         formula="s, masks outside the named half of the centroids below all others",
         scores=scores,
         settings=Settings,
+        needs=base_cells,
     )
 )

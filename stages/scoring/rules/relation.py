@@ -12,10 +12,10 @@ from pydantic import Field
 from stages.scoring.boxes import BETWEEN, WITHIN, box_between, box_relation
 from stages.scoring.fusion import Floats
 from stages.scoring.others import MIXED, Others, columns_of, other_sum_scores, others, visual
-from stages.scoring.rules.based import Based, base_scores
-from stages.scoring.rules.registry import RULES, Rule
+from stages.scoring.rules.based import Based, base_cells, base_scores
+from stages.scoring.rules.registry import RULES, Cell, Rule
 from stages.scoring.segments import log_softmax, softmax
-from stages.scoring.table import PHRASE, PairTable, Scoring
+from stages.scoring.table import LOCAL, PHRASE, PairTable, Scoring
 
 Doubles = NDArray[np.float64]
 _LEAST = 1e-30
@@ -32,6 +32,14 @@ class Settings(Based):
     view: str = Field(
         MIXED, description="the feature that is compared with phrases: mixed (alpha, as the base), or a view"
     )
+
+
+def cells(scoring: Scoring, settings: Settings) -> list[Cell]:
+    """Those of the base, and those of the target's own phrase."""
+    if settings.method == "hybrid":
+        return base_cells(scoring, settings)
+    views = [f"global.k{scoring.k}", LOCAL] if settings.view == MIXED else [settings.view]
+    return list(dict.fromkeys([*base_cells(scoring, settings), *((view, PHRASE) for view in views)]))
 
 
 def scores(pairs: PairTable, scoring: Scoring, settings: Settings) -> Floats:
@@ -166,5 +174,6 @@ RULES.add(
         formula="p0 p(target), p(e)_i <- p(e)_i sum_j p(e2)_j rel(i, j) for each relation of e",
         scores=scores,
         settings=Settings,
+        needs=cells,
     )
 )

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from stages.scoring.fusion import Floats
 from stages.scoring.others import MIXED, columns_of, visual
-from stages.scoring.rules.based import Based, base_scores
+from stages.scoring.rules.based import Based, base_cells, base_scores
 from stages.scoring.rules.registry import RULES, Rule
 from stages.scoring.table import PairTable, Scoring
 from store.errors import ParameterError, nearest
@@ -50,5 +50,6 @@ RULES.add(
         formula="s - lambda 100 f^.tbar, tbar the mean unit vector of a split's sentences",
         scores=scores,
         settings=Settings,
+        needs=base_cells,
     )
 )

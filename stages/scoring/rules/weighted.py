@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from stages.contract import Params
 from stages.scoring.fusion import Floats
 from stages.scoring.products import TEXTS
-from stages.scoring.rules.registry import RULES, Rule
+from stages.scoring.rules.registry import RULES, Cell, Rule
 from stages.scoring.rules.sentence import columns_with
 from stages.scoring.table import PairTable, Scoring
 
@@ -35,19 +35,26 @@ class Settings(Params):
         return weights
 
 
+def cells(scoring: Scoring, settings: Settings) -> list[Cell]:
+    """The cells that are weighted."""
+    return [(view, text) for view, _, text in (cell.rpartition("*") for cell in settings.weights)]
+
+
 def scores(pairs: PairTable, scoring: Scoring, settings: Settings) -> Floats:
     """sum_c w_c 100 cos(v_c, t_c), float32 (P,); -inf for a mask without a vector in one of the views."""
     from stages.scoring.products_kernel import add_cell
 
-    cells = [(*cell.rpartition("*")[::2], weight) for cell, weight in settings.weights.items()]
+    weighted = [
+        (*cell, weight) for cell, weight in zip(cells(scoring, settings), settings.weights.values(), strict=True)
+    ]
     tiny, total = np.finfo(np.float32).tiny, np.zeros(len(pairs.union), np.float32)
     unusable, length = None, {}
-    for view in dict.fromkeys(view for view, _, _ in cells):
+    for view in dict.fromkeys(view for view, _, _ in weighted):
         columns = columns_with(pairs, "weighted", view)
         squares = columns.view_squares(view)
         length[view] = 1 / np.sqrt(np.maximum(squares, tiny)) if settings.cosine else np.ones_like(squares)
         unusable = squares <= 0 if unusable is None else unusable | (squares <= 0)
-    for view, text, weight in cells:
+    for view, text, weight in weighted:
         share = np.float32(100 * weight) / np.sqrt(np.maximum(columns.text_product(text, text), tiny))
         add_cell(total, columns.dot(view, text), share, length[view], pairs.offsets, columns["proposal"])
     if unusable is not None and unusable.any():
@@ -63,5 +70,6 @@ RULES.add(
         formula="sum over cells c of w_c 100 cos(v_c, t_c)",
         scores=scores,
         settings=Settings,
+        needs=cells,
     )
 )
