@@ -116,7 +116,7 @@ def test_a_record_is_to_be_removed(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"m\.json: 'run' is a name that Glimpse uses itself"):
+    with pytest.raises(StoreError, match=r"m\.json: 'run' is a reserved name"):
         write_document(tmp_path / "m.json", {"run": {}}, "score")
     with pytest.raises(ValueError, match="JSON compliant"):
         write_document(tmp_path / "m.json", {"a": float("nan")}, "score")
