@@ -127,14 +127,20 @@ def _unusable(kind: str, item: Item) -> NDArray[np.bool_]:
 
 
 def _offered(params: Params, summary: Summary) -> Params:
-    """``params`` without the views that this kind of encoder does not offer; each is a warning."""
+    """``params`` without the views and settings that this kind of encoder does not offer; the record names them."""
     backbone = backbone_named(params.model).name
     views = [name for name in params.views if VIEWS[name].offered_by(backbone)]
     left_out = [name for name in params.views if name not in views]
-    if not left_out:
+    settings = {
+        name: dict(VIEWS[name].restricted(values, backbone))
+        for name, values in params.settings.items()
+        if name in views
+    }
+    said = list(left_out)
+    said += [f"{name} but for {values}" for name, values in settings.items() if values != params.settings[name]]
+    if not said:
         return params
-    summary.warnings.append(f"an encoder of kind {backbone} does not offer the views {', '.join(left_out)}: left out")
-    settings = {name: values for name, values in params.settings.items() if name in views}
+    summary.skipped.append(f"an encoder of kind {backbone} does not offer all views and settings: no {', '.join(said)}")
     return params.model_copy(update={"views": views, "settings": settings})
 
 

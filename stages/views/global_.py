@@ -65,6 +65,13 @@ def labels(settings: Any) -> dict[str, Mapping[str, Any]]:
     }
 
 
+def restricted(values: Mapping[str, Any], backbone: str) -> Mapping[str, Any]:
+    """A ResNet has no class token that could leave patches out: token masking is the only one it has."""
+    if backbone != "resnet" or "masking" not in values:
+        return values
+    return {**values, "masking": ["token"]}
+
+
 VIEWS.add(
     View(
         module=__name__,
@@ -72,6 +79,7 @@ VIEWS.add(
         meaning="the mask inside its scene: patches masked in the last k blocks",
         labels=labels,
         open=_Pass,
+        restricted=restricted,
         cost="one forward pass per image, and its last k blocks once per mask",
     )
 )

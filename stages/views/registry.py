@@ -57,6 +57,7 @@ class View(Record):
         labels: from the settings of stage embed_masks to the arguments of each label; equal arguments give equal vectors.
         open: starts a pass for some of these labels.
         reads_boxes: whether the vectors depend on the boxes, and not on the masks alone.
+        restricted: the view's settings as an encoder of a kind can have them: ``(settings, kind) -> settings``.
         backbones: the kinds of encoders that offer it (`stages.clip.backbone`), () for all.
         cost: what it takes, one phrase for people.
     """
@@ -65,6 +66,7 @@ class View(Record):
     labels: Callable[[Any], dict[str, Mapping[str, Any]]]
     open: Callable[[MaskEncoder, Mapping[str, Mapping[str, Any]]], ViewPass]
     reads_boxes: bool = False
+    restricted: Callable[[Mapping[str, Any], str], Mapping[str, Any]] = lambda values, backbone: values
     backbones: tuple[str, ...] = ()
     cost: str = "not stated"
 
