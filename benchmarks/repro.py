@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from benchmarks.harness import Result
+from pipeline.registry import FILES
 from stages.parse import spatial_columns
 from stages.text.relations import NO_SPATIAL
 from store.ragged import offsets_of
@@ -30,6 +31,7 @@ from store.vectors import write_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 PROPOSALS, HEIGHT, WIDTH = 60, 480, 640
+ENCODER_NAME = "vit_b32"  # the main one of params.yaml
 ENCODER = {"architecture": "none", "standard": "", "backbone": "vit", "model": "none", "weights": "0" * 64} | {
     "precision": "float32"
 }
@@ -93,16 +95,16 @@ def build_project(folder: Path) -> None:
     values = yaml.safe_load((folder / "params.yaml").read_text())
     known = values["index"]["datasets"]
     values["index"]["datasets"] = {name: known[name] for name in SPLITS}
-    values["variants"] = {"switches": [], "templates": []}
+    values["variants"] = {"switches": [], "sources": [], "templates": []}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    for path in (values["propose"]["input"], values["clip"]["weights"]):
+    for path in (values["propose"]["input"], values["encoders"][values["encoder"]]["weights"]):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(b"never read here")
     (folder / values["index"]["annotations"]).mkdir(parents=True)
     _tables(folder / values["data"], folder / values["images"], values)
     _run(folder, sys.executable, "-m", "pipeline", "run", "pair", *_pair_words(values))
     _run(folder, sys.executable, "-m", "pipeline", "run", "variants", "--profile", "params.yaml", "--work",
-         values["work"], "--pairs", f"{values['data']}/pairs.h5", "--variants", f"{values['data']}/variants")  # fmt: skip
+         values["work"], "--pairs", _file(values, "pairs"), "--variants", f"{values['data']}/variants")  # fmt: skip
     _run(folder, "git", "init", "-q")
     _dvc(folder, "commit", "-f", *STAGES)
 
@@ -199,7 +201,7 @@ def _texts_and_features(data: Path, index: Table, proposals: Table, expressions:
         return [rng.standard_normal((min(100_000, count - i), FEATURES), np.float32) for i in range(0, count, 100_000)]
 
     write_vectors(
-        data / "text_features",
+        data / FILES["text_features"].format(encoder=ENCODER_NAME),
         "text_features",
         997,
         FEATURES,
@@ -217,7 +219,7 @@ def _texts_and_features(data: Path, index: Table, proposals: Table, expressions:
         encoder=ENCODER,
     )
     write_vectors(
-        data / "mask_features",
+        data / FILES["mask_features"].format(encoder=ENCODER_NAME),
         "mask_features",
         rows,
         FEATURES,
@@ -254,10 +256,13 @@ def _discs(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _pair_words(values: dict[str, Any]) -> list[str]:
-    names = {"mask_features": "mask_features", "text_features": "text_features"}
-    names |= {name: f"{name}.h5" for name in ("index", "proposals", "overlap", "parse", "pairs")}
-    words = [word for name, file in names.items() for word in (f"--{name}", f"{values['data']}/{file}")]
+    names = ("mask_features", "text_features", "index", "proposals", "overlap", "parse", "pairs")
+    words = [word for name in names for word in (f"--{name}", _file(values, name))]
     return [*words, "--profile", values["profile"], "--work", values["work"]]
+
+
+def _file(values: dict[str, Any], field: str) -> str:
+    return f"{values['data']}/{FILES[field].format(encoder=values['encoder'])}"
 
 
 def _seconds(project: Path, stage: str) -> float:
