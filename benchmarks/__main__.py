@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.freesolo import freesolo
 from benchmarks.growth import growth
 from benchmarks.harness import Result
+from benchmarks.heat_maps import grad_cam, pooling
 from benchmarks.masks import boxes, decoding, overlap
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
@@ -27,6 +28,8 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "visual_encode": visual_encode,
     "crops": crops,
     "products": products,
+    "pooling": pooling,
+    "grad_cam": grad_cam,
     "text": text,
     "visual_stream": visual_stream,
     "decode": decoding,

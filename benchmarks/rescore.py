@@ -112,7 +112,7 @@ def rescore_weighted(views: int = 6) -> Result:
         error=error,
         at_most=0.020,
         note="error of the sum of cosines",
-        stage="score",
+        stage="",
         work=work,
     )
 

@@ -17,9 +17,20 @@ DVC_STAGES: dict[str, Any] = {name: stage.get("do", stage) for name, stage in _S
 FOREACH = {name: stage["foreach"] for name, stage in _STAGES.items() if "foreach" in stage}
 
 
+def plain_values() -> dict[str, Any]:
+    """The demo's params with its main encoder alone, the views of global_local, the paper's own rules and no variants."""
+    values: dict[str, Any] = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
+    main = values["encoder"]
+    values["encoders"] = {main: values["encoders"][main]}
+    values["embed_masks"] |= {"views": ["global", "local"], "masked_blocks": [3], "settings": {}}
+    values["rules"] = {"enabled": ["global_local", "global", "cropping"]}
+    values["variants"] = {"switches": [], "sources": [], "templates": []}
+    return values
+
+
 def demo_values(folder: Path) -> dict[str, Any]:
-    """The demo's params with data, work, metrics and images below ``folder``; no switches, else all as shipped."""
-    values = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
+    """``plain_values`` with data, work, metrics and images below ``folder``."""
+    values = plain_values()
     values |= {
         "root": ".",
         "profile": f"{folder}/params.yaml",
@@ -28,7 +39,6 @@ def demo_values(folder: Path) -> dict[str, Any]:
         "metrics": f"{folder}/metrics.json",
         "extensions": f"{folder}/extensions",
     }
-    values["variants"] = {"switches": [], "templates": []}
     values["images"] = f"{folder}/refer/images"
     values["index"]["annotations"] = f"{folder}/refer"
     values["models"] = str(ROOT / "demo/models")

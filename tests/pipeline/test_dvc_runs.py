@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from demo.refshapes import write_benchmark
-from pipeline.registry import STAGES
+from pipeline.registry import PER_ENCODER, STAGES, Instance
 from store.document import content_of
 from store.table import read_table
-from tests.helpers.profile import ROOT
+from tests.helpers.profile import ROOT, plain_values
 
 AFTER_SCORE = ["score", "ablations", "report"]
 AFTER_PAIR = ["pair", "variants", "sweep", *AFTER_SCORE]
@@ -37,6 +37,10 @@ class Project:
             shutil.copy(ROOT / name, folder / name)
         (folder / "demo/dvc.lock").unlink(missing_ok=True)
         write_benchmark(folder / "data/refshapes", images_per_split=2)
+        variants = {"switches": ["polygon_overlap", "box", "fill"], "templates": ["a picture of {}"]}
+        (folder / "demo/params.yaml").write_text(
+            yaml.safe_dump(plain_values() | {"variants": variants}, sort_keys=False)
+        )
         self.set(sweep={"alphas": 3, "betas": 3}, report={"cards": 1}, bootstrap={"resamples": 20})
         for words in (
             ["init", "-q"],
@@ -69,10 +73,17 @@ class Project:
 
     def repro(self) -> list[str]:
         """Names of the stages that ran."""
-        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", self.dvc("repro", "demo/dvc.yaml"))
+        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)(?:@\w+)?'", self.dvc("repro", "demo/dvc.yaml"))
 
     def record(self, stage: str) -> dict[str, Any]:
-        return dict(json.loads((self.folder / f".work/demo/records/{stage}.json").read_text()))
+        return dict(
+            json.loads(
+                (
+                    self.folder
+                    / f".work/demo/records/{Instance(stage, 'vit' if stage in PER_ENCODER else '').name}.json"
+                ).read_text()
+            )
+        )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +105,7 @@ def test_an_addition_makes_stale_what_asks_its_room(project: Project) -> None:
         file.write_text("")
         changed = json.loads(project.dvc("status", "--json", "demo/dvc.yaml"))
         file.unlink()
-        assert {name.rpartition(":")[2] for name in changed} == stages
+        assert {name.rpartition(":")[2].partition("@")[0] for name in changed} == stages
     assert json.loads(project.dvc("status", "--json", "demo/dvc.yaml")) == {}
 
 
@@ -126,7 +137,11 @@ def test_status_follows_the_graph_from_changed_code(project: Project) -> None:
         command, cwd=project.folder, env=environment, capture_output=True, text=True, check=True
     ).stdout
     file.write_text(code)
-    state = {cells[1].strip(): cells[2].strip() for line in said.splitlines() if len(cells := line.split("│")) > 3}
+    state = {
+        cells[1].strip().partition("@")[0]: cells[2].strip()
+        for line in said.splitlines()
+        if len(cells := line.split("│")) > 3
+    }
     assert state["parse"] == "changed deps: stages/text/words.py modified"
     for stage in ("embed_text", "pair", "score", "sweep"):
         assert state[stage] == "waits for parse"
@@ -224,7 +239,7 @@ def test_a_template_reruns_text_and_what_follows(project: Project) -> None:
 
 
 def test_a_new_k_reruns_embed_masks_and_what_follows_but_keeps_local_features(project: Project) -> None:
-    local = project.folder / ".work/demo/embed_masks/local"
+    local = project.folder / ".work/demo/embed_masks@vit/local"
     before = {path: path.stat().st_mtime_ns for path in local.rglob("*.npz")}
     project.set(embed_masks={"masked_blocks": [2, 3]})
     assert sorted(project.repro()) == sorted(["embed_masks", *AFTER_PAIR])
@@ -265,7 +280,7 @@ def test_a_run_that_lost_files_is_tried_again_by_the_next(tmp_path: Path) -> Non
 
     def repro() -> list[str]:
         said = project.dvc("repro", "demo/dvc.yaml:embed_masks")
-        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", said)
+        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)(?:@\w+)?'", said)
 
     images[0].rename(kept)
     with pytest.raises(AssertionError, match="stopped: 1 file was not there"):
@@ -273,7 +288,7 @@ def test_a_run_that_lost_files_is_tried_again_by_the_next(tmp_path: Path) -> Non
     kept.rename(images[0])
     assert repro() == ["index", "propose", "embed_masks"]
     assert repro() == []
-    shutil.rmtree(project.folder / ".work/demo/embed_masks")
+    shutil.rmtree(project.folder / ".work/demo/embed_masks@vit")
     project.set(embed_masks={"fill": "mean"})
     images[0].rename(kept)
     with pytest.raises(AssertionError, match="stopped: 1 file was not there"):

@@ -33,7 +33,7 @@ from store.table import read_table
 from store.vectors import Vectors
 from tests.datasets.test_index import Benchmark
 from tests.helpers.documents import data_sets
-from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages, unfolded
+from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, lookup, run_stages, unfolded
 
 Values = dict[str, Any]
 
@@ -174,7 +174,7 @@ def test_new_images_cost_only_themselves(finished: tuple[Values, dict[str, Any]]
 
 def test_a_new_k_does_not_recompute_the_local_features(profile: Values) -> None:
     run_stages(profile, "index", "propose", "embed_masks")
-    work = Path(profile["work"], "embed_masks")
+    work = Path(profile["work"], "embed_masks@vit")
     before = {path: path.stat().st_mtime_ns for path in (work / "local").rglob("*.npz")}
     profile["embed_masks"]["masked_blocks"] = [2, 3]
     record = run_stages(profile, "embed_masks")["embed_masks"]
@@ -196,7 +196,7 @@ def test_another_precision_is_computed_anew_and_changes_little(
     for stage, what in (("embed_masks", "images"), ("embed_text", "strings")):
         assert rounded[stage]["computed"][what] == records[stage]["computed"][what] > 0
     for folder, columns in (("mask_features", ["view.local", "view.global.k3"]), ("text_features", ["feature"])):
-        exact, half = (Vectors(Path(v["data"], folder), folder) for v in (values, profile))
+        exact, half = (Vectors(Path(v["data"], folder, "vit"), folder) for v in (values, profile))
         for column in columns:
             a, b = exact.rows(column), half.rows(column)
             error = np.linalg.norm(a - b, axis=1) / np.linalg.norm(a, axis=1)
@@ -229,7 +229,7 @@ def test_kill_9_loses_at_most_one_unit(finished: tuple[Values, dict[str, Any]], 
 
 
 def finished_units(work: Path) -> list[str]:
-    return [line for path in work.rglob("manifest.jsonl") for line in path.read_text().splitlines()]
+    return [line for path in work.glob("*/*/manifest.jsonl") for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_an_image_that_is_not_what_was_indexed_is_recorded_and_tried_again(fault
     assert len(record["transient"]) == 1
     image.write_bytes(data)
     assert run_stages(faulty, "propose")["propose"]["computed"]["images"] == 1
-    shutil.rmtree(Path(faulty["work"], "embed_masks"), ignore_errors=True)
+    shutil.rmtree(Path(faulty["work"], "embed_masks@vit"), ignore_errors=True)
     break_it(image)
     record = run_stages(faulty, "embed_masks")["embed_masks"]
     assert any("image_1.png" in line for line in record["skipped"])
@@ -387,7 +387,7 @@ def test_scoring_from_the_table_equals_the_stage(finished: tuple[Values, dict[st
         ("propose", "score_threshold", 0.2, "pair"),
         ("propose", "max_proposals", 7, "pair"),
         ("propose", "box", "tight", "pair"),
-        ("clip", "precision", "bf16", "pair"),
+        ("encoders.vit", "precision", "bf16", "pair"),
         ("embed_masks", "masked_blocks", [2], "pair"),
         ("embed_masks", "fill", "mean", "pair"),
         ("embed_text", "template", "a {}", "pair"),
@@ -401,12 +401,10 @@ def test_any_changed_value_makes_the_numbers_stale(
     values, file = copy.deepcopy(finished[0]) | {"root": "."}, tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(values))
     assert stale_line(load_project(file), stage) == ""
-    values[section][name] = value
+    lookup(section, values)[name] = value
     file.write_text(yaml.safe_dump(values))
-    assert (
-        f"{section}.{name} is {json.dumps(load_project(file).values.model_dump(mode='json')[section][name])} now"
-        in (stale_line(load_project(file), stage))
-    )
+    changed = lookup(section, load_project(file).values.model_dump(mode="json"))[name]
+    assert f"{section}.{name} is {json.dumps(changed)} now" in stale_line(load_project(file), stage)
 
 
 def test_show_draws_an_expression(finished: tuple[Values, dict[str, Any]], params_file: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_an_index_made_again_of_the_same_values_is_no_change(values: Values, tmp
 @pytest.mark.parametrize(
     ("section", "name", "value", "was"),
     [
-        ("score", "alpha", 0.5, "0.3"),
+        ("score", "alpha", 0.5, "0.8"),
         ("score", "alpha_by_dataset", {"toy": 0.25}, "{}"),
         ("score", "empty", "skip", '"count"'),
         ("score", "top_n", 3, "0"),
@@ -273,21 +273,21 @@ def test_a_changed_value_is_named_where_dvc_says_only_that_the_command_changed(
 ) -> None:
     values["score"]["alpha"] = 0.5
     dvc_says(monkeypatch, score="changed command")
-    assert status.states(project(values))[0][of("score")] == "score.alpha is 0.5 now, was 0.3"
+    assert status.states(project(values))[0][of("score")] == "score.alpha is 0.5 now, was 0.8"
 
 
 def test_without_dvc_the_status_compares_outputs_and_values(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     values["score"]["alpha"] = 0.5
     found, note = status.states(project(values))
     assert found[of("pair")] == "up to date"
-    assert found[of("score")] == "score.alpha is 0.5 now, was 0.3"
+    assert found[of("score")] == "score.alpha is 0.5 now, was 0.8"
     assert found[of("sweep")] == "has not run here"
     assert "whether code changed is not known: there is no " in note
     assert "dvc.yaml: DVC has recorded no run of this profile here" in note
     monkeypatch.setenv("COLUMNS", "160")
     done = CliRunner().invoke(app, ["status", "--params", values["profile"]])
     assert done.exit_code == 0
-    assert "score.alpha is 0.5 now, was 0.3" in done.output
+    assert "score.alpha is 0.5 now, was 0.8" in done.output
     assert note in done.output
 
 

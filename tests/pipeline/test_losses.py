@@ -84,7 +84,7 @@ def test_files_gone_before_embed_masks_are_lost_features_and_come_back(profile: 
     expected, scores = metrics(profile), Path(profile["data"], "scores.h5").read_bytes()
     image = Path(profile["images"], names(profile)[0])
     os.rename(image, tmp_path / "kept.png")
-    shutil.rmtree(Path(profile["work"], "embed_masks"))
+    shutil.rmtree(Path(profile["work"], "embed_masks@vit"))
     record = run_stages(profile, "embed_masks", "pair", "score")["embed_masks"]
     assert record["stopped"]
     found = metrics(profile)

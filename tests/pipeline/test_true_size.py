@@ -51,6 +51,9 @@ def clip_weights(architecture: str, file: Path) -> None:
     save_file({name: value.half().contiguous() for name, value in model.state_dict().items()}, file)
 
 
+VIT = {"model": "models/ViT-B-32-quickgelu.json", "weights": "data/weights/ViT-B-32.pt.safetensors"}
+
+
 class Project:
     """The full benchmark's profile over two photographs, in a folder of its own."""
 
@@ -68,7 +71,7 @@ class Project:
         weights.mkdir()
         freesolo_weights(weights / "FreeSOLO_R101_30k_pl.pth")
         clip_weights("ViT-B-32-quickgelu", weights / "ViT-B-32.pt.safetensors")
-        self.set(parse={"spacy_model": "en_core_web_sm"}, clip={"weights": "data/weights/ViT-B-32.pt.safetensors"})
+        self.set(parse={"spacy_model": "en_core_web_sm"}, encoders={"vit_b32": VIT})
         subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
 
     def set(self, **sections: dict[str, Any]) -> None:
@@ -90,7 +93,7 @@ class Project:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return re.findall(r"Running stage '(\w+)'", done.stdout)
+        return re.findall(r"Running stage '(\w+)(?:@\w+)?'", done.stdout)
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -109,7 +112,7 @@ def test_the_full_benchmarks_profile_runs(project: Project) -> None:
     index, proposals = read_table(data / "index.h5", "index"), read_table(data / "proposals.h5", "proposals")
     assert (len(index["image_name"]), index["image_status"]) == (4, [""] * 4), "two of COCO, two of PhraseCut"
     assert (np.diff(proposals["image_offsets"]) >= 5).all(), "every decoding step had work"
-    features = Vectors(data / "mask_features/vit", "mask_features")
+    features = Vectors(data / "mask_features/vit_b32", "mask_features")
     for kind in ("view.local", "view.global.k3"):
         vectors = features.rows(kind)
         assert vectors.shape == (len(proposals["score"]), 512)
@@ -132,14 +135,16 @@ def test_the_full_benchmarks_profile_runs(project: Project) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_rn50_takes_the_place_of_the_vit(project: Project) -> None:
+def test_rn50_stands_beside_the_vit(project: Project) -> None:
     clip_weights("RN50-quickgelu", project.folder / "data/weights/RN50.pt.safetensors")
-    project.set(clip={"model": "models/RN50-quickgelu.json", "weights": "data/weights/RN50.pt.safetensors"},
+    project.set(encoders={"rn50": {"model": "models/RN50-quickgelu.json", "weights": "data/weights/RN50.pt.safetensors"}},
                 variants={"switches": ["box"]})  # fmt: skip
     ran = project.repro()
     assert {"embed_masks", "embed_text", "pair", "score", "report"} <= set(ran)
+    assert [ran.count(stage) for stage in ("embed_masks", "embed_text", "pair")] == [1, 1, 1], "the ViT's stay"
+    assert project.metrics["rn50"]["refcoco"].keys() == project.metrics["refcoco"].keys()
     assert not {"index", "propose", "parse", "overlap"} & set(ran)
-    pairs = read_table(project.folder / "data/full/pairs/%s.h5", "pairs")
+    pairs = read_table(project.folder / "data/full/pairs/rn50.h5", "pairs")
     assert pairs.attrs["score_rule"] == "unnormalised"
     assert np.isfinite(pairs["dot.global.k3*sentence"]).all()
 

@@ -102,7 +102,7 @@ def test_the_stages_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mon
         for stage in ("index", "propose", "embed_masks", "parse", "embed_text"):
             words = unfolded(DVC_STAGES[stage]["cmd"], values)[1:]
             subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True, capture_output=True)
-        record = json.loads((tmp_path / f"work-{name}/records/embed_masks.json").read_text())
+        record = json.loads((tmp_path / f"work-{name}/records/embed_masks@vit.json").read_text())
         assert record["computed"]["images"] >= 3, "several units"
         folder = tmp_path / name
         files[name] = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

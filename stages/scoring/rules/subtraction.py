@@ -46,7 +46,7 @@ RULES.add(
     Rule(
         module=__name__,
         name="subtraction",
-        label="Caption subtraction",
+        label="Subtraction",
         formula="s - lambda 100 f^.tbar, tbar the mean unit vector of a split's sentences",
         scores=scores,
         settings=Settings,
