@@ -426,7 +426,10 @@ def test_an_encoder_that_does_not_offer_a_view(
     other: str,
 ) -> None:
     """By name, and in the stage before anything is computed."""
-    message = rf"view {name}: expected an encoder of kind {kind}, got one of kind {other}; choose another encoder.*embed_masks\.views"
+    message = (
+        rf"view {name}: expected an encoder of kind {kind}, got one of kind {other}; choose another encoder"
+        r".*embed_masks\.views"
+    )
     with pytest.raises(ParameterError, match=message):
         clip_of(request.getfixturevalue(other)).view_features(name, image, masks)
     (tmp_path / "weights").write_bytes(b"never loaded")
