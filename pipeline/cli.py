@@ -256,14 +256,15 @@ def compare(
     Examples: compare global_local cropping; compare vit:global rn50:global; compare global_local other/params.yaml
     """
     from pipeline.commands import compare as comparing
+    from pipeline.commands.scored_runs import matched, sides_of
 
     project = _opened(params, "score", to_errors=json)
-    first, second = comparing.sides_of(project, a, b)
+    first, second = sides_of(project, a, b)
     for line in comparing.other_runs(first, second):
         print(line, file=sys.stderr if json else sys.stdout)
     usual = project.values.bootstrap
     drawn = (usual.resamples if resamples is None else resamples, usual.seed if seed is None else seed)
-    both = comparing.matched(first.run, second.run, dataset, split)
+    both = matched(first.run, second.run, dataset, split)
     splits = comparing.comparison(first, second, both, *drawn)
     if json:
         print(comparing.as_json(first, second, splits, *drawn))

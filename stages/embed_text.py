@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,6 +30,8 @@ from store.vectors import write_vectors
 from store.work import Parts, locked
 
 _UNIT = 512
+Prompts = tuple[str, ...]
+"""What is embedded of a text: one string for each template."""
 
 
 class Params(BaseParams):
@@ -73,45 +76,55 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             modules=[__name__, *modules_of(params.model)],  # its own: a worker gets the parameters
         )
 
-        def vector(prompts: tuple[str, ...]) -> NDArray[np.float32]:
+        def vector(prompts: Prompts) -> NDArray[np.float32]:
             return mean_of_prompts(np.concatenate([results.get("text", keys[p])["feature"] for p in prompts]))[None]
 
-        width = vector(next(iter(rows))).shape[1] if rows else 1
-        strings = [BETWEEN.join(prompts) for prompts in rows]
         cut = {string: bool(results.get("text", key)["truncated"][0]) for string, key in keys.items()}
-        truncated = np.array([any(cut[prompt] for prompt in prompts) for prompts in rows], np.bool_)
-        columns = {
-            "string": strings,
-            "truncated": truncated,
-            "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
-            "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
-            "other_offsets": offsets_of(map(len, others)),
-            "other_string": np.array([rows[text] for text in chain.from_iterable(others)], np.int64),
-        }
+        columns = _columns(rows, texts, others, cut)
         lost = [
             Lost(State.LOST_FEATURE, "the vector is zero, denormal or not finite", f"string {string!r}")
-            for string, prompts in zip(strings, rows, strict=True)
+            for string, prompts in zip(columns["string"], rows, strict=True)
             if lost_vectors(vector(prompts))[0]
         ]
         require_usable(summary, "strings", len(rows), lost, "check the weights and the precision")
-        vectors = {"feature": map(vector, rows)}
         write_vectors(
             paths.text_features,
             "text_features",
             len(rows),
-            width,
-            vectors,
+            vector(next(iter(rows))).shape[1] if rows else 1,
+            {"feature": map(vector, rows)},
             columns,
             {**params.config(), **config},
             {"parse": parse.digest},
             encoder=encoder,
             losses=summary.losses,
         )
-    summary.wrote = {"strings": len(strings)}
-    summary.skipped = [
-        f"truncated to the context length: {s!r}" for s, was_cut in zip(strings, truncated, strict=True) if was_cut
-    ]
+    summary.wrote = {"strings": len(rows)}
+    truncated = zip(columns["string"], columns["truncated"], strict=True)
+    summary.skipped = [f"truncated to the context length: {string!r}" for string, was_cut in truncated if was_cut]
     return summary
+
+
+def _columns(
+    rows: Mapping[Prompts, int],
+    texts: Sequence[Sequence[Prompts]],
+    others: Sequence[Sequence[Prompts]],
+    cut: Mapping[str, bool],
+) -> dict[str, Any]:
+    """What stands beside the vectors: the strings, and the row of each expression's texts.
+
+    Args:
+        rows: prompts of a text -> its row. texts: of each expression's sentence and of its noun phrase. others: of its other
+            phrases. cut: string -> whether it was truncated.
+    """
+    return {
+        "string": [BETWEEN.join(prompts) for prompts in rows],
+        "truncated": np.array([any(cut[prompt] for prompt in prompts) for prompts in rows], np.bool_),
+        "sentence_string": np.array([rows[text] for text in texts[0]], np.int64),
+        "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
+        "other_offsets": offsets_of(map(len, others)),
+        "other_string": np.array([rows[text] for text in chain.from_iterable(others)], np.int64),
+    }
 
 
 def modules_of(model: str) -> list[str]:

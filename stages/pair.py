@@ -22,7 +22,7 @@ from store.errors import StoreError, rerun
 from store.ragged import offsets_of
 from store.schema import SPATIAL, members
 from store.states import EVALUATED, expression_states
-from store.table import Stored, Table, read_table, require_same, write_table
+from store.table import Table, read_table, require_same, write_table
 from store.usable import Lost, lost_norms, require_usable
 from store.vectors import Vectors
 
@@ -83,29 +83,38 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         bank = bank_of(text, expressions["expression_group"], len(index.attrs["groups"]))
         columns |= other_columns(masks, text, image_offsets, image, bank, context)
     columns |= expression_states_of(columns, index, proposals, parse, summary)
-    made_from = {
-        "index": index.digest,
-        "proposals": proposals.digest,
-        "parse": parse.digest,
-        "mask_features": masks.digest,
-        "text_features": text.digest,
-        "overlap": overlap.digest,
-    }
-    attrs: dict[str, Any] = {name: masks.attrs[name] for name in ("score_rule", "encoder")}
-    sources: dict[str, Stored] = {
+    inputs: dict[str, Table | Vectors] = {
         "index": index,
-        "propose": proposals,
-        "embed_masks": masks,
+        "proposals": proposals,
         "parse": parse,
-        "embed_text": text,
+        "mask_features": masks,
+        "text_features": text,
+        "overlap": overlap,
     }
-    attrs["configs"] = {stage: dict(source.attrs["config"]) for stage, source in sources.items()}
-    losses = [loss for source in sources.values() for loss in source.attrs.get("losses", [])] + summary.losses
-    attrs |= {"groups": index.attrs["groups"], "texts": list(TEXTS), "losses": losses}
-    write_table(paths.pairs, "pairs", columns, params.config(), made_from, **attrs)
+    made_from = {name: source.digest for name, source in inputs.items()}
+    write_table(paths.pairs, "pairs", columns, params.config(), made_from, **_attributes(inputs, summary))
     summary.wrote = {"pairs": len(proposal)}
     summary.skipped = [f"expression {i}: {s}" for i, s in enumerate(columns["expression_status"]) if s]
     return summary
+
+
+def _attributes(inputs: dict[str, Table | Vectors], summary: Summary) -> dict[str, Any]:
+    """What the table says of the run: encoder, values of the stages before it, and all that was lost up to here."""
+    stages = {
+        "index": "index",
+        "propose": "proposals",
+        "embed_masks": "mask_features",
+        "parse": "parse",
+        "embed_text": "text_features",
+    }
+    attrs = {stage: inputs[name].attrs for stage, name in stages.items()}
+    return {
+        **{name: attrs["embed_masks"][name] for name in ("score_rule", "encoder")},
+        "configs": {stage: dict(values["config"]) for stage, values in attrs.items()},
+        "groups": attrs["index"]["groups"],
+        "texts": list(TEXTS),
+        "losses": [loss for values in attrs.values() for loss in values.get("losses", [])] + summary.losses,
+    }
 
 
 def require_same_encoder(masks: Vectors, text: Vectors) -> None:
