@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,12 +30,24 @@ GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
 Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
+RuleName = Annotated[str, typer.Option("--rule", help="the profile's first by default; see glimpse methods")]
+EncoderName = Annotated[str, typer.Option("--encoder", help="of the profile's encoders; the main one by default")]
+Alpha = Annotated[float | None, typer.Option(help="weight of the global visual feature")]
+Beta = Annotated[float | None, typer.Option(help="weight of the sentence feature")]
+Device = Annotated[str, typer.Option("--device", help="torch device; default: GLIMPSE_DEVICE, or the CPU")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, all else on standard error")]
 _SIDE = (
     "RULE: of the main encoder, upper_bound too; ENCODER:RULE: of that encoder of the profile; or another run: FILE:RULE, "
     "FILE:ENCODER:RULE, or FILE for its first rule, with FILE the params file of its profile or the scores.h5 in its data "
     "folder (a path that ends in .yaml, .yml or .h5)"
 )
+
+
+def as_text(value: Any) -> str:
+    """A value as JSON for people and programs."""
+    import json
+
+    return json.dumps(value, indent=1)
 
 
 def main() -> None:
@@ -301,16 +313,51 @@ def show(
 @app.command()
 def segment(
     image: Path,
-    text: str,
+    phrases: Annotated[list[str], typer.Argument(help="one or more; quote each")],
     params: ParamsFile = DEFAULT_PARAMS,
-    out: Annotated[Path, typer.Option(help="PNG file to write")] = Path("overlay.png"),
-    alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
-    beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
+    out: Annotated[Path, typer.Option(help="overlay to write: .png, .jpg or .webp")] = Path("overlay.png"),
+    mask: Annotated[Path | None, typer.Option(help="PNG file of the chosen mask to write, 255 inside")] = None,
+    rule: RuleName = "",
+    encoder: EncoderName = "",
+    alpha: Alpha = None,
+    beta: Beta = None,
+    device: Device = "",
+    json: AsJson = False,
 ) -> None:
-    """Segment one image by one phrase with the configured weights; write an overlay."""
-    from pipeline.commands.segment import segment_file
+    """Segment one picture by each phrase with the configured weights; write an overlay. Many pictures: glimpse predict."""
+    from pipeline.commands.predict import Asked
+    from pipeline.commands.segment import print_segments, segment_file
+    from pipeline.runner import Execution
 
-    print(segment_file(_opened(params), image, text, alpha, beta, out))
+    project = _opened(params, to_errors=json)
+    execution = Execution.from_environment({"device": device} if device else None)
+    results = segment_file(project, image, phrases, out, mask, Asked(rule, encoder, alpha, beta), execution)
+    print(as_text(results)) if json else print_segments(project, results)
+
+
+@app.command()
+def predict(
+    photos: Annotated[list[str], typer.Argument(help="folders, files or patterns in quotes")],
+    phrases: Annotated[Path, typer.Option(help="table with columns image and phrase: .csv, .tsv, .jsonl or .json")],
+    out: Annotated[Path, typer.Option(help="folder for predictions.json, masks, pictures and the store behind them")],
+    params: ParamsFile = DEFAULT_PARAMS,
+    rule: RuleName = "",
+    encoder: EncoderName = "",
+    alpha: Alpha = None,
+    beta: Beta = None,
+    device: Device = "",
+    pictures: Annotated[bool, typer.Option(help="draw an overlay for each phrase")] = True,
+) -> None:
+    """Masks for phrases about your own pictures: a row for each phrase, with score, margin and reason.
+
+    The folder also holds a profile, OUT/glimpse/params.yaml, that every other command takes with --params. The same command
+    again computes only what is new.
+    """
+    from pipeline.commands.pictures import find_pictures
+    from pipeline.commands.predict import Asked, predict_files
+
+    asked = Asked(rule, encoder, alpha, beta)
+    predict_files(_opened(params), find_pictures(photos), phrases, out, asked, device, pictures)
 
 
 @app.command()

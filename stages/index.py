@@ -55,7 +55,10 @@ class Paths(BasePaths):
 
 @dataclass
 class _Image:
-    """One image of the union, and why it cannot be used; ``instances`` are the distinct masks of its annotated objects."""
+    """One image of the union, and why it cannot be used; ``instances`` are the distinct masks of its annotated objects.
+
+    ``height`` and ``width`` are 0 until the file says them, where the annotations do not. ``upright``: see `DatasetKind`.
+    """
 
     name: str
     height: int
@@ -63,6 +66,7 @@ class _Image:
     status: str
     image_id: int = NO_ID
     digest: str = ""
+    upright: bool = False
     instances: dict[bytes, None] = field(default_factory=dict)
 
 
@@ -171,9 +175,10 @@ def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
 def _add(merged: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:
     """Add a data set to the union; return what is odd about masks that can be used all the same."""
     rows = {row.image_id: row for row in data.images}
-    images = [_image(merged, rows.get(ref.image_id), ref, data, choice.images) for ref in data.refs]
+    kind = KINDS[choice.kind]
+    images = [_image(merged, rows.get(ref.image_id), ref, data, choice) for ref in data.refs]
     masks, notes = _Masks(), []
-    overlap = params.polygon_overlap if KINDS[choice.kind].polygon_rule else "union"
+    overlap = params.polygon_overlap if kind.polygon_rule else "union"
     referred = {annotation_id for ref in data.refs for annotation_id in ref.annotation_ids}
     for annotation in data.annotations:
         row = rows.get(annotation.image_id)
@@ -181,7 +186,7 @@ def _add(merged: _Union, data: ReferData, choice: Choice, group_of: dict[str, in
             image = merged.images[name_below_root(row, choice.images)]
             notes += [f"{data.name} {reason}" for reason in _add_instance(image, annotation, masks, overlap)]
     for ref, image in zip(data.refs, images, strict=True):
-        mask, status, odd = _truth(ref, image, masks)
+        mask, status, odd = _truth(ref, image, masks) if kind.annotated else (b"", ref.status, [])
         merged.refs += [_Ref(image.name, group_of[split], ref, mask, status) for split in ref.splits]
         notes += [f"{data.name} ref {ref.ref_id}: {reason}" for reason in odd]
     return notes
@@ -210,16 +215,22 @@ def name_below_root(row: ImageRow, folder: str) -> str:
     return f"{folder}/{row.file_name}" if folder else row.file_name
 
 
-def _image(merged: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, folder: str) -> _Image:
+def _image(merged: _Union, row: ImageRow | None, ref: RefRow, data: ReferData, choice: Choice) -> _Image:
     """The ref's image in the union; a placeholder without a file where the annotations have none that is usable."""
     if row is None or not row.file_name:
         image = _Image(
             f"{data.name}: image {ref.image_id}", 1, 1, "not among the annotations' images, or without a file name"
         )
     else:
-        image = _Image(name_below_root(row, folder), max(row.height, 1), max(row.width, 1), row.status, row.image_id)
+        image = _Image(name_below_root(row, choice.images), row.height, row.width, row.status, row.image_id)
+        image.upright = KINDS[choice.kind].upright
     known = merged.images.setdefault(image.name, image)
-    if (known.height, known.width) != (image.height, image.width) and not known.status:
+    if known.upright != image.upright and not known.status:
+        known.status = "taken upright, by EXIF, by one data set and as stored by another; copy it under a name for each"
+    if 0 in (known.height, known.width):
+        known.height, known.width = image.height, image.width
+    declared = 0 not in (image.height, image.width)
+    if declared and (known.height, known.width) != (image.height, image.width) and not known.status:
         known.status = (
             f"{data.name} says {image.width} x {image.height}, another data set {known.width} x {known.height} "
             f"(width x height); correct the annotations"
@@ -245,10 +256,12 @@ def _open(image: _Image, root: Path) -> list[str]:
     if image.status:
         return []
     try:
-        image.digest, size = open_image(root, image.name)
+        image.digest, size = open_image(root, image.name, image.upright)
     except DataError as error:
         image.status = str(error)
         return [image.status] if isinstance(error, TransientError) else []
+    if 0 in (image.height, image.width):
+        image.height, image.width = size
     if size != (image.height, image.width):
         image.status = (
             f"the file is {size[1]} x {size[0]}, the annotations say {image.width} x {image.height} (width x height); "
@@ -263,7 +276,7 @@ def _columns(images: Sequence[_Image], refs: Sequence[_Ref]) -> dict[str, Any]:
     sentences = [(row, sentence) for row, ref in enumerate(ordered) for sentence in ref.row.sentences]
     return {
         "image_name": [image.name for image in images],
-        "image_size": as_rows([(image.height, image.width) for image in images], "int32", 2),
+        "image_size": as_rows([(max(image.height, 1), max(image.width, 1)) for image in images], "int32", 2),
         "image_digest": [image.digest for image in images],
         "image_status": [image.status for image in images],
         "image_id": as_rows([image.image_id for image in images], "int64"),

@@ -21,7 +21,7 @@ from stages.views.registry import is_mixed
 from store.errors import StoreError, rerun
 from store.ragged import offsets_of
 from store.schema import SPATIAL, members
-from store.states import EVALUATED, expression_states
+from store.states import USABLE, expression_states
 from store.table import Table, read_table, require_same, write_table
 from store.usable import Lost, lost_norms, require_usable
 from store.vectors import Vectors
@@ -153,7 +153,7 @@ def expression_states_of(
     A NaN, or a vector without a direction, would win or lose an argmax by accident.
 
     Raises:
-        DataError: no expression can be evaluated.
+        DataError: no expression can be used.
     """
     proposals_of = _lost(columns, "view_product")
     text_of = _lost(columns, "text_product")
@@ -178,7 +178,7 @@ def expression_states_of(
             column[proposals_of[first]] = 0
     states, reasons = expression_states(index, proposals, parse, lost_proposal, lost_text)
     rows = enumerate(zip(states, reasons, strict=True))
-    left_out = [Lost(state, reason, f"expression {row}") for row, (state, reason) in rows if state not in EVALUATED]
+    left_out = [Lost(state, reason, f"expression {row}") for row, (state, reason) in rows if state not in USABLE]
     require_usable(summary, "expressions", len(states), left_out, "see the warnings of the stages before")
     return {"expression_state": states, "expression_status": reasons}
 

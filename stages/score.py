@@ -142,7 +142,7 @@ def _score(name: str, path: Path, params: Params, encoders: list[str], summary: 
     for dataset, splits in metrics.items():
         for split, content in splits.items():
             counts = content["counts"]
-            if counts["not_evaluated"] > LOST_SHARE * counts["expressions"]:
+            if counts["not_evaluated"] - counts[State.NOT_ANNOTATED] > LOST_SHARE * counts["expressions"]:
                 summary.warnings.append(
                     f"{of}{dataset} {split}: expressions left out of the metrics: {left_out(counts)}"
                 )

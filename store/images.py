@@ -2,8 +2,9 @@
 
 Pixels are those that a viewer shows, in 8 bits: grey of 16 bits (or as many as a TIFF says) is scaled by its full range,
 floats from 0 to 1 or from 0 to 255 likewise; a transparent picture lies on white; palettes, CMYK and one-bit pictures are
-converted. What has no agreed range (negative, NaN, wider integers) cannot be used. The orientation of EXIF is NOT applied,
-as in the released code: annotations and proposals are about the pixels as stored.
+converted. What has no agreed range (negative, NaN, wider integers) cannot be used. The orientation of EXIF is not applied,
+as in the released code, where annotations are about the pixels as stored; photographs of one's own are taken upright. An
+image's digest stands for its pixels: it says where a turn belongs to them.
 """
 
 from __future__ import annotations
@@ -32,38 +33,49 @@ _BITS, _BLACK_IS, _SIGN = 258, 262, 339
 """Tags of TIFF: bits per sample, photometric interpretation (0: white is zero), sample format (2: signed)."""
 
 
-def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
-    """sha256 hex digest and (height, width) of an image file, from its bytes and header alone.
+_UPRIGHT = "-upright-"
+"""Between the sha256 of a file and the EXIF orientation, 2 to 8, that is applied to its pixels."""
+
+
+def open_image(root: Path, name: str, upright: bool = False) -> tuple[str, tuple[int, int]]:
+    """Digest of an image's pixels and its (height, width), from the file's bytes and header alone.
+
+    Args:
+        upright: apply EXIF's orientation. The digest is the sha256 of the file, and the orientation where it is applied.
 
     Raises:
-        PassingError: the file is missing or cannot be read at present.
+        TransientError: the file is missing or cannot be read at present.
         DataError: an empty file, one that is no image, too thin (``MOST_ASPECT``) or too large (``MOST_PIXELS``).
     """
     data = _bytes(root / name, _REMEDY)
     with _opened(root / name, data, _REMEDY) as image:
-        return hashlib.sha256(data).hexdigest(), (image.height, image.width)
+        orientation = _orientation(image) if upright else 1
+        size = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
+        turn = f"{_UPRIGHT}{orientation}" if orientation > 1 else ""
+        return hashlib.sha256(data).hexdigest() + turn, size
 
 
 def read_image(root: Path, name: str, digest: str) -> Image.Image:
-    """The indexed image as PIL RGB (H x W), fully decoded.
+    """The image whose digest `open_image` gave as PIL RGB (H x W), fully decoded.
 
     Raises:
-        PassingError: the file is missing, or not the one whose digest was indexed.
+        TransientError: the file is missing, or not the one whose digest was indexed.
         DataError: the indexed bytes cannot be decoded: truncated, damaged, or pixels without an agreed range.
     """
     try:
         data = _bytes(root / name, _REMEDY)
     except DataError as error:
         raise TransientError(str(error)) from error
-    if hashlib.sha256(data).hexdigest() != digest:
+    expected, _, orientation = digest.partition(_UPRIGHT)
+    if hashlib.sha256(data).hexdigest() != expected:
         raise TransientError(
             f"{root / name}: the file changed since it was indexed; put the old one back, or {rerun('index')}"
         )
-    return _rgb(root / name, data, _REMEDY)
+    return _turned(_rgb(root / name, data, _REMEDY), int(orientation or 1))
 
 
 def load_image(path: Path) -> Image.Image:
-    """Any image file as PIL RGB, fully decoded.
+    """Any image file as PIL RGB, fully decoded, its pixels as stored.
 
     Raises:
         DataError: no such file, an empty one, a truncated one, one that is no image, or too thin or too large.
@@ -118,6 +130,27 @@ def _tag(image: Image.Image, tag: int, default: int) -> int:
     """A tag of a TIFF, its first value; ``default`` for other files."""
     value = getattr(image, "tag_v2", {}).get(tag, default)
     return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8: 1, as stored, where the file has none that can be read."""
+    from PIL import ExifTags
+
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error):
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(image: Image.Image, orientation: int) -> Image.Image:
+    """An image as stored, upright."""
+    from PIL import ExifTags, ImageOps
+
+    if orientation == 1:
+        return image
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
 
 
 def _rgb(path: Path, data: bytes, remedy: str) -> Image.Image:

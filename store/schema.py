@@ -66,7 +66,7 @@ INDEX = _table(
         "image_name": _c("utf8", "I", "file name, relative to the image root"),
         "image_id": _c("int64", "I", "the data set's own id of the image, -1 when it has none"),
         "image_size": _c("int32", "I 2", "height, width in pixels"),
-        "image_digest": _c("utf8", "I", "sha256 of the file, '' when there is none"),
+        "image_digest": _c("utf8", "I", "of the pixels (store.images.open_image), '' when there is no file"),
         "image_status": _c("utf8", "I", "why the image cannot be used"),
         "instance_offsets": _c("int64", "I+1", "annotated objects of each image"),
         "instance_mask": _c("bytes", "T", "RLE counts of every annotated object, distinct within its image"),
@@ -75,7 +75,9 @@ INDEX = _table(
         "ref_group": _c("int32", "R", "row of (data set, split) in the attribute `groups`"),
         "ref_category": _c("utf8", "R", "category name"),
         "ref_mask": _c("bytes", "R", "ground-truth mask, RLE counts; b'' when there is none"),
-        "ref_status": _c("utf8", "R", "why the ref cannot be evaluated"),
+        "ref_status": _c(
+            "utf8", "R", "why the ref cannot be evaluated; '' with no mask: its data set has no ground truth"
+        ),
         "expression_id": _c("int64", "E", "the data set's sentence id"),
         "expression_ref": _c("int64", "E", "row of the ref; not decreasing"),
         "expression_raw": _c("utf8", "E", "the sentence as annotated"),

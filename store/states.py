@@ -25,6 +25,8 @@ class State(StrEnum):
     """The sentence is blank, missing or not text."""
     NO_GROUND_TRUTH = "no ground truth"
     """The ref is faulty: it names no usable annotation."""
+    NOT_ANNOTATED = "not annotated"
+    """Its data set has no ground truth: a proposal is chosen, and no metric is about it."""
     NO_PROPOSALS = "no proposals"
     """The image can be read, but the source proposed nothing."""
     LOST_FEATURE = "lost feature"
@@ -33,6 +35,8 @@ class State(StrEnum):
 
 EVALUATED = ("", State.NO_PROPOSALS)
 """States of the expressions that the metrics are about."""
+USABLE = (*EVALUATED, State.NOT_ANNOTATED)
+"""States in which nothing is wrong with an expression."""
 
 
 def expression_states(
@@ -55,17 +59,21 @@ def expression_states(
         unreadable = proposals["state"][image] == State.UNREADABLE_IMAGE
         state: str
         sentence = index["expression_status"][expression] or parse["status"][expression]
+        lost = not empty[image] and (all_lost[image] or lost_text[expression])
+        annotated = bool(index["ref_mask"][ref] or index["ref_status"][ref])
         if index["image_status"][image] or unreadable:
             state, reason = State.UNREADABLE_IMAGE, index["image_status"][image] or proposals["status"][image]
         elif sentence:
             state, reason = State.FAULTY_SENTENCE, sentence
         elif index["ref_status"][ref]:
             state, reason = State.NO_GROUND_TRUTH, index["ref_status"][ref]
-        elif empty[image]:
-            state, reason = State.NO_PROPOSALS, ""
-        elif all_lost[image] or lost_text[expression]:
+        elif lost:
             what = "all proposals of its image" if all_lost[image] else "its sentence or phrase"
             state, reason = State.LOST_FEATURE, f"{what}: no usable feature (see mask_features, text_features)"
+        elif not annotated:
+            state, reason = State.NOT_ANNOTATED, "its data set has no ground truth"
+        elif empty[image]:
+            state, reason = State.NO_PROPOSALS, ""
         else:
             state, reason = "", ""
         states.append(str(state))

@@ -15,7 +15,7 @@ from pipeline.commands.show import scene_of
 from pipeline.commands.tables import VALUES, narrow_table
 from pipeline.project import LoadedProject, profile_line
 from stages.page.comparison import signed
-from stages.page.overlay import overlay, png
+from stages.page.overlay import encoded, overlay
 from stages.page.tables import percent, probability
 from stages.scoring.comparison import (
     COMPARED,
@@ -195,7 +195,7 @@ def write_pictures(project: LoadedProject, a: Side, b: Side, splits: list[Json],
                 )
                 out = folder / f"{line['dataset']}_{line['split']}_{name}_{number}.png"
                 folder.mkdir(parents=True, exist_ok=True)
-                write_file(out, png(drawn))
+                write_file(out, encoded(drawn, out.suffix))
                 written.append(out)
     return written
 

@@ -1,78 +1,93 @@
-"""``glimpse segment``: load what the profile configures, segment one image, write an overlay."""
+"""``glimpse segment``: one picture and some phrases, by the stages themselves, in a folder that is removed again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
-
-from pipeline.arguments import checked
-from pipeline.commands.single_image import segment
-from pipeline.project import LoadedProject, model_path
+from pipeline.commands.pictures import Pictures
+from pipeline.commands.predict import Asked, caption, mask_file, predict, said
+from pipeline.project import LoadedProject
 from pipeline.runner import Execution
-from stages.device.memory import rows_for
-from stages.page.overlay import overlay, png
-from stages.proposals.registry import SOURCES
-from stages.scoring.table import Scoring
+from stages.page.overlay import FORMATS, encoded, overlay
 from store.errors import ParameterError
-from store.images import load_image
+from store.images import read_image
 from store.publish import write_file
+from store.segmentation import decode
+from store.table import read_table
 
 _DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
 
 
 def segment_file(
-    project: LoadedProject, file: Path, text: str, alpha: float | None, beta: float | None, out: Path
-) -> str:
-    """Segment the image in ``file`` by ``text``; write the overlay to ``out``; return what there is to say.
+    project: LoadedProject,
+    file: Path,
+    phrases: Sequence[str],
+    out: Path | None,
+    mask: Path | None = None,
+    asked: Asked | None = None,
+    execution: Execution | None = None,
+) -> list[dict[str, Any]]:
+    """Segment the picture in ``file`` by each of ``phrases``.
+
+    Args:
+        out: of the overlay, mask: of the chosen mask, 255 inside; None for none. With several phrases the number of each
+            is added to the name.
+
+    Returns:
+        A row for each phrase (``Prediction.as_row``), with ``text`` for people, ``picture`` and ``mask_file``.
 
     Raises:
-        DataError: the file is no image. WeightsError: a model is missing or another one. ParameterError: the profile does
-            not propose with a source that knows any image.
+        ParameterError: no such file, a file name that says no format; and as `predict`.
+        DataError: the picture cannot be used, or all phrases are blank.
     """
-    from stages.clip.weights import load_clip
-    from stages.text.spacy_model import load_spacy
-    from stages.visual.encoder import MaskedClip
-
-    values, execution = project.values, Execution.from_environment()
-    execution.check_device()
-    proposer = SOURCES[values.propose.source].image_proposer
-    if proposer is None:
-        capable = ", ".join(name for name, source in SOURCES.items() if source.image_proposer)
+    for path, known in ((out, tuple(FORMATS)), (mask, (".png",))):
+        if path is not None and path.suffix.lower() not in known:
+            raise ParameterError(f"{path}: expected a file name that ends in {', '.join(known)}; name another")
+    if not file.is_file():
         raise ParameterError(
-            f"{project.file}: expected a propose.source that can propose masks for any image ({capable}), got "
-            f"{values.propose.source}; set it, with what it reads in propose.input, or name another --params"
+            f"{file}: expected a picture, found no such file; correct the path (a folder of pictures: glimpse predict)"
         )
-    given = {name: value for name, value in {"alpha": alpha, "beta": beta}.items() if value is not None}
-    scoring = checked(Scoring, {**values.score.model_dump(), **given}, "glimpse segment")
-    image = load_image(file)
-    propose, encoder = values.propose, values.main_encoder
-    net = proposer(project.path(propose.input), propose.used(), propose.box, execution.device)
-    model, tokenizer = load_clip(
-        model_path(project, encoder.model),
-        project.path(encoder.weights),
-        device=execution.device,
-        precision=encoder.precision,
-        image_size=encoder.image_size,
-    )
-    rows = rows_for(execution.device, execution.batch)
-    clip = MaskedClip(model, tokenizer, **values.embed_masks.seen(), batch=rows)
-    result = segment(
-        image,
-        text,
-        net,
-        clip,
-        load_spacy(values.parse.spacy_model),
-        scoring=scoring,
-        template=values.embed_text.template,
-    )
-    masks = result.proposals.masks
-    choice = masks[result.chosen] if result.chosen >= 0 else None
-    score = f"score {result.scores[result.chosen]:.2f}" if choice is not None else "no proposal"
-    blank = "" if result.sentence.strip() else "the phrase is blank; "
-    summary = f"{blank}{len(masks)} proposals; noun phrase {result.noun_phrase!r}; {score}"
-    rest = np.delete(masks, result.chosen, axis=0) if choice is not None else masks
-    drawn = overlay(image, choice=choice, proposals=rest, caption=[text, summary], width=max(640, image.width))
-    write_file(out, png(drawn))
-    note = f"\n{_DEMO_NOTE}" if "refshapes" in encoder.weights.name else ""
-    return f"{out}: {summary}{note}"
+    pictures = Pictures(file.absolute().parent, (file.name,))
+    rows = [{"image": file.name, "phrase": phrase} for phrase in phrases]
+    with TemporaryDirectory(prefix="glimpse-") as folder:
+        own, predictions = predict(
+            project, pictures, rows, Path(folder), asked or Asked(), execution or Execution.from_environment()
+        )
+        index = read_table(own.table("index.h5"), "index", ("image_name", "image_digest"))
+        picture = read_image(pictures.root, file.name, index["image_digest"][0])
+    results = []
+    for prediction in predictions:
+        number = prediction.row if len(predictions) > 1 else None
+        files = {"picture": _numbered(out, number), "mask_file": _numbered(mask, number)}
+        inside = None if prediction.counts is None else decode([prediction.counts], *prediction.size)[0]
+        if files["picture"] is not None:
+            drawn = overlay(picture, choice=inside, caption=caption(prediction), width=max(640, picture.width))
+            write_file(files["picture"], encoded(drawn, files["picture"].suffix))
+        if files["mask_file"] is not None and inside is not None:
+            write_file(files["mask_file"], mask_file(inside))
+        results.append(
+            prediction.as_row()
+            | {"text": said(prediction), "picture": _shown(files["picture"])}
+            | {"mask_file": _shown(files["mask_file"]) if inside is not None else None}
+        )
+    return results
+
+
+def print_segments(project: LoadedProject, results: Sequence[dict[str, Any]]) -> None:
+    """A line for each phrase, and what the demo's weights are worth."""
+    for row in results:
+        files = " ".join(file for file in (row["picture"], row["mask_file"]) if file)
+        print(f"{row['phrase']!r}: {row['text']}{files and f'; {files}'}")
+    if "refshapes" in project.values.main_encoder.weights.name:
+        print(_DEMO_NOTE)
+
+
+def _numbered(path: Path | None, number: int | None) -> Path | None:
+    return path if path is None or number is None else path.with_stem(f"{path.stem}-{number}")
+
+
+def _shown(path: Path | None) -> str | None:
+    return None if path is None else str(path)

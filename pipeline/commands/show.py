@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.project import LoadedProject
-from stages.page.overlay import overlay, png
+from stages.page.overlay import encoded, overlay
 from store.errors import ParameterError
 from store.images import read_image
 from store.publish import write_file
@@ -61,9 +61,8 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
     if chosen >= 0:
         inter, union = pairs["intersection"][pair_rows][chosen], pairs["union"][pair_rows][chosen]
         best = np.argsort(-score, kind="stable")[:3]
-        lines.append(
-            f"IoU {inter / union if union else 0:.3f}; best scores: {', '.join(f'{score[i]:.2f} (#{i})' for i in best)}"
-        )
+        truth = "no ground truth" if scene.truth is None else f"IoU {inter / union if union else 0:.3f}"
+        lines.append(f"{truth}; best scores: {', '.join(f'{score[i]:.2f} (#{i})' for i in best)}")
     else:
         lines.append("no proposal to choose from")
     rest = np.delete(masks, chosen, axis=0) if chosen >= 0 else masks
@@ -75,7 +74,7 @@ def draw_expression(project: LoadedProject, number: int, dataset: str | None, by
         caption=lines,
         width=max(640, scene.picture.width),
     )
-    write_file(out, png(drawn))
+    write_file(out, encoded(drawn, out.suffix))
     return f"{out}: " + "; ".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,14 @@ if TYPE_CHECKING:
     from spacy.language import Language
 
     from stages.proposals.items import Proposals
-    from stages.proposals.registry import ImageProposer
     from stages.visual.encoder import MaskedClip
+
+
+class ImageProposer(Protocol):
+    """Proposes masks for any image, as `stages.proposals.freesolo.FreeSolo` does."""
+
+    def propose(self, image: Image.Image) -> Proposals:
+        """Proposals of one PIL image."""
 
 
 @dataclass(frozen=True)

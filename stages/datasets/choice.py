@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stages.datasets import phrasecut, refer  # noqa: F401  each adds its kind
+from stages.datasets import phrasecut, phrases, refer  # noqa: F401  each adds its kind
 from stages.datasets.counts import differences
 from stages.datasets.registry import KINDS, Choice, Split
 from stages.datasets.rows import ReferData, RefRow

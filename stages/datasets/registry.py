@@ -43,6 +43,8 @@ class DatasetKind(Record):
         counts: published split -> how many refs, images and sentences it has.
         listed_images: file with the list of images -> names of those of the splits that are scored; None where images
             are not fetched one by one.
+        annotated: whether refs have a ground truth; without, choices are made and no metric is about them.
+        upright: whether EXIF's orientation is applied to images. Annotations are usually about the pixels as stored.
     """
 
     layout: str
@@ -53,6 +55,8 @@ class DatasetKind(Record):
     published_split: Callable[[Mapping[str, Any], str], Split | None] = _unpublished
     counts: Mapping[Split, Counts] = field(default_factory=dict)
     listed_images: Callable[[Path], frozenset[str]] | None = None
+    annotated: bool = True
+    upright: bool = False
 
 
 KINDS: Registry[DatasetKind] = Registry("data set kind", room="datasets")

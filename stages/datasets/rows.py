@@ -14,7 +14,7 @@ from stages.datasets.fields import Problem
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """An image; ``file_name`` is relative to the image root, sizes are pixels as declared."""
+    """An image; ``file_name`` is relative to the image root, sizes are pixels as declared, 0 where only the file says."""
 
     image_id: int
     file_name: str
@@ -49,7 +49,8 @@ class SentenceRow:
 
 @dataclass(frozen=True, slots=True)
 class RefRow:
-    """What one ref names: the union of the objects ``annotation_ids``, one in REFER, one or more in PhraseCut.
+    """What one ref names: the union of the objects ``annotation_ids``, one in REFER, one or more in PhraseCut,
+    none where the kind has no ground truth.
 
     ``split`` is the file's own value, ``splits`` the chosen ones it is in (at least one).
     """

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from store.errors import DataError
+from store.errors import DataError, ParameterError
 
 Mask = NDArray[np.bool_]
 Plane = NDArray[np.float32]
@@ -149,10 +149,24 @@ class _Outline:
         return stripes
 
 
-def png(picture: Image.Image) -> bytes:
-    """``picture`` as a PNG file. In memory: Pillow says "encoder error" where a disk is full, and not which error."""
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""Suffix of a picture's file -> Pillow's name of the format."""
+
+
+def encoded(picture: Image.Image, suffix: str) -> bytes:
+    """``picture`` as a file of the format that ``suffix`` names (``FORMATS``).
+
+    In memory: Pillow says "encoder error" where a disk is full, and not which error.
+
+    Raises:
+        ParameterError: another suffix.
+    """
+    if suffix.lower() not in FORMATS:
+        raise ParameterError(
+            f"expected a picture's file name to end in {', '.join(FORMATS)}, got {suffix!r}; name another"
+        )
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    picture.save(buffer, format=FORMATS[suffix.lower()])
     return buffer.getvalue()
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from stages.proposals.boxes import BoxRule
 from stages.proposals.freesolo_units import proposer
 from stages.proposals.parts import kept_items
-from stages.proposals.registry import SOURCES, Found, ImageProposer, ProposalSource, Request
+from stages.proposals.registry import SOURCES, Found, ProposalSource, Request
 from store.fingerprint import code_digest, library_versions
 
 
@@ -29,12 +27,6 @@ def key_of(values: Mapping[str, Any], weights: str) -> dict[str, Any]:
     }
 
 
-def _image_proposer(weights: Path, values: Mapping[str, Any], box: BoxRule, device: str) -> ImageProposer:
-    from stages.proposals.freesolo import FreeSolo
-
-    return FreeSolo.from_file(weights, box=box, **values, device=device)
-
-
 SOURCES.add(
     ProposalSource(
         name="freesolo",
@@ -46,6 +38,5 @@ SOURCES.add(
         ),
         input="mask proposal weights",
         input_is_weights=True,
-        image_proposer=_image_proposer,
     )
 )

@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-from PIL import Image
+from typing import Any
 
 from stages.contract import Context, Summary
-from stages.proposals.boxes import BoxRule
-from stages.proposals.items import Proposals
 from store.errors import DataError
 from store.fingerprint import file_digest
 from store.registry import Record, Registry
@@ -61,13 +57,6 @@ class Request:
             ) from error
 
 
-class ImageProposer(Protocol):
-    """Proposes masks for an image that no data set has."""
-
-    def propose(self, image: Image.Image) -> Proposals:
-        """Proposals of one PIL image."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class ProposalSource(Record):
     """A source of mask proposals.
@@ -77,15 +66,12 @@ class ProposalSource(Record):
         parameters: those of section ``propose`` that it uses, besides ``source``, ``input`` and ``box``.
         input: what ``propose.input`` is, for those who put it there; "" where it is not read.
         input_is_weights: whether it is the weights of a network.
-        image_proposer: (input, values of ``parameters``, rule of the boxes, torch device) -> what proposes for any image;
-            None for a source that knows the images of the index only.
     """
 
     propose: Callable[[Request], Found]
     parameters: tuple[str, ...] = ()
     input: str = ""
     input_is_weights: bool = False
-    image_proposer: Callable[[Path, Mapping[str, Any], BoxRule, str], ImageProposer] | None = None
 
 
 SOURCES: Registry[ProposalSource] = Registry("proposal source", room="proposals")

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline import cli
-from stages.page.overlay import png
+from stages.page.overlay import encoded
 from store.document import read_document, write_document
 from store.errors import StoreError
 from store.publish import replacing, write_file
@@ -121,7 +121,9 @@ def kind_of(name: str, folder: Path) -> Kind:
             (folder / "r.html").read_bytes,
         ),
         "picture": Kind(
-            folder / "o.png", lambda v: write_file(folder / "o.png", png(pixels(v))), (folder / "o.png").read_bytes
+            folder / "o.png",
+            lambda v: write_file(folder / "o.png", encoded(pixels(v), ".png")),
+            (folder / "o.png").read_bytes,
         ),
         "variants": Kind(folder / "variants", variants, lambda: files_of(folder / "variants")),
         "parts": Kind(folder / "kind", parts, held),

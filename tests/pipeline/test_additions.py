@@ -346,18 +346,11 @@ def propose(request):
     return kept_items(request, config, partial(load, request.images)), config
 
 
-class Proposer:
-    def propose(self, image):
-        masks = bright(image)
-        return Proposals(masks, np.array([[0, 0, image.width, image.height]], np.float32), np.ones(1, np.float32))
-
-
 SOURCES.add(
     ProposalSource(
         name="bright",
         module=__name__,
         propose=propose,
-        image_proposer=lambda input, values, box, device: Proposer(),
     )
 )
 """
@@ -401,6 +394,6 @@ def test_segment_takes_a_source_outside(profile: Values, tmp_path: Path) -> None
     Path(profile["profile"]).write_text(yaml.safe_dump(profile))
     project = load_project(Path(profile["profile"]))
     image = next(Path(profile["images"]).glob("*.png"))
-    said = segment_file(project, image, "the red square", None, None, tmp_path / "out.png")
-    assert "1 proposals; noun phrase 'the red square'" in said
+    (row,) = segment_file(project, image, ["the red square"], tmp_path / "out.png")
+    assert (row["proposals"], row["noun_phrase"], row["margin"]) == (1, "the red square", None)
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")

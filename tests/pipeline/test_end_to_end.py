@@ -20,7 +20,6 @@ import yaml
 from PIL import Image
 
 from demo.refshapes import write_benchmark
-from pipeline.commands.segment import segment_file
 from pipeline.commands.show import draw_expression
 from pipeline.commands.tables import scored
 from pipeline.freshness import stale_line
@@ -418,30 +417,6 @@ def test_show_draws_an_expression(finished: tuple[Values, dict[str, Any]], param
         assert picture.width >= 320
     with pytest.raises(ParameterError, match="no expression 123456789"):
         draw_expression(load_project(params_file), 123456789, None, False, tmp_path / "o.png")
-
-
-def test_segment_equals_the_stages(finished: tuple[Values, dict[str, Any]], params_file: Path, tmp_path: Path) -> None:
-    values, _ = finished
-    data = Path(values["data"])
-    index, scores = read_table(data / "index.h5", "index"), read_table(data / "scores.h5", "scores")
-    offsets = read_table(data / "pairs/vit.h5", "pairs", ("expression_offsets",))["expression_offsets"]
-    image = index["image_name"][index["ref_image"][index["expression_ref"][0]]]
-    said = segment_file(
-        load_project(params_file),
-        Path(values["images"], image),
-        index["expression_raw"][0],
-        None,
-        None,
-        tmp_path / "o.png",
-    )
-    assert f"score {scores['score'][offsets[0] : offsets[1]].max():.2f}" in said
-    assert "know only RefShapes" in said
-    values["score"]["top_n"] = 1
-    params_file.write_text(yaml.safe_dump({**values, "root": "."}))
-    said = segment_file(load_project(params_file), Path(values["images"], image), "  ", None, None, tmp_path / "o.png")
-    values["score"]["top_n"] = 0
-    assert "the phrase is blank" in said
-    assert (tmp_path / "o.png").stat().st_size > 1000
 
 
 def test_a_missing_input_names_file_and_remedy(profile: Values) -> None:

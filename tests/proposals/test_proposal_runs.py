@@ -12,14 +12,12 @@ import yaml
 from PIL import Image
 
 from demo.refshapes import write_benchmark
-from pipeline.commands.segment import segment_file
 from pipeline.project import load_project
 from pipeline.registry import STAGES
 from pipeline.setup.preflight import check
 from pipeline.status import remove_unused_parts
 from stages.proposals import freesolo_units
 from stages.proposals.freesolo import FreeSolo
-from store.errors import ParameterError
 from store.segmentation import decode
 from store.table import Table, read_table
 from tests.helpers.documents import data_sets
@@ -208,11 +206,3 @@ def test_preflight_asks_for_what_the_source_reads(profile: Values, params_file: 
     folder = str(profile["images"])
     assert faults(profile, params_file, source="instances", input=folder) == []
     assert len(faults(profile, params_file, source="coco", input=folder)) == 1
-
-
-def test_segment_needs_a_source_that_knows_any_image(profile: Values, params_file: Path, tmp_path: Path) -> None:
-    faults(profile, params_file, source="instances")
-    with pytest.raises(
-        ParameterError, match=r"expected a propose\.source that can .* any image \(freesolo\), got instances; set it"
-    ):
-        segment_file(load_project(params_file), tmp_path / "x.png", "the star", None, None, tmp_path / "o.png")

@@ -1,0 +1,321 @@
+"""``glimpse predict``: masks for phrases about pictures of one's own, by the stages themselves.
+
+The folder of the results holds a profile, ``glimpse/params.yaml``, whose data set is the table of phrases: every command
+takes it with ``--params``, and a second run computes only what is new. What the stages said is in ``glimpse/log.txt``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.arguments import checked
+from pipeline.commands.pictures import Pictures, resolved
+from pipeline.project import LoadedProject, load_project
+from pipeline.registry import UP_TO_PAIR, stage_module
+from pipeline.reruns import Reruns, stage_values
+from pipeline.runner import Execution, run_stage
+from stages.datasets.phrases import phrase_rows
+from stages.page.overlay import encoded, overlay
+from stages.scoring.rules.known import RULES
+from stages.scoring.rules.registry import checked as checked_settings
+from stages.scoring.table import Filters, Scoring
+from store.errors import DataError, ParameterError, nearest
+from store.images import read_image
+from store.publish import write_file
+from store.segmentation import areas, decode
+from store.states import USABLE
+from store.table import Table, read_table
+
+DATASET, SPLIT = "photos", "all"
+ROOM = "glimpse"
+"""Folder of the profile and its store in the folder of the results."""
+_SHOWN = 10
+_MIXED = ("global", "local")
+"""The views that every pair table has."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a prediction varies of the profile: all of it may be left out.
+
+    Attributes:
+        rule: "" for the profile's first. encoder: "" for its main one. alpha, beta: None for the profile's.
+    """
+
+    rule: str = ""
+    encoder: str = ""
+    alpha: float | None = None
+    beta: float | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One phrase: the chosen mask, or why there is none.
+
+    Attributes:
+        row: of the phrase, from 1. image: path of the picture below their folder.
+        counts: RLE of the chosen mask of ``size`` (height, width); None without one.
+        score: the rule's score of the mask. margin: less that of the next best, None where there is no other.
+        proposals: how many masks could be chosen. truncated: the phrase is longer than the encoder reads.
+        state, reason: "" for a good row (``store.states``).
+    """
+
+    row: int
+    image: str
+    phrase: str
+    noun_phrase: str
+    size: tuple[int, int]
+    counts: bytes | None
+    score: float | None
+    margin: float | None
+    proposals: int
+    truncated: bool
+    state: str
+    reason: str
+
+    def as_row(self) -> dict[str, Any]:
+        """The prediction as JSON: the mask as COCO's RLE, its box as x, y, width, height in pixels."""
+        from pycocotools import mask as coco
+
+        row: dict[str, Any] = {name: getattr(self, name) for name in ("row", "image", "phrase", "noun_phrase")}
+        rle = {"size": list(self.size), "counts": self.counts}
+        row["segmentation"] = None if self.counts is None else {**rle, "counts": self.counts.decode()}
+        row["bbox"] = None if self.counts is None else coco.toBbox(rle).tolist()
+        row["area"] = None if self.counts is None else int(areas([self.counts], *self.size)[0])
+        return row | {n: getattr(self, n) for n in ("score", "margin", "proposals", "truncated", "state", "reason")}
+
+
+def predict(
+    project: LoadedProject, pictures: Pictures, rows: Sequence[Any], folder: Path, asked: Asked, execution: Execution
+) -> tuple[LoadedProject, list[Prediction]]:
+    """Choose a mask for every phrase.
+
+    Args:
+        rows: of a table of phrases (``stages.datasets.phrases``). folder: of the results.
+
+    Returns:
+        The profile below ``folder``, and a prediction for each row, in order.
+
+    Raises:
+        ParameterError: no such rule or encoder, or the rule needs a view that the encoder does not offer.
+        DataError: none of the pictures or phrases can be used. WeightsError: a model is missing.
+    """
+    found, reasons = resolved(rows, pictures)
+    file = folder.absolute() / ROOM / "params.yaml"
+    lines = "".join(f"{json.dumps(row)}\n" for row in found)
+    write_file(file.parent / "annotations" / DATASET / "phrases.jsonl", lines.encode())
+    write_file(file, yaml.safe_dump(_values(project, pictures.root, file, asked), sort_keys=False).encode())
+    own = load_project(file)
+    stages, log = Reruns(own), StringIO()
+    try:
+        for stage in (*UP_TO_PAIR, "score"):
+            params, paths = stage_values(own, stage, {})
+            module = stage_module(stage)
+            work = own.path(own.values.work)
+            with redirect_stdout(log):
+                run_stage(stage, params, module.Paths(**paths), work, execution, stages, own.values.encoder)
+    except DataError as error:
+        raise DataError(_typed_again(str(error))) from error
+    finally:
+        write_file(file.with_name("log.txt"), log.getvalue().encode("utf-8", "backslashreplace"))
+    return own, _predictions(own, reasons)
+
+
+def predict_files(
+    project: LoadedProject, pictures: Pictures, table: Path, folder: Path, asked: Asked, device: str, overlays: bool
+) -> None:
+    """`predict` from a file of phrases into a folder, with what there is to say about it on the terminal.
+
+    Raises as `predict` and `stages.datasets.phrases.phrase_rows`.
+    """
+    rows = phrase_rows(table)
+    options = {"allow_lost": True} | ({"device": device} if device else {})
+    own, predictions = predict(project, pictures, rows, folder, asked, Execution.from_environment(options))
+    content = write_results(own, predictions, folder, overlays)
+    without = [each for each in predictions if each.counts is None]
+    for each in without[:_SHOWN]:
+        print(f"row {each.row}, {each.image}, {each.phrase!r}: {said(each)}")
+    if len(without) > _SHOWN:
+        print(f"... and {len(without) - _SHOWN} more")
+    named = {each.image for each in predictions}
+    silent = sum(name not in named for name in pictures.names)
+    more = f"; {silent:,} of {len(pictures.names):,} pictures have no phrase" if silent else ""
+    print(f"{len(predictions) - len(without):,} masks for {len(content['predictions']):,} phrases{more}")
+    print(f"{folder / 'predictions.json'}; other commands take --params {shlex.quote(str(own.file))}")
+
+
+def _values(project: LoadedProject, images: Path, file: Path, asked: Asked) -> dict[str, Any]:
+    """The params of the profile ``file``: those of ``project``, cut down to what one rule of one encoder reads."""
+    values, room = project.values, file.parent
+    encoder = asked.encoder or values.encoder
+    if encoder not in values.encoders:
+        raise ParameterError(f"--encoder: no encoder {encoder!r}; {nearest(encoder, values.encoders)}")
+    rule = RULES[asked.rule or values.rules.enabled[0]]
+    given = {name: value for name, value in (("alpha", asked.alpha), ("beta", asked.beta)) if value is not None}
+    main = [values.encoder, *(name for name in values.encoders if name != values.encoder)]
+    scoring = values.score if encoder == values.encoder else values.score.for_encoder(encoder, main)
+    scoring = checked(
+        Scoring, {**scoring.model_dump(), "alpha_by_dataset": {}, "alpha_by_encoder": {}, **given}, "predict"
+    )
+    settings = values.rules.settings.get(rule.name, {})
+    needed = {view for view, _ in rule.needs(scoring, checked_settings(rule.settings, settings, rule.name))}
+    views = [*_MIXED, *sorted({view.partition(".")[0] for view in needed} - {*_MIXED})]
+    varied = {view.partition(".")[0] for view in needed if view not in (f"global.k{scoring.k}", "local")}
+    ks = {scoring.k} | {int(match[1]) for view in needed if (match := re.search(r"\.k(\d+)$", view))}
+    whole = values.model_dump(mode="json", exclude_none=True)
+    seen = whole["embed_masks"]
+    return whole | {
+        "root": str(project.folder.absolute()),
+        **{name: str(room / name) for name in ("data", "work")},
+        "profile": str(file),
+        "metrics": str(room / "metrics.json"),
+        "images": str(images),
+        "index": {
+            "annotations": str(room / "annotations"),
+            "datasets": {DATASET: {"kind": "phrases", "splits": [SPLIT]}},
+        },
+        "encoder": encoder,
+        "encoders": {encoder: whole["encoders"][encoder]},
+        "embed_masks": seen
+        | {
+            "views": views,
+            "masked_blocks": sorted(ks),
+            "settings": {name: own for name, own in seen.get("settings", {}).items() if name in varied},
+        },
+        "variants": {name: [] for name in whole["variants"]},
+        "score": scoring.model_dump(mode="json"),
+        "rules": {"enabled": [rule.name], "settings": {rule.name: settings} if settings else {}},
+    }
+
+
+def _typed_again(reason: str) -> str:
+    """A reason of a stage whose remedy is this command."""
+    reason = re.sub(
+        r"(then )?run stage \w+ again: dvc repro .*?for the demo\)", r"\1give the same command again", reason
+    )
+    return re.sub(r"; are they in the folder that images .*? names\?", "", reason)
+
+
+def _predictions(project: LoadedProject, reasons: Mapping[int, str]) -> list[Prediction]:
+    """What the tables of a finished run say; ``reasons``: rows whose picture was not found, and why."""
+    index = read_table(project.table("index.h5"), "index")
+    parse = read_table(project.table("parse.h5"), "parse", ("noun_phrase",))
+    proposals = read_table(project.table("proposals.h5"), "proposals", ("mask", "score", "area", "status"))
+    pairs = read_table(
+        project.pairs(),
+        "pairs",
+        ("expression_offsets", "expression_state", "expression_status", "expression_truncated", "proposal"),
+    )
+    scores = read_table(project.table("scores.h5"), "scores", None)
+    chosen = scores[f"chosen.{scores.attrs['rules'][0]}"]
+    predictions = []
+    for expression, ref in enumerate(index["expression_ref"].tolist()):
+        row, image = int(index["expression_id"][expression]), int(index["ref_image"][ref])
+        start, stop = pairs["expression_offsets"][expression : expression + 2]
+        place = int(chosen[expression])
+        state, reason = pairs["expression_state"][expression], pairs["expression_status"][expression]
+        usable = state in USABLE
+        kept = _kept(project.values.score, pairs, proposals, slice(start, stop)) if usable else np.zeros(0)
+        mask = int(pairs["proposal"][start + place]) if usable and place >= 0 else None
+        ranked = np.sort(scores["score"][start:stop][kept.astype(np.int64)])[::-1]
+        if usable:
+            state = "" if mask is not None else "no proposals"
+            reason = "" if mask is not None else proposals["status"][image] or "all proposals are filtered out"
+        predictions.append(
+            Prediction(
+                row=row,
+                image=index["image_name"][image],
+                phrase=index["expression_raw"][expression],
+                noun_phrase=parse["noun_phrase"][expression],
+                size=(int(index["image_size"][image][0]), int(index["image_size"][image][1])),
+                counts=None if mask is None else proposals["mask"][mask],
+                score=None if mask is None else float(scores["score"][start + place]),
+                margin=float(ranked[0] - ranked[1]) if mask is not None and len(ranked) > 1 else None,
+                proposals=len(kept),
+                truncated=bool(pairs["expression_truncated"][expression]),
+                state=str(state),
+                reason=reasons.get(row) or _typed_again(reason),
+            )
+        )
+    return sorted(predictions, key=lambda prediction: prediction.row)
+
+
+def _kept(filters: Filters, pairs: Table, proposals: Table, rows: slice) -> NDArray[np.int64]:
+    """Positions of the pairs that may be chosen among those of an expression."""
+    own = pairs["proposal"][rows]
+    keep = filters.keeps(proposals["score"][own], proposals["area"][own], np.arange(len(own)))
+    return np.flatnonzero(keep)
+
+
+def write_results(
+    project: LoadedProject, predictions: Sequence[Prediction], folder: Path, pictures: bool
+) -> dict[str, Any]:
+    """Write ``predictions.json``, a PNG of each mask (255 inside) and, with ``pictures``, an overlay of each phrase.
+
+    Returns:
+        The content of ``predictions.json``: what the predictions were made with, and a row for each phrase, with the paths of
+        its files below ``folder``.
+    """
+    index = read_table(project.table("index.h5"), "index", ("image_name", "image_digest"))
+    digests = dict(zip(index["image_name"], index["image_digest"], strict=True))
+    rows: dict[int, dict[str, Any]] = {}
+    for name, group in groupby(sorted(predictions, key=lambda p: (p.image, p.row)), key=lambda p: p.image):
+        picture = None
+        for each in group:
+            row, files = each.as_row(), dict[str, str | None](mask=None, picture=None)
+            if each.counts is not None:
+                stem, inside = f"{each.row:04d}_{Path(name).stem}.png", decode([each.counts], *each.size)[0]
+                files["mask"] = mask = f"masks/{stem}"
+                write_file(folder / mask, mask_file(inside))
+                if pictures:
+                    picture = picture or read_image(project.path(project.values.images), name, digests[name])
+                    files["picture"] = path = f"pictures/{stem}"
+                    drawn = overlay(picture, choice=inside, caption=caption(each), width=max(640, each.size[1]))
+                    write_file(folder / path, encoded(drawn, ".png"))
+            rows[each.row] = row | files
+    scores = read_table(project.table("scores.h5"), "scores", ("score",))
+    content = {
+        "rule": scores.attrs["rules"][0],
+        "encoder": scores.attrs["encoders"][project.values.encoder],
+        "images": str(project.values.images),
+        "predictions": [rows[number] for number in sorted(rows)],
+    }
+    write_file(folder / "predictions.json", (json.dumps(content, indent=1) + "\n").encode())
+    return content
+
+
+def mask_file(mask: NDArray[np.bool_]) -> bytes:
+    """A mask bool (H, W) as a PNG file, 255 inside and 0 outside."""
+    from PIL import Image
+
+    return encoded(Image.fromarray(mask.astype(np.uint8) * 255), ".png")
+
+
+def caption(prediction: Prediction) -> list[str]:
+    """What stands under a picture: the phrase, and what was found for it."""
+    return [prediction.phrase, said(prediction)]
+
+
+def said(prediction: Prediction) -> str:
+    """A prediction in a line, without its phrase."""
+    if prediction.counts is None:
+        return f"no mask: {prediction.reason or prediction.state}"
+    margin = "the only one" if prediction.margin is None else f"{prediction.margin:.2f} above the next"
+    cut = "; the phrase is cut: it is longer than the encoder reads" if prediction.truncated else ""
+    return (
+        f"1 of {prediction.proposals} proposals; noun phrase {prediction.noun_phrase!r}; score {prediction.score:.2f}, "
+        f"{margin}{cut}"
+    )
