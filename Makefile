@@ -43,7 +43,7 @@ test: env
 
 docs: env
 	rm -rf build/api
-	python -m pdoc --docformat google --output-directory build/api pipeline stages store
+	python -m pdoc --docformat google --output-directory build/api glimpse pipeline stages store
 
 # The networks of the true sizes, random weights, two photographs, through DVC: about three minutes, under 8 GB.
 smoke: env

@@ -18,6 +18,7 @@ ALLOWED = {
     "store": {"store"},
     "stages": {"stages", "store"},
     "pipeline": {"pipeline", "stages", "store"},
+    "glimpse": {"glimpse", "pipeline", "stages", "store"},
     "demo": {"demo", "stages", "store"},
 }
 FOREIGN = {

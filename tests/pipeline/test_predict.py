@@ -118,7 +118,7 @@ def test_predictions_equal_the_networks(
 
 
 def test_every_row_has_a_mask_or_a_reason(predicted: tuple[Path, list[dict[str, Any]]]) -> None:
-    folder, rows = predicted
+    _, rows = predicted
     assert [row["row"] for row in rows] == [1, 2, 3, 4, 5, 6]
     assert [row["phrase"] for row in rows] == [row["phrase"] for row in ROWS]
     assert [row["image"] for row in rows[:2]] == ["first.png", "deep/second.png"]
