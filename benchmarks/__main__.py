@@ -14,6 +14,7 @@ from benchmarks.freesolo import freesolo
 from benchmarks.growth import growth
 from benchmarks.harness import Result
 from benchmarks.heat_maps import grad_cam, pooling
+from benchmarks.libraries import dvc_add, dvc_checkout, lock, pair_blas
 from benchmarks.masks import boxes, decoding, overlap
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
@@ -36,12 +37,16 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "boxes": boxes,
     "overlap": overlap,
     "pair_build": pair_build,
+    "pair_blas": pair_blas,
     "rescore_one": rescore_one,
     "rescore_weighted": rescore_weighted,
     "rescore_surface": rescore_surface,
     "rescore_surface_full": rescore_surface_full,
     "noop_repro": noop_repro,
     "alpha_repro": alpha_repro,
+    "lock": lock,
+    "dvc_add": dvc_add,
+    "dvc_checkout": dvc_checkout,
     "precision_bf16": precision_bf16,
     "precision_fp16": precision_fp16,
 }
