@@ -21,6 +21,7 @@ from store.units import Done, Load, Unit, in_process
 from store.work import Item, Parts
 
 T = TypeVar("T")
+_TAKEN = 64  # items of a part that is made of a previous output
 
 
 def _listed(value: Any) -> Any:
@@ -145,9 +146,20 @@ class Results:
             return self._stand_ins[kind, key]
         return self._kinds[kind].get(key)
 
+    def kept(self, kind: str, key: str) -> bool:
+        """Whether a part holds the item, which is then no stand-in."""
+        return key in self._kinds[kind]
+
     def stand_in(self, kind: str, key: str, item: Item) -> None:
         """Use ``item`` for input ``key`` in this run only."""
         self._stand_ins[kind, key] = item
+
+
+class Published(Protocol):
+    """A previous output of a stage, seen as the parts that it was made of."""
+
+    def item(self, kind: str, key: str) -> Item | None:
+        """The item of one input; None where the output does not have it, or has it under another configuration."""
 
 
 def compute_missing(
@@ -161,6 +173,7 @@ def compute_missing(
     unit: int | None = None,
     reads: Mapping[Path, str] | None = None,
     modules: Sequence[str] = (),
+    published: Callable[[], Published | None] | None = None,
 ) -> Results:
     """Compute, unit by unit, what no part holds yet.
 
@@ -176,6 +189,7 @@ def compute_missing(
             sha256 of any other. A process that finds another file raises an error.
         modules: modules that ``load`` imports by name, in addition to its own module's imports. A process that has
             loaded them before they were edited raises an error.
+        published: opens the previous output, which serves for parts that are not in the work folder.
 
     Returns:
         What to assemble the output from.
@@ -186,10 +200,11 @@ def compute_missing(
     """
     known = Results(kinds)
     summary.parts = [str(parts.folder) for parts in kinds.values()]
-    wanted: dict[int, tuple[str, ...]] = {}
-    for kind, parts in kinds.items():
-        for position in parts.missing(keys[kind]):
-            wanted[position] = (*wanted.get(position, ()), kind)
+    wanted = _wanted(kinds, keys)
+    if wanted and published is not None:
+        with summary.timed("take over"):
+            _take_over(kinds, keys, wanted, published())
+        wanted = _wanted(kinds, keys)
     distinct = len(set(zip(*(keys[kind] for kind in kinds), strict=True)))
     summary.reused[what] = max(0, distinct - len(wanted))
     summary.computed[what] = len(wanted)
@@ -207,6 +222,32 @@ def compute_missing(
     for _, done in zip(context.track(units, what), context.execute(loader, units, context.device), strict=True):
         _count(done, kinds, known, summary)
     return known
+
+
+def _wanted(kinds: Mapping[str, Parts], keys: Mapping[str, Sequence[str]]) -> dict[int, tuple[str, ...]]:
+    """Position of an input -> the kinds that no part holds of it."""
+    wanted: dict[int, tuple[str, ...]] = {}
+    for kind, parts in kinds.items():
+        for position in parts.missing(keys[kind]):
+            wanted[position] = (*wanted.get(position, ()), kind)
+    return wanted
+
+
+def _take_over(
+    kinds: Mapping[str, Parts],
+    keys: Mapping[str, Sequence[str]],
+    wanted: Mapping[int, tuple[str, ...]],
+    published: Published | None,
+) -> None:
+    """Write parts of what a previous output holds."""
+    if published is None:
+        return
+    for kind, parts in kinds.items():
+        missing = [keys[kind][position] for position in sorted(wanted) if kind in wanted[position]]
+        for start in range(0, len(missing), _TAKEN):
+            items = {key: published.item(kind, key) for key in missing[start : start + _TAKEN]}
+            found = {key: item for key, item in items.items() if item is not None}
+            parts.append(list(found), list(found.values()), 0.0)
 
 
 def _count(done: Done, kinds: Mapping[str, Parts], known: Results, summary: Summary) -> None:

@@ -18,15 +18,15 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
 from stages.views.known import VIEWS
-from stages.views.registry import is_mixed, labels_of
+from stages.views.registry import labels_of
+from stages.visual.published import feature_columns, published_features
 from store.fingerprint import code_digest, fingerprint, library_versions
 from store.registry import record_digest
-from store.states import State
 from store.table import Table, read_table, require_same
 from store.units import Compute
-from store.usable import Lost, lost_vectors, require_usable
+from store.usable import Lost, require_usable
 from store.vectors import write_vectors
-from store.work import Item, Parts, locked
+from store.work import Parts, locked
 
 Antialias = Literal["auto", "always", "never"]
 
@@ -101,10 +101,14 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         reads = {paths.index: index.digest, paths.proposals: proposals.digest}
         reads |= encoder_files(params.model, paths.weights, next(iter(kinds.values())).config)
         results = compute_missing(
-            kinds, keys, images, load, context, summary, "images", reads=reads, modules=_modules(params)
+            *(kinds, keys, images, load, context, summary, "images"),
+            reads=reads,
+            modules=_modules(params),
+            published=lambda: published_features(paths.mask_features, kinds, boxes),
         )
         with summary.timed("assemble"):
-            _assemble(asked, paths, results, keys, proposals, summary)
+            columns, lost = feature_columns(results, keys, boxes)
+            _write(asked, paths, results, keys, columns, lost, proposals, kinds, summary)
     return summary
 
 
@@ -114,16 +118,6 @@ def _tables(paths: Paths) -> tuple[Table, Table]:
     proposals = read_table(paths.proposals, "proposals", ("image_offsets", "mask", "box"))
     require_same("embed_masks", (proposals, "index", index))
     return index, proposals
-
-
-def _unusable(kind: str, item: Item) -> NDArray[np.bool_]:
-    """Which masks have no usable vector of a view, bool (n,).
-
-    Global and local features exist for every mask. Other views may say of a mask that it has none (a heat map without a
-    mean inside it): then only the rules that read that view do without.
-    """
-    lost = lost_vectors(item["feature"])
-    return lost if is_mixed(kind) else lost & ~item["degenerate"].astype(np.bool_)
 
 
 def _offered(params: Params, summary: Summary) -> Params:
@@ -195,24 +189,19 @@ def _load(params: Params, paths: Paths, batch: int | None, device: str) -> Compu
     return embedder(encoder, labels, *_tables(paths), paths.images, device)
 
 
-def _assemble(
-    params: Params, paths: Paths, results: Results, keys: dict[str, list[str]], proposals: Table, summary: Summary
+def _write(
+    params: Params,
+    paths: Paths,
+    results: Results,
+    keys: dict[str, list[str]],
+    columns: dict[str, Any],
+    lost: list[Lost],
+    proposals: Table,
+    kinds: dict[str, Parts],
+    summary: Summary,
 ) -> None:
     rows, first = len(proposals["mask"]), results.kinds[0]
-    images = range(len(keys[first]))
-    width = results.get(first, keys[first][0])["feature"].shape[1] if images else 1
-    reasons: list[list[str]] = []
-    lost: list[Lost] = []
-    for image in images:
-        items = [results.get(kind, keys[kind][image]) for kind in results.kinds]
-        for row in range(len(items[0]["degenerate"])):
-            row_reasons = dict.fromkeys(i["reason"].tobytes().decode() for i in items if i["degenerate"][row])
-            reasons.append(list(row_reasons))
-        unusable = [_unusable(kind, item) for kind, item in zip(results.kinds, items, strict=True)]
-        for bad in np.flatnonzero(np.any(unusable, axis=0)):
-            place = len(reasons) - len(items[0]["degenerate"]) + int(bad)
-            reasons[place] = reasons[place] or ["the vector is zero, denormal or not finite"]
-            lost.append(Lost(State.LOST_FEATURE, "; ".join(reasons[place]), f"proposal {place}"))
+    width = results.get(first, keys[first][0])["feature"].shape[1] if keys[first] else 1
     require_usable(summary, "proposals", rows, lost, "put the images back and run again, or check the weights")
 
     def blocks(kind: str) -> Iterator[NDArray[np.float32]]:
@@ -225,15 +214,14 @@ def _assemble(
         rows,
         width,
         {f"view.{kind}": blocks(kind) for kind in results.kinds},
-        {"status": ["; ".join(row_reasons) for row_reasons in reasons]},
+        columns,
         params.config(),
         {"proposals": proposals.digest},
         score_rule=backbone.score_rule,
         encoder=encoder_identity(params.model, paths.weights, params.precision, params.image_size),
         images=params.seen(),
+        parts={kind: parts.folder.name for kind, parts in kinds.items()},
         losses=summary.losses,
     )
     summary.wrote = dict.fromkeys(results.kinds, rows)
-    summary.skipped += [
-        f"proposal {row}: {'; '.join(row_reasons)}" for row, row_reasons in enumerate(reasons) if row_reasons
-    ]
+    summary.skipped += [f"proposal {row}: {status}" for row, status in enumerate(columns["status"]) if status]

@@ -19,6 +19,7 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
 from stages.text.compute import embedder
+from stages.text.published import published_texts
 from stages.text.template import BETWEEN, Template, mean_of_prompts, prompts_of
 from store.fingerprint import code_digest, fingerprint, library_versions
 from store.ragged import offsets_of
@@ -74,6 +75,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             unit=_UNIT,
             reads=encoder_files(params.model, paths.weights, config),
             modules=[__name__, *modules_of(params.model)],  # its own: a worker gets the parameters
+            published=lambda: published_texts(paths.text_features, parts),
         )
 
         def vector(prompts: Prompts) -> NDArray[np.float32]:
@@ -97,6 +99,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             {**params.config(), **config},
             {"parse": parse.digest},
             encoder=encoder,
+            parts={"text": parts.folder.name},
             losses=summary.losses,
         )
     summary.wrote = {"strings": len(rows)}

@@ -73,7 +73,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary = Summary()
     index = read_table(paths.index, "index", _INDEX)
     summary.read = {"images": len(index["image_name"])}
-    request = Request(params.used(), paths.input, paths.images, index, context, summary)
+    request = Request(params.used(), paths.input, paths.images, index, context, summary, paths.proposals)
     items, config = SOURCES[params.source].propose(request)
     if len(items) != len(index["image_name"]):
         raise ParameterError(
@@ -83,8 +83,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     with summary.timed("assemble"):
         columns = _assemble(items, index["image_status"], params.box)
         config = {"source": params.source, "box": params.box, **config}
+        columns["key.image"] = [request.keys.get(row, "") for row in range(len(items))]
         _require_usable(index, columns, params.source, summary)
-        write_table(paths.proposals, "proposals", columns, config, {"index": index.digest}, losses=summary.losses)
+        attributes = {"parts": request.parts, "losses": summary.losses}
+        write_table(paths.proposals, "proposals", columns, config, {"index": index.digest}, **attributes)
     summary.wrote = {"proposals": len(columns["mask"])}
     reasons = zip(index["image_name"], columns["status"], strict=True)
     summary.skipped += [f"{name}: {status}" for name, status in reasons if status]
@@ -103,7 +105,7 @@ def _require_usable(index: Table, columns: Mapping[str, Any], source: str, summa
     require_usable(summary, "images to propose for", len(usable), lost, remedy)
 
 
-def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) -> Mapping[str, Any]:
+def _assemble(items: Sequence[Item], image_status: Sequence[str], box: BoxRule) -> dict[str, Any]:
     """The columns of the proposals table; an image that cannot be used has no proposals and its own status."""
     nothing = no_proposals("", State.UNREADABLE_IMAGE)
     kept = [nothing if status else item for status, item in zip(image_status, items, strict=True)]

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-VERSION = 5
+VERSION = 6
 """Raised by any change of what a stored array means; part of every fingerprint."""
 
 
@@ -84,6 +84,7 @@ INDEX = _table(
         "expression_status": _c("utf8", "E", "why the sentence cannot be used: blank, missing, no text"),
     },
 )
+_KEY = "as the key of its part in the work folder; '' for one that was not there"
 PROPOSALS = _table(
     "propose",
     {
@@ -95,11 +96,20 @@ PROPOSALS = _table(
         "status": _c("utf8", "I", "why the image has no proposals"),
         "state": _c("utf8", "I", "'', unreadable image or no proposals"),
     },
+    {"key": _c("utf8", "I", f"image: its pixels, {_KEY}")},
 )
 MASK_FEATURES = _table(
     "embed_masks",
-    {"status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box, no usable vector")},
-    {"view": _c("float32", "N D", "the vector of every mask by one view, raw")},
+    {
+        "status": _c("utf8", "N", "what was degenerate: empty mask on the grid, zero-size box, no usable vector"),
+    },
+    {
+        "view": _c("float32", "N D", "the vector of every mask by one view, raw"),
+        "degenerate": _c("bool", "N", "<view>: whether the mask has no proper vector of it"),
+        "reason": _c("utf8", "I", "<view>: why masks of the image have none; I: images that have masks"),
+        "offsets": _c("int64", "I+1", "image: masks of each image that has any"),
+        "key": _c("utf8", "I", f"masks: an image's pixels and masks, boxes: those and the boxes, {_KEY}"),
+    },
 )
 SPATIAL = {
     "relation_offsets": _c("int64", "E+1", "relations of each expression"),

@@ -61,6 +61,15 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def config_key(kind: str, config: Mapping[str, Any]) -> str:
+    """What stands for a configuration of a kind: the name of the folder of its parts."""
+    return fingerprint(_described(kind, config))[:20]
+
+
+def _described(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "schema_version": schema.VERSION, **config}
+
+
 class Parts:
     """The parts of one kind of result under one configuration.
 
@@ -75,8 +84,8 @@ class Parts:
         Raises:
             StoreError: lines of the manifest are damaged.
         """
-        described = {"kind": kind, "schema_version": schema.VERSION, **config}
-        self.folder = work / kind / fingerprint(described)[:20]
+        described = _described(kind, config)
+        self.folder = work / kind / config_key(kind, config)
         self.config = dict(config)
         file, text = self.folder / "config.json", json.dumps(described, indent=1, sort_keys=True).encode()
         if file.is_file() and file.read_bytes() == text:

@@ -7,6 +7,7 @@ from typing import Any
 
 from stages.contract import compute_missing
 from stages.proposals.items import KIND, no_proposals
+from stages.proposals.published import published_proposals
 from stages.proposals.registry import Request
 from store.units import Load
 from store.work import Item, Parts, locked
@@ -27,9 +28,14 @@ def kept_items(request: Request, config: Mapping[str, Any], load: Load) -> list[
         parts = Parts(context.work, KIND, dict(config))
         keys, inputs = [digests[row] for row in usable], [(names[row], digests[row]) for row in usable]
         reads = {request.input: str(config["input"])} if "input" in config else {}
+        sizes = {digests[row]: (int(height), int(width)) for row, (height, width) in enumerate(index["image_size"])}
         results = compute_missing(
-            {KIND: parts}, {KIND: keys}, inputs, load, context, request.summary, "images", reads=reads
+            *({KIND: parts}, {KIND: keys}, inputs, load, context, request.summary, "images"),
+            reads=reads,
+            published=lambda: published_proposals(request.published, parts, sizes),
         )
         known = {row: results.get(KIND, digests[row]) for row in usable}
+        request.parts[KIND] = parts.folder.name
+        request.keys.update({row: digests[row] for row in usable if results.kept(KIND, digests[row])})
     nothing = no_proposals("")
     return [known.get(row, nothing) for row in range(len(names))]

@@ -7,7 +7,7 @@ profile's ``extensions/proposals`` its own. Whoever wants to know something abou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ class Request:
         index: columns of the index table: image_name, image_id, image_size, image_digest, image_status, and the annotated
             objects of each image, instance_offsets and instance_mask.
         summary: takes what was read, skipped and worth a warning.
+        published: where the stage's output lies, perhaps of an earlier run.
+        parts, keys: take what the output says of the parts that it is made of: kind -> configuration, row of the index -> key.
     """
 
     values: Mapping[str, Any]
@@ -41,6 +43,9 @@ class Request:
     index: Table
     context: Context
     summary: Summary
+    published: Path
+    parts: dict[str, str] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
 
     def input_digest(self) -> str:
         """sha256 hex digest of the input.
