@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from pipeline import cli_results
+from pipeline.cli_shared import AsJson, DatasetName, ParamsFile, SplitName, opened
 from pipeline.registry import DEFAULT_PARAMS
 from store.errors import GlimpseError
-
-if TYPE_CHECKING:
-    from pipeline.project import LoadedProject
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,15 +21,12 @@ app = typer.Typer(
 )
 fetch = typer.Typer(help="Get weights and data from where their authors keep them. Nothing else ever downloads.")
 app.add_typer(fetch, name="fetch", no_args_is_help=True)
-ParamsFile = Annotated[
-    Path,
-    typer.Option("--params", envvar="GLIMPSE_PARAMS", help="params file of the profile (demo/params.yaml: the demo)"),
-]
+app.command()(cli_results.export)
+app.command()(cli_results.table)
 GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
 Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, all else on standard error")]
 _SIDE = (
     "RULE: of the main encoder, upper_bound too; ENCODER:RULE: of that encoder of the profile; or another run: FILE:RULE, "
     "FILE:ENCODER:RULE, or FILE for its first rule, with FILE the params file of its profile or the scores.h5 in its data "
@@ -69,25 +65,6 @@ def options(
     """Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline."""
 
 
-def _opened(params: Path, numbers_of: str = "", to_errors: bool = False) -> LoadedProject:
-    """The project of ``params``. The first line printed says which it is.
-
-    Args:
-        numbers_of: the stage whose outputs the command's numbers come from: a second line says so when they are stale.
-        to_errors: print these lines to standard error, since standard output is read by a program.
-    """
-    from pipeline.project import load_project, profile_line
-
-    project, file = load_project(params), sys.stderr if to_errors else sys.stdout
-    print(profile_line(project), file=file)
-    if numbers_of:
-        from pipeline.freshness import stale_line
-
-        if line := stale_line(project, numbers_of):
-            print(line, file=file)
-    return project
-
-
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, stage: str) -> None:
     """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5
@@ -110,7 +87,7 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
     from pipeline.project import repro
     from pipeline.setup.preflight import check
 
-    project = _opened(params)
+    project = opened(params)
     encoders = project.values.encoders.values()
     if {project.values.propose.precision, *(encoder.precision for encoder in encoders)} != {"float32"}:
         from pipeline.setup.doctor import precision_gain
@@ -125,12 +102,13 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
-def doctor(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def doctor(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """This machine and everything a profile needs here, ok or missing, with the command that gets it. Exit status 1 if
     anything is missing."""
-    from pipeline.setup.doctor import examine
+    from pipeline.setup import doctor as examination
 
-    if not examine(_opened(params)):
+    project = opened(params, to_errors=json)
+    if not (examination.print_json(project) if json else examination.examine(project)):
         sys.exit(1)
 
 
@@ -145,7 +123,7 @@ def weights(
     from pipeline.setup.fetch import fetch as fetch_source
     from pipeline.setup.sources import find
 
-    fetch_source(_opened(params), find("weights", name), given, accept_license)
+    fetch_source(opened(params), find("weights", name), given, accept_license)
 
 
 @fetch.command()
@@ -159,15 +137,16 @@ def data(
     from pipeline.setup.fetch import fetch as fetch_source
     from pipeline.setup.sources import find
 
-    fetch_source(_opened(params), find("data", name), given, accept_license)
+    fetch_source(opened(params), find("data", name), given, accept_license)
 
 
 @app.command()
-def status(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def status(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """What is computed, what is stale, and how large it is."""
-    from pipeline.status import print_status
+    from pipeline.status import as_json, print_status
 
-    print_status(_opened(params))
+    project = opened(params, to_errors=json)
+    print(as_json(project)) if json else print_status(project)
 
 
 @app.command()
@@ -182,7 +161,7 @@ def clean(
     """
     from pipeline.status import remove_unused_parts
 
-    folders = remove_unused_parts(_opened(params), dry_run)
+    folders = remove_unused_parts(opened(params), dry_run)
     done = "would free" if dry_run else "freed"
     for unused in folders:
         print(f"{'kept' if unused.kept else done} {unused}")
@@ -205,22 +184,23 @@ def score(
     alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
     beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
-    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+    dataset: DatasetName = None,
     encoder: Annotated[str, typer.Option(help="of the profile's encoders; the main one by default")] = "",
+    json: AsJson = False,
 ) -> None:
     """Metrics at any alpha and beta, straight from the pair table: no vectors, no GPU, nothing is written."""
-    from pipeline.commands.tables import print_metrics, scored
+    from pipeline.commands.tables import print_scored
 
     given = {name: value for name, value in {"alpha": alpha, "beta": beta, "k": k}.items() if value is not None}
-    print_metrics(scored(_opened(params, "pair"), given), dataset)
+    print_scored(opened(params, "pair", to_errors=json), given, encoder, dataset, json)
 
 
 @app.command()
-def metrics(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def metrics(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """The table of the last run's metrics file, and where its report lies."""
     from pipeline.commands.tables import print_last_run
 
-    print_last_run(_opened(params, "score"))
+    print_last_run(opened(params, "score", to_errors=json), json)
 
 
 @app.command()
@@ -228,12 +208,13 @@ def sweep(
     params: ParamsFile = DEFAULT_PARAMS,
     points: Annotated[int, typer.Option(min=2, max=1001, help="grid points of alpha and of beta")] = 21,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
-    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+    dataset: DatasetName = None,
+    json: AsJson = False,
 ) -> None:
     """The best alpha and beta of every split over the whole grid; nothing is written."""
     from pipeline.commands.tables import print_best
 
-    print_best(_opened(params, "pair"), points, k, dataset)
+    print_best(opened(params, "pair", to_errors=json), points, k, dataset, json)
 
 
 @app.command()
@@ -241,8 +222,8 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
     b: Annotated[str, typer.Argument(metavar="B", help="likewise; differences are A less B")],
     params: ParamsFile = DEFAULT_PARAMS,
-    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
-    split: Annotated[str | None, typer.Option(help="only this split")] = None,
+    dataset: DatasetName = None,
+    split: SplitName = None,
     json: AsJson = False,
     pictures: Annotated[Path | None, typer.Option(help="folder for overlays of flips")] = None,
     most: Annotated[int, typer.Option("--flips", min=1, help="pictures of each kind and split")] = 8,
@@ -258,7 +239,7 @@ def compare(
     from pipeline.commands import compare as comparing
     from pipeline.commands.scored_runs import matched, sides_of
 
-    project = _opened(params, "score", to_errors=json)
+    project = opened(params, "score", to_errors=json)
     first, second = sides_of(project, a, b)
     for line in comparing.other_runs(first, second):
         print(line, file=sys.stderr if json else sys.stdout)
@@ -280,7 +261,7 @@ def methods(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """Every view, text, rule and encoder: what it needs, what it costs, and whether this profile can compute it."""
     from pipeline.commands import methods as listing
 
-    entries = listing.methods(_opened(params, to_errors=json))
+    entries = listing.methods(opened(params, to_errors=json))
     print(listing.as_json(entries)) if json else listing.print_methods(entries)
 
 
@@ -295,7 +276,7 @@ def show(
     """Draw an expression's image with its proposals, ground truth and chosen mask."""
     from pipeline.commands.show import draw_expression
 
-    print(draw_expression(_opened(params, "score"), number, dataset, ref, out))
+    print(draw_expression(opened(params, "score"), number, dataset, ref, out))
 
 
 @app.command()
@@ -310,7 +291,7 @@ def segment(
     """Segment one image by one phrase with the configured weights; write an overlay."""
     from pipeline.commands.segment import segment_file
 
-    print(segment_file(_opened(params), image, text, alpha, beta, out))
+    print(segment_file(opened(params), image, text, alpha, beta, out))
 
 
 @app.command()

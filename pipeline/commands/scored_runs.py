@@ -44,8 +44,9 @@ class Run:
     data: Path
     project: LoadedProject | None
 
-    def path(self, field: str) -> Path:
-        return self.data / FILES[field].format(encoder=self.encoder)
+    def path(self, field: str, encoder: str = "") -> Path:
+        """The file of a stage's output, of an encoder where it is made for each: by default of the main one."""
+        return self.data / FILES[field].format(encoder=encoder or self.encoder)
 
     @cached_property
     def encoder(self) -> str:
@@ -155,6 +156,18 @@ def sides_of(project: LoadedProject, a: str, b: str) -> tuple[Side, Side]:
     return _side_of(runs, a, "A"), _side_of(runs, b, "B")
 
 
+def own_side(project: LoadedProject, word: str) -> Side:
+    """What ``--rule`` names: RULE of the profile's main encoder, ENCODER:RULE or upper_bound; "" for the first rule.
+
+    Raises:
+        ParameterError: another run, no such rule, or the random one, which chooses nothing.
+    """
+    if _FILE.fullmatch(word):
+        raise ParameterError(f"--rule: expected RULE or ENCODER:RULE, got {word!r}; another run is named by --params")
+    run = Run("", project.table(""), project)
+    return _side_of({"": run}, word, "--rule") if word else Side(run, str(run.scores.attrs["rules"][0]))
+
+
 def _side_of(runs: dict[str, Run], word: str, option: str) -> Side:
     """One of them; ``runs`` has those that are open by their files, "" for the profile's."""
     found = _FILE.fullmatch(word)
@@ -202,20 +215,29 @@ class Matched:
     only: dict[tuple[str, str], tuple[int, int]]
 
 
-def matched(a: Run, b: Run, dataset: str | None = None, split: str | None = None) -> Matched:
-    """The expressions that both runs evaluate, matched by data set, split and expression id.
+def groups_of(run: Run, dataset: str | None = None, split: str | None = None) -> list[tuple[str, str]]:
+    """(data set, split) of a run that are asked for, in its order.
 
     Raises:
-        ParameterError: the runs have none in common, or none of this data set and split.
+        ParameterError: it has no such data set or split.
     """
-    groups = [(str(name), str(part)) for name, part in a.pairs.attrs["groups"]]
+    groups = [(str(name), str(part)) for name, part in run.pairs.attrs["groups"]]
     for option, wanted, known in (
         ("--dataset", dataset, {name for name, _ in groups}),
         ("--split", split, {part for name, part in groups if dataset in (None, name)}),
     ):
         if wanted is not None and wanted not in known:
             raise ParameterError(f"{option}: no {option[2:]} {wanted!r}; {nearest(wanted, known)}")
-    groups = [(name, part) for name, part in groups if dataset in (None, name) and split in (None, part)]
+    return [(name, part) for name, part in groups if dataset in (None, name) and split in (None, part)]
+
+
+def matched(a: Run, b: Run, dataset: str | None = None, split: str | None = None) -> Matched:
+    """The expressions that both runs evaluate, matched by data set, split and expression id.
+
+    Raises:
+        ParameterError: the runs have none in common, or none of this data set and split.
+    """
+    groups = groups_of(a, dataset, split)
     evaluated = [np.isin(np.array(run.pairs["expression_state"], np.str_), EVALUATED) for run in (a, b)]
     if a.index.digest == b.index.digest:
         rows = np.arange(len(evaluated[0]))
