@@ -109,22 +109,24 @@ def _pair_columns(run: Run, ranking: Ranking, lines: Lines) -> dict[str, Any]:
     }
 
 
-def _rule_columns(found: dict[str, Ranking], lines: Lines) -> dict[str, Any]:
-    """Of each encoder the states of its expressions, of each rule its scores (null where it must not choose), which pairs
-    take part, what it chose and whether its metrics count the expression."""
+def _rule_columns(found: Mapping[str, Ranking], lines: Lines) -> dict[str, Any]:
+    """Of each encoder the states of its expressions, and the pairs that filters and lost features leave; of each rule its
+    scores (null where it must not choose), what it chose, and whether its metrics count the expression."""
     lib = arrow()
-    columns: dict[str, Any] = {}
+    by_encoder: dict[str, Any] = {}
+    by_rule: dict[str, Any] = {}
     for name, each in found.items():
         prefix = f"{each.encoder}:" if each.encoder else ""
-        columns[f"{prefix}state"] = lib.array([str(state) for state in each.pairs.state])
-        columns[f"{prefix}state"] = columns[f"{prefix}state"].take(lib.array(lines.expression)).dictionary_encode()
+        if f"{prefix}state" not in by_encoder:
+            states = lib.array([str(state) for state in each.pairs.state])
+            by_encoder[f"{prefix}state"] = states.take(lib.array(lines.expression)).dictionary_encode()
+            by_encoder[f"{prefix}kept"] = lines.of_pairs(each.kept, False)
         if not name.endswith(BOUND):
             scores = lines.of_pairs(each.scores, -np.inf)
-            columns[f"score.{name}"] = lib.array(scores, mask=np.isneginf(scores))
-        columns[f"kept.{name}"] = lines.of_pairs(each.kept, False)
-        columns[f"chosen.{name}"] = each.chosen[lines.expression] == lines.proposal
-        columns[f"counted.{name}"] = each.counted[lines.expression]
-    return columns
+            by_rule[f"score.{name}"] = lib.array(scores, mask=np.isneginf(scores))
+        by_rule[f"chosen.{name}"] = each.chosen[lines.expression] == lines.proposal
+        by_rule[f"counted.{name}"] = each.counted[lines.expression]
+    return {**by_encoder, **by_rule}
 
 
 FORMS.add(

@@ -31,20 +31,25 @@ class Ranking:
         name: as in ``chosen.<name>``: RULE, or ENCODER:RULE of an encoder beside the main one.
         pairs: the table, unfiltered. params: the values that the run was scored with, for this encoder.
         scores: (P,), -inf for a pair that must not be chosen; IoU for the upper bound.
-        kept: whether a pair takes part in the choice (P,). chosen: position among the expression's pairs (E,), -1 for none.
+        chosen: position among the expression's pairs (E,), -1 for none.
     """
 
     name: str
     pairs: PairTable
     params: Params
     scores: Floats
-    kept: NDArray[np.bool_]
     chosen: NDArray[np.int64]
 
     @property
     def encoder(self) -> str:
         """The encoder, "" for the main one."""
         return self.name.rpartition(":")[0]
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        """The pairs that the filters keep and whose features are not lost, bool (P,)."""
+        pairs = self.pairs
+        return self.params.keeps(pairs.proposal_score, pairs.proposal_area, pairs.kept) & ~pairs.lost
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -100,13 +105,12 @@ def _of_encoder(run: Run, encoder: str, rules: list[str]) -> list[Ranking]:
     require_same("export", (run.scores, f"pairs@{encoder}" if encoder else "pairs", Table(path, {}, attrs)))
     by_rule: dict[str, Floats] = {BOUND: iou_of(pairs.intersection, pairs.union)}
     by_rule |= rule_scores(pairs, params) if wanted else {}
-    filtered = params.keeps(pairs.proposal_score, pairs.proposal_area, pairs.kept) & ~pairs.lost
     found = []
     for rule in rules:
         name, scores = f"{encoder}:{rule}" if encoder else rule, by_rule[rule]
         chosen = pairs.choice(scores, params)
         _require_same_choices(run, name, chosen)
-        ranking = Ranking(name, pairs, params, scores, filtered & (scores > -np.inf), chosen)
+        ranking = Ranking(name, pairs, params, scores, chosen)
         if np.isinf(ranking.best()).any():
             raise ParameterError(
                 f"rule {rule}: expected finite scores of the chosen pairs, got infinity; correct the rule"

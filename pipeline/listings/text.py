@@ -9,7 +9,8 @@ import re
 
 from pipeline.listings.listing import Listing, encodable, is_right, named, shown
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-.!|&~$:@^=\"'])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
+"""What could begin markup inside a cell."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -34,17 +35,17 @@ def markdown(listing: Listing) -> str:
     fields, rows = shown(listing)
     rules = ["---:" if is_right(field) else "---" for field in fields]
     lines = [[escape_markdown(field.heading) for field in fields], rules]
-    lines += [[escape_markdown(text, numeric=is_right(f)) for f, text in zip(fields, row, strict=True)] for row in rows]
+    lines += [[escape_markdown(text) for text in row] for row in rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def escape_markdown(text: str, numeric: bool = False) -> str:
-    """``text`` as Markdown shows it: every sign that could begin markup gets a backslash; a number stays as it is.
+def escape_markdown(text: str) -> str:
+    """``text`` as a cell of Markdown shows it: every sign that could begin markup there gets a backslash.
 
     >>> escape_markdown("a|b *c*")
     'a\\\\|b \\\\*c\\\\*'
     """
-    return text if numeric else _MARKDOWN.sub(r"\\\1", text)
+    return _MARKDOWN.sub(r"\\\1", text)
 
 
 def latex(listing: Listing) -> str:
