@@ -68,9 +68,10 @@ def escape_latex(text: str) -> str:
 
 
 def as_csv(listing: Listing) -> str:
-    """CSV with a header line; nothing stands for None, ``true`` and ``false`` for flags, numbers in full."""
+    """CSV with a header line: all but numbers quoted (a lone carriage return would else end a line), "" for None, "true" and
+    "false" for flags, numbers in full."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
+    writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(named(listing.fields))
     for row in listing.rows:
         writer.writerow([_plain(row[field.name]) for field in listing.fields])
