@@ -67,6 +67,7 @@ def _counted(run: Run, name: str, groups: Sequence[tuple[str, str]]) -> str:
     wanted = [place for place, group in enumerate(pairs.attrs["groups"]) if tuple(group) in groups]
     rows = np.isin(pairs["expression_group"], wanted)
     states = np.array(pairs["expression_state"], np.str_)[rows]
-    counts = {"expressions": len(states), **{state: int((states == state).sum()) for state in State}}
+    counts: dict[str, int] = {state: int((states == state).sum()) for state in State}
+    counts["expressions"] = len(states)
     without = int((run.scores[f"chosen.{name}"][rows] < 0).sum())
     return f"{len(states):,} expressions, {without:,} without a choice, not evaluated: {left_out(counts) or 'none'}"

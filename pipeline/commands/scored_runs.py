@@ -1,4 +1,5 @@
-"""The runs that ``glimpse compare`` sets side by side: their tables, what A and B name in them, the expressions in common.
+"""Runs that have been scored: their tables, what A and B of ``glimpse compare`` and ``--rule`` of other commands name in
+them, the expressions that two have in common.
 
 What was chosen stands in the scores table of a run, what it is worth in the pair table of its main encoder, whose proposals
 all encoders share.
@@ -89,7 +90,7 @@ class Run:
         )
         index = read_table(self.path("index"), "index", names)
         proposals = read_table(self.path("proposals"), "proposals", ("image_offsets", "mask"))
-        require_same("compare", (proposals, "index", index), (self.pairs, "proposals", proposals))
+        require_same("results", (proposals, "index", index), (self.pairs, "proposals", proposals))
         return index, proposals
 
     @cached_property
@@ -100,8 +101,8 @@ class Run:
     def pairs(self) -> Table:
         """The pair table of the main encoder, checked to belong to the scores."""
         pairs = read_table(self.path("pairs"), "pairs", _PAIRS)
-        require_same("compare", (pairs, "index", self.index), (self.scores, "pairs", pairs))
-        require_same("compare", (self.parse, "index", self.index), (pairs, "parse", self.parse))
+        require_same("results", (pairs, "index", self.index), (self.scores, "pairs", pairs))
+        require_same("results", (self.parse, "index", self.index), (pairs, "parse", self.parse))
         return pairs
 
     @cached_property

@@ -86,7 +86,11 @@ def _label(each: Prediction, place: int, rule: str) -> Json:
 
 
 def _content(head: Json, found: Sequence[Prediction], annotations: list[Json]) -> str:
-    return json.dumps({**head, "categories": categories(found), "annotations": annotations}, allow_nan=False) + "\n"
+    about = {"info": {"description": "Glimpse"}, "licenses": []}
+    return (
+        json.dumps({**about, **head, "categories": categories(found), "annotations": annotations}, allow_nan=False)
+        + "\n"
+    )
 
 
 FORMS.add(

@@ -76,7 +76,7 @@ def _pair_columns(run: Run, ranking: Ranking, lines: Lines) -> dict[str, Any]:
     """What all rules share: ids, the proposal and its overlap with the ground truth."""
     lib, pairs, owner = arrow(), ranking.pairs, lines.expression
     index = read_table(run.path("index"), "index", _INDEX)
-    require_same("export", (run.pairs, "index", index))
+    require_same("results", (run.pairs, "index", index))
     ref, image, group = index["expression_ref"][owner], pairs.image[owner], pairs.group[owner]
     assert pairs.columns is not None
     box = pairs.columns["proposal_box"][pairs.columns["proposal"]]

@@ -161,8 +161,8 @@ def _tables(run: Run) -> tuple[Table, Table, Table]:
     index = read_table(run.path("index"), "index", _INDEX)
     proposals = read_table(run.path("proposals"), "proposals", _PROPOSALS)
     parse = read_table(run.path("parse"), "parse", ("noun_phrase",))
-    require_same("export", (run.pairs, "index", index), (run.pairs, "proposals", proposals))
-    require_same("export", (run.pairs, "parse", parse), (proposals, "index", index), (parse, "index", index))
+    require_same("results", (run.pairs, "index", index), (run.pairs, "proposals", proposals))
+    require_same("results", (run.pairs, "parse", parse), (proposals, "index", index), (parse, "index", index))
     return index, proposals, parse
 
 

@@ -102,7 +102,7 @@ def _of_encoder(run: Run, encoder: str, rules: list[str]) -> list[Ranking]:
         params = params.for_encoder(encoder, [run.encoder, *others])
     path = run.path("pairs", encoder)
     pairs, attrs = load_pairs(path, params.k)
-    require_same("export", (run.scores, f"pairs@{encoder}" if encoder else "pairs", Table(path, {}, attrs)))
+    require_same("results", (run.scores, f"pairs@{encoder}" if encoder else "pairs", Table(path, {}, attrs)))
     by_rule: dict[str, Floats] = {BOUND: iou_of(pairs.intersection, pairs.union)}
     by_rule |= rule_scores(pairs, params) if wanted else {}
     found = []

@@ -35,7 +35,8 @@ def write_listing(listing: Listing, out: Path) -> None:
     lib = arrow()
     columns = {}
     for field in listing.fields:
-        values = [encodable(value) if isinstance(value, str) else value for value in listing.columns()[field.name]]
+        values = [row[field.name] for row in listing.rows]
+        values = [encodable(value) if isinstance(value, str) else value for value in values]
         columns[field.name] = lib.array(values, lib.type_for_alias(_TYPES[field.kind]))
     write_columns(columns, out)
 

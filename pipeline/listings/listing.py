@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,10 +29,6 @@ class Listing:
 
     fields: Sequence[Field]
     rows: Sequence[dict[str, Any]]
-
-    def columns(self) -> dict[str, list[Any]]:
-        """Name -> the values of all rows."""
-        return {field.name: [row[field.name] for row in self.rows] for field in self.fields}
 
 
 def shown(listing: Listing) -> tuple[list[Field], list[list[str]]]:
@@ -64,7 +60,3 @@ def encodable(text: str) -> str:
 def is_right(field: Field) -> bool:
     """Whether a column is set to the right: of numbers."""
     return field.kind in ("count", "number", "percent")
-
-
-def named(fields: Iterable[Field]) -> list[str]:
-    return [field.name for field in fields]

@@ -7,7 +7,7 @@ import io
 import json
 import re
 
-from pipeline.listings.listing import Listing, encodable, is_right, named, shown
+from pipeline.listings.listing import Listing, encodable, is_right, shown
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$])")
 """What could begin markup inside a cell."""
@@ -72,7 +72,7 @@ def as_csv(listing: Listing) -> str:
     "false" for flags, numbers in full."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-    writer.writerow(named(listing.fields))
+    writer.writerow([field.name for field in listing.fields])
     for row in listing.rows:
         writer.writerow([_plain(row[field.name]) for field in listing.fields])
     return stream.getvalue()
@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 def as_json(listing: Listing) -> str:
     """A JSON list with an object on each line; null stands for None."""
-    names = named(listing.fields)
+    names = [field.name for field in listing.fields]
     lines = [json.dumps({name: row[name] for name in names}, allow_nan=False) for row in listing.rows]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from pipeline.exports import coco
 from pipeline.exports.predictions import predictions
 from store.errors import ParameterError, StoreError
 from store.table import read_table, write_table
+from tests.helpers.profile import ROOT
 from tests.helpers.results import (
     FAULT,
     GROUPS,
@@ -204,23 +208,36 @@ def test_choices_that_are_not_the_rules_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_extension_adds_a_form(made: Synthetic, tmp_path: Path) -> None:
-    """One file in a room of the extensions folder; its name is then a format."""
+    """The file that CONTRIBUTING.md shows, in a room of the extensions folder; its name is then a format."""
+    shown = re.search(
+        r"```python\n(# extensions/exports/ids\.py\n.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+    )
+    assert shown
     folder = folder_of(made) / "extensions/exports"
     folder.mkdir(parents=True)
-    (folder / "ids.py").write_text(
-        "from pipeline.exports.predictions import predictions\n"
-        "from pipeline.exports.registry import FORMS, Form, Written\n"
-        "def write(asked, out):\n"
-        "    found = predictions(asked.run, asked.rules[0], asked.groups)\n"
-        "    out.write_text(' '.join(str(each.expression_id) for each in found))\n"
-        "    return Written({out: 'ids'})\n"
-        "FORMS.add(Form(name='ids', module=__name__, meaning='m', folder=False, write=write))\n"
-    )
+    (folder / "ids.py").write_text(shown[1])
+    words = ("export", "--format", "ids", "--out", tmp_path / "ids.txt")
     try:
-        glimpse(made, "export", "--format", "ids", "--out", tmp_path / "ids.txt")
-        assert (tmp_path / "ids.txt").read_text().split() == [str(1000 + e) for e in range(len(made.ref))]
+        glimpse(made, *words)
+        chosen = read_table(made.paths["scores"], "scores")["chosen.global_local"]
+        assert (tmp_path / "ids.txt").read_text().split() == [str(1000 + e) for e in np.flatnonzero(chosen >= 0)]
     finally:
         (folder / "ids.py").unlink()
         glimpse(made, "methods", "--json")
     with pytest.raises(ParameterError, match="no export format 'ids'"):
-        glimpse(made, "export", "--format", "ids", "--out", tmp_path / "ids.txt")
+        glimpse(made, *words)
+
+
+def test_the_recipe_of_the_docs(made: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docs/results.md shows it, it prints the numbers of split val; toy has one of its own."""
+    exported(made, tmp_path / "results.json", "--dataset", "toy", "--rule", "cropping")
+    monkeypatch.chdir(tmp_path)
+    (recipe,) = re.findall(r"```python\n(from pycocotools.*?)```", (ROOT / "docs/results.md").read_text(), re.S)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(recipe, {})
+    found = re.search(r"oIoU (\S+) mIoU (\S+) of (\d+)", said.getvalue())
+    expected = metrics_of(made, "cropping")["toy", "val"]
+    assert found
+    assert [float(found[1]), float(found[2])] == pytest.approx([expected["oiou"], expected["miou"]], abs=1e-6)
+    assert int(found[3]) == expected["n"]
