@@ -41,11 +41,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
 
 
 @pytest.fixture(
-    scope="module", params=[{"empty": "skip"}, {"min_score": 0.5}, {"min_area": 30, "empty": "skip"}, {"top_n": 1}]
+    scope="module", params=[{"empty": "skip"}, {"min_score": 0.5}, {"min_area": 20, "empty": "skip"}, {"top_n": 1}]
 )
 def varied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     """Runs in which filters leave expressions without a choice, and both ways to count these."""
-    return results_run(tmp_path_factory.mktemp("varied"), alpha_by_dataset={"toy": 0.2}, k=1, **request.param)
+    return results_run(
+        tmp_path_factory.mktemp("varied"),
+        alpha_by_dataset={"toy": 0.2},
+        alpha_by_encoder={"second": 0.1},
+        k=1,
+        **request.param,
+    )
 
 
 def exported(made: Synthetic, out: Path, *words: str) -> str:

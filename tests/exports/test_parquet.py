@@ -18,7 +18,7 @@ from tests.helpers.stores import GROUPS, Synthetic
 NAMES = [*RULES, "upper_bound"]
 
 
-@pytest.fixture(scope="module", params=[{}, {"min_score": 0.5, "empty": "skip"}], ids=["all", "filtered"])
+@pytest.fixture(scope="module", params=[{}, {"min_score": 0.5}, {"top_n": 2, "min_area": 30, "empty": "skip"}])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     return results_run(tmp_path_factory.mktemp("run"), **request.param)
 

@@ -28,12 +28,14 @@ NONE_EVALUATED = ("toy", "testA")
 """A split whose expressions have no state that the metrics count."""
 MISSING = 2
 """The image whose file is not there; its expressions are not evaluated."""
+LOST = (1, 14, 17)
+"""Proposals without a usable local vector, which no rule chooses."""
 FAULT = "the file is not there | or_was"
 
 
 def results_run(folder: Path, seed: int = 3, **values: Any) -> Synthetic:
     """A profile in ``folder`` (params.yaml) that was scored with ``values``: an image without proposals, one without a file, a
-    ref without ground truth, a split without an evaluated expression; encoder ``second`` beside ``vit``."""
+    ref without ground truth, lost features, a split without an evaluated expression; encoder ``second`` beside ``vit``."""
     made = synthetic(folder, seed, (5, 0, 7, 1, 9))
     make_pairs(made)
     second = second_encoder(made, folder)
@@ -54,7 +56,8 @@ def results_run(folder: Path, seed: int = 3, **values: Any) -> Synthetic:
 
 
 def _without(path: Path) -> None:
-    """Mark the expressions of ``MISSING`` and of ``NONE_EVALUATED`` in a pair table as not evaluated."""
+    """Mark the expressions of ``MISSING`` and of ``NONE_EVALUATED`` in a pair table as not evaluated, and take the local
+    vectors of ``LOST`` away."""
     table = read_table(path, "pairs")
     group, image = table["expression_group"], table["expression_image"]
     state, status = list(table["expression_state"]), list(table["expression_status"])
@@ -66,7 +69,10 @@ def _without(path: Path) -> None:
     attrs = {
         name: value for name, value in table.attrs.items() if name not in ("schema", "version", "columns", "digest")
     }
+    lengths = table["view_product.local*local"].copy()
+    lengths[list(LOST)] = 0
     columns = table.columns | {"expression_state": state, "expression_status": status}
+    columns["view_product.local*local"] = lengths
     write_table(path, "pairs", columns, attrs.pop("config"), attrs.pop("made_from"), **attrs)
 
 
