@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pipeline import cli_pictures, cli_results
+from pipeline.cli_shared import AsJson, DatasetName, ParamsFile, SplitName, opened
 from pipeline.registry import DEFAULT_PARAMS
 from store.errors import GlimpseError
-
-if TYPE_CHECKING:
-    from pipeline.project import LoadedProject
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,32 +21,19 @@ app = typer.Typer(
 )
 fetch = typer.Typer(help="Get weights and data from where their authors keep them. Nothing else ever downloads.")
 app.add_typer(fetch, name="fetch", no_args_is_help=True)
-ParamsFile = Annotated[
-    Path,
-    typer.Option("--params", envvar="GLIMPSE_PARAMS", help="params file of the profile (demo/params.yaml: the demo)"),
-]
+app.command()(cli_pictures.predict)
+app.command()(cli_pictures.segment)
+app.command()(cli_results.export)
+app.command()(cli_results.table)
 GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
 Accept = Annotated[bool, typer.Option("--accept-license", help="you accept the licence that the command prints")]
-RuleName = Annotated[str, typer.Option("--rule", help="the profile's first by default; see glimpse methods")]
-EncoderName = Annotated[str, typer.Option("--encoder", help="of the profile's encoders; the main one by default")]
-Alpha = Annotated[float | None, typer.Option(help="weight of the global visual feature")]
-Beta = Annotated[float | None, typer.Option(help="weight of the sentence feature")]
-Device = Annotated[str, typer.Option("--device", help="torch device; default: GLIMPSE_DEVICE, or the CPU")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, all else on standard error")]
 _SIDE = (
     "RULE: of the main encoder, upper_bound too; ENCODER:RULE: of that encoder of the profile; or another run: FILE:RULE, "
     "FILE:ENCODER:RULE, or FILE for its first rule, with FILE the params file of its profile or the scores.h5 in its data "
     "folder (a path that ends in .yaml, .yml or .h5)"
 )
-
-
-def as_text(value: Any) -> str:
-    """A value as JSON for people and programs."""
-    import json
-
-    return json.dumps(value, indent=1)
 
 
 def main() -> None:
@@ -81,25 +67,6 @@ def options(
     """Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline."""
 
 
-def _opened(params: Path, numbers_of: str = "", to_errors: bool = False) -> LoadedProject:
-    """The project of ``params``. The first line printed says which it is.
-
-    Args:
-        numbers_of: the stage whose outputs the command's numbers come from: a second line says so when they are stale.
-        to_errors: print these lines to standard error, since standard output is read by a program.
-    """
-    from pipeline.project import load_project, profile_line
-
-    project, file = load_project(params), sys.stderr if to_errors else sys.stdout
-    print(profile_line(project), file=file)
-    if numbers_of:
-        from pipeline.freshness import stale_line
-
-        if line := stale_line(project, numbers_of):
-            print(line, file=file)
-    return project
-
-
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, stage: str) -> None:
     """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5
@@ -122,7 +89,7 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
     from pipeline.project import repro
     from pipeline.setup.preflight import check
 
-    project = _opened(params)
+    project = opened(params)
     encoders = project.values.encoders.values()
     if {project.values.propose.precision, *(encoder.precision for encoder in encoders)} != {"float32"}:
         from pipeline.setup.doctor import precision_gain
@@ -137,12 +104,13 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
-def doctor(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def doctor(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """This machine and everything a profile needs here, ok or missing, with the command that gets it. Exit status 1 if
     anything is missing."""
-    from pipeline.setup.doctor import examine
+    from pipeline.setup import doctor as examination
 
-    if not examine(_opened(params)):
+    project = opened(params, to_errors=json)
+    if not (examination.print_json(project) if json else examination.examine(project)):
         sys.exit(1)
 
 
@@ -157,7 +125,7 @@ def weights(
     from pipeline.setup.fetch import fetch as fetch_source
     from pipeline.setup.sources import find
 
-    fetch_source(_opened(params), find("weights", name), given, accept_license)
+    fetch_source(opened(params), find("weights", name), given, accept_license)
 
 
 @fetch.command()
@@ -171,15 +139,16 @@ def data(
     from pipeline.setup.fetch import fetch as fetch_source
     from pipeline.setup.sources import find
 
-    fetch_source(_opened(params), find("data", name), given, accept_license)
+    fetch_source(opened(params), find("data", name), given, accept_license)
 
 
 @app.command()
-def status(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def status(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """What is computed, what is stale, and how large it is."""
-    from pipeline.status import print_status
+    from pipeline.status import as_json, print_status
 
-    print_status(_opened(params))
+    project = opened(params, to_errors=json)
+    print(as_json(project)) if json else print_status(project)
 
 
 @app.command()
@@ -194,7 +163,7 @@ def clean(
     """
     from pipeline.status import remove_unused_parts
 
-    folders = remove_unused_parts(_opened(params), dry_run)
+    folders = remove_unused_parts(opened(params), dry_run)
     done = "would free" if dry_run else "freed"
     for unused in folders:
         print(f"{'kept' if unused.kept else done} {unused}")
@@ -217,22 +186,23 @@ def score(
     alpha: Annotated[float | None, typer.Option(help="weight of the global visual feature")] = None,
     beta: Annotated[float | None, typer.Option(help="weight of the sentence feature")] = None,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
-    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+    dataset: DatasetName = None,
     encoder: Annotated[str, typer.Option(help="of the profile's encoders; the main one by default")] = "",
+    json: AsJson = False,
 ) -> None:
     """Metrics at any alpha and beta, straight from the pair table: no vectors, no GPU, nothing is written."""
-    from pipeline.commands.tables import print_metrics, scored
+    from pipeline.commands.tables import print_scored
 
     given = {name: value for name, value in {"alpha": alpha, "beta": beta, "k": k}.items() if value is not None}
-    print_metrics(scored(_opened(params, "pair"), given), dataset)
+    print_scored(opened(params, "pair", to_errors=json), given, encoder, dataset, json)
 
 
 @app.command()
-def metrics(params: ParamsFile = DEFAULT_PARAMS) -> None:
+def metrics(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """The table of the last run's metrics file, and where its report lies."""
     from pipeline.commands.tables import print_last_run
 
-    print_last_run(_opened(params, "score"))
+    print_last_run(opened(params, "score", to_errors=json), json)
 
 
 @app.command()
@@ -240,12 +210,13 @@ def sweep(
     params: ParamsFile = DEFAULT_PARAMS,
     points: Annotated[int, typer.Option(min=2, max=1001, help="grid points of alpha and of beta")] = 21,
     k: Annotated[int | None, typer.Option(help="masked blocks of the global feature")] = None,
-    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
+    dataset: DatasetName = None,
+    json: AsJson = False,
 ) -> None:
     """The best alpha and beta of every split over the whole grid; nothing is written."""
     from pipeline.commands.tables import print_best
 
-    print_best(_opened(params, "pair"), points, k, dataset)
+    print_best(opened(params, "pair", to_errors=json), points, k, dataset, json)
 
 
 @app.command()
@@ -253,8 +224,8 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help=_SIDE)],
     b: Annotated[str, typer.Argument(metavar="B", help="likewise; differences are A less B")],
     params: ParamsFile = DEFAULT_PARAMS,
-    dataset: Annotated[str | None, typer.Option(help="only this data set")] = None,
-    split: Annotated[str | None, typer.Option(help="only this split")] = None,
+    dataset: DatasetName = None,
+    split: SplitName = None,
     json: AsJson = False,
     pictures: Annotated[Path | None, typer.Option(help="folder for overlays of flips")] = None,
     most: Annotated[int, typer.Option("--flips", min=1, help="pictures of each kind and split")] = 8,
@@ -270,7 +241,7 @@ def compare(
     from pipeline.commands import compare as comparing
     from pipeline.commands.scored_runs import matched, sides_of
 
-    project = _opened(params, "score", to_errors=json)
+    project = opened(params, "score", to_errors=json)
     first, second = sides_of(project, a, b)
     for line in comparing.other_runs(first, second):
         print(line, file=sys.stderr if json else sys.stdout)
@@ -292,7 +263,7 @@ def methods(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
     """Every view, text, rule and encoder: what it needs, what it costs, and whether this profile can compute it."""
     from pipeline.commands import methods as listing
 
-    entries = listing.methods(_opened(params, to_errors=json))
+    entries = listing.methods(opened(params, to_errors=json))
     print(listing.as_json(entries)) if json else listing.print_methods(entries)
 
 
@@ -307,57 +278,7 @@ def show(
     """Draw an expression's image with its proposals, ground truth and chosen mask."""
     from pipeline.commands.show import draw_expression
 
-    print(draw_expression(_opened(params, "score"), number, dataset, ref, out))
-
-
-@app.command()
-def segment(
-    image: Path,
-    phrases: Annotated[list[str], typer.Argument(help="one or more; quote each")],
-    params: ParamsFile = DEFAULT_PARAMS,
-    out: Annotated[Path, typer.Option(help="overlay to write: .png, .jpg or .webp")] = Path("overlay.png"),
-    mask: Annotated[Path | None, typer.Option(help="PNG file of the chosen mask to write, 255 inside")] = None,
-    rule: RuleName = "",
-    encoder: EncoderName = "",
-    alpha: Alpha = None,
-    beta: Beta = None,
-    device: Device = "",
-    json: AsJson = False,
-) -> None:
-    """Segment one picture by each phrase with the configured weights; write an overlay. Many pictures: glimpse predict."""
-    from pipeline.commands.predict import Asked
-    from pipeline.commands.segment import print_segments, segment_file
-    from pipeline.runner import Execution
-
-    project = _opened(params, to_errors=json)
-    execution = Execution.from_environment({"device": device} if device else None)
-    results = segment_file(project, image, phrases, out, mask, Asked(rule, encoder, alpha, beta), execution)
-    print(as_text(results)) if json else print_segments(project, results)
-
-
-@app.command()
-def predict(
-    photos: Annotated[list[str], typer.Argument(help="folders, files or patterns in quotes")],
-    phrases: Annotated[Path, typer.Option(help="table with columns image and phrase: .csv, .tsv, .jsonl or .json")],
-    out: Annotated[Path, typer.Option(help="folder for predictions.json, masks, pictures and the store behind them")],
-    params: ParamsFile = DEFAULT_PARAMS,
-    rule: RuleName = "",
-    encoder: EncoderName = "",
-    alpha: Alpha = None,
-    beta: Beta = None,
-    device: Device = "",
-    pictures: Annotated[bool, typer.Option(help="draw an overlay for each phrase")] = True,
-) -> None:
-    """Masks for phrases about your own pictures: a row for each phrase, with score, margin and reason.
-
-    The folder also holds a profile, OUT/glimpse/params.yaml, that every other command takes with --params. The same command
-    again computes only what is new.
-    """
-    from pipeline.commands.pictures import find_pictures
-    from pipeline.commands.predict import Asked, predict_files
-
-    asked = Asked(rule, encoder, alpha, beta)
-    predict_files(_opened(params), find_pictures(photos), phrases, out, asked, device, pictures)
+    print(draw_expression(opened(params, "score"), number, dataset, ref, out))
 
 
 @app.command()

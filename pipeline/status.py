@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from pipeline.commands.tables import narrow_table, print_table
 from pipeline.freshness import ancestors, reasons
 from pipeline.project import LoadedProject
 from pipeline.registry import STAGES, UP_TO_PAIR, Instance, instances
@@ -93,27 +91,54 @@ def states(project: LoadedProject) -> tuple[dict[Instance, str], str]:
     return by_instance, note
 
 
+def as_json(project: LoadedProject) -> str:
+    """The stages as JSON (docs/results.md): state, seconds of the last run, bytes of outputs and parts, rows with a reason."""
+    stages, note = _stages(project)
+    return json.dumps({"stages": stages, "note": note}, indent=1)
+
+
 def print_status(project: LoadedProject) -> None:
     """A table of the stages: state, seconds of the last run, sizes of outputs and of parts, rows with a reason."""
-    by_instance, note = states(project)
-    known = records(project)
-    work = project.path(project.values.work)
-    table = Table()
-    for name in ("stage", "state", "last run", "output", "parts", "rows with a reason"):
-        table.add_column(name, justify="left" if name in ("stage", "state") else "right")
-    for instance, state in by_instance.items():
-        record = known.get(instance)
+    stages, note = _stages(project)
+    table = narrow_table()
+    for name in ("stage", "state", "last run", "output", "parts", "reasons"):
+        left = name in ("stage", "state")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "state", overflow="fold")
+    for stage in stages:
+        known = stage["seconds"] is not None
         table.add_row(
-            instance.name,
-            state,
-            f"{record['total_seconds']:.1f} s" if record else "-",
-            _size(sum(record["bytes"].values())) if record else "-",
-            _size(size_of(work / instance.name)),
-            str(len(record["skipped"])) if record else "-",
+            stage["stage"],
+            stage["state"],
+            f"{stage['seconds']:.1f} s" if known else "-",
+            _size(stage["output_bytes"]) if known else "-",
+            _size(stage["parts_bytes"]),
+            str(stage["rows_with_a_reason"]) if known else "-",
         )
-    Console().print(table)
+    print_table(table)
+    print("reasons: rows that a stage left out or marked, with why")
     if note:
         print(note)
+
+
+def _stages(project: LoadedProject) -> tuple[list[dict[str, Any]], str]:
+    """A row for each stage, None for what no record of a last run tells; and the note of ``states``."""
+    by_instance, note = states(project)
+    known, work = records(project), project.path(project.values.work)
+    rows = []
+    for instance, state in by_instance.items():
+        record = known.get(instance)
+        rows.append(
+            {
+                "stage": instance.name,
+                "state": state,
+                "current": state == CURRENT,
+                "seconds": record["total_seconds"] if record else None,
+                "output_bytes": sum(record["bytes"].values()) if record else None,
+                "parts_bytes": size_of(work / instance.name),
+                "rows_with_a_reason": len(record["skipped"]) if record else None,
+            }
+        )
+    return rows, note
 
 
 def _size(count: float) -> str:

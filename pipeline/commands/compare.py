@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table as Printed
 
 from pipeline.commands.scored_runs import Matched, Run, Side
 from pipeline.commands.show import scene_of
-from pipeline.commands.tables import VALUES, narrow_table
+from pipeline.commands.tables import VALUES, narrow_table, print_table
 from pipeline.project import LoadedProject, profile_line
 from stages.page.comparison import signed
 from stages.page.overlay import encoded, overlay
@@ -97,9 +96,8 @@ def as_json(a: Side, b: Side, splits: list[Json], resamples: int, seed: int) -> 
 
 def print_comparison(a: Side, b: Side, splits: list[Json]) -> None:
     """The metrics of each split, then its breakdowns; percent, differences in points."""
-    console = Console(width=100)
     print(f"A: {a.label}\nB: {b.label}")
-    print("percent; A - B in points with the 95 % interval and two-sided p of a paired bootstrap over images")
+    print("percent; A - B in points, with the 95 % interval and the two-sided p\nof a paired bootstrap over images")
     table = narrow_table()
     for name in ("data set", "split", "measure", "A", "B", "A - B", "95 % interval", "p", "n"):
         table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
@@ -116,12 +114,12 @@ def print_comparison(a: Side, b: Side, splits: list[Json]) -> None:
                 str(line["n"]),
                 end_section=name == COMPARED[-1],
             )
-    console.print(table)
+    print_table(table)
     for line in splits:
         gained, lost = (len(line["flips"][kind]) for kind in ("gained", "lost"))
         print(f"{line['dataset']} {line['split']}: only A above IoU 0.5: {gained}, only B: {lost}{_left_out(line)}")
     for line in splits:
-        console.print(_breakdowns(line))
+        print_table(_breakdowns(line))
 
 
 def _left_out(line: Json) -> str:

@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from itertools import groupby
 from pathlib import Path
@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 
 from pipeline.arguments import checked
 from pipeline.commands.pictures import Pictures, resolved
+from pipeline.commands.scored_runs import Run
+from pipeline.exports.predictions import Prediction, predictions
 from pipeline.project import LoadedProject, load_project
 from pipeline.registry import UP_TO_PAIR, stage_module
 from pipeline.reruns import Reruns, stage_values
@@ -31,13 +33,13 @@ from stages.datasets.phrases import phrase_rows
 from stages.page.overlay import encoded, overlay
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import checked as checked_settings
-from stages.scoring.table import Filters, Scoring
+from stages.scoring.table import Scoring
 from store.errors import DataError, ParameterError, nearest
 from store.images import read_image
 from store.publish import write_file
 from store.segmentation import areas, decode
-from store.states import USABLE
-from store.table import Table, read_table
+from store.states import USABLE, State
+from store.table import read_table
 
 DATASET, SPLIT = "photos", "all"
 ROOM = "glimpse"
@@ -59,43 +61,6 @@ class Asked:
     encoder: str = ""
     alpha: float | None = None
     beta: float | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One phrase: the chosen mask, or why there is none.
-
-    Attributes:
-        row: of the phrase, from 1. image: path of the picture below their folder.
-        counts: RLE of the chosen mask of ``size`` (height, width); None without one.
-        score: the rule's score of the mask. margin: less that of the next best, None where there is no other.
-        proposals: how many masks could be chosen. truncated: the phrase is longer than the encoder reads.
-        state, reason: "" for a good row (``store.states``).
-    """
-
-    row: int
-    image: str
-    phrase: str
-    noun_phrase: str
-    size: tuple[int, int]
-    counts: bytes | None
-    score: float | None
-    margin: float | None
-    proposals: int
-    truncated: bool
-    state: str
-    reason: str
-
-    def as_row(self) -> dict[str, Any]:
-        """The prediction as JSON: the mask as COCO's RLE, its box as x, y, width, height in pixels."""
-        from pycocotools import mask as coco
-
-        row: dict[str, Any] = {name: getattr(self, name) for name in ("row", "image", "phrase", "noun_phrase")}
-        rle = {"size": list(self.size), "counts": self.counts}
-        row["segmentation"] = None if self.counts is None else {**rle, "counts": self.counts.decode()}
-        row["bbox"] = None if self.counts is None else coco.toBbox(rle).tolist()
-        row["area"] = None if self.counts is None else int(areas([self.counts], *self.size)[0])
-        return row | {n: getattr(self, n) for n in ("score", "margin", "proposals", "truncated", "state", "reason")}
 
 
 def predict(
@@ -143,17 +108,17 @@ def predict_files(
     """
     rows = phrase_rows(table)
     options = {"allow_lost": True} | ({"device": device} if device else {})
-    own, predictions = predict(project, pictures, rows, folder, asked, Execution.from_environment(options))
-    content = write_results(own, predictions, folder, overlays)
-    without = [each for each in predictions if each.counts is None]
+    own, found = predict(project, pictures, rows, folder, asked, Execution.from_environment(options))
+    content = write_results(own, found, folder, overlays)
+    without = [each for each in found if each.proposal < 0]
     for each in without[:_SHOWN]:
-        print(f"row {each.row}, {each.image}, {each.phrase!r}: {said(each)}")
+        print(f"row {each.expression_id}, {each.image}, {each.sentence!r}: {said(each)}")
     if len(without) > _SHOWN:
         print(f"... and {len(without) - _SHOWN} more")
-    named = {each.image for each in predictions}
+    named = {each.image for each in found}
     silent = sum(name not in named for name in pictures.names)
     more = f"; {silent:,} of {len(pictures.names):,} pictures have no phrase" if silent else ""
-    print(f"{len(predictions) - len(without):,} masks for {len(content['predictions']):,} phrases{more}")
+    print(f"{len(found) - len(without):,} masks for {len(content['predictions']):,} phrases{more}")
     print(f"{folder / 'predictions.json'}; other commands take --params {shlex.quote(str(own.file))}")
 
 
@@ -210,59 +175,46 @@ def _typed_again(reason: str) -> str:
 
 
 def _predictions(project: LoadedProject, reasons: Mapping[int, str]) -> list[Prediction]:
-    """What the tables of a finished run say; ``reasons``: rows whose picture was not found, and why."""
-    index = read_table(project.table("index.h5"), "index")
-    parse = read_table(project.table("parse.h5"), "parse", ("noun_phrase",))
-    proposals = read_table(project.table("proposals.h5"), "proposals", ("mask", "score", "area", "status"))
-    pairs = read_table(
-        project.pairs(),
-        "pairs",
-        ("expression_offsets", "expression_state", "expression_status", "expression_truncated", "proposal"),
-    )
-    scores = read_table(project.table("scores.h5"), "scores", None)
-    chosen = scores[f"chosen.{scores.attrs['rules'][0]}"]
-    predictions = []
-    for expression, ref in enumerate(index["expression_ref"].tolist()):
-        row, image = int(index["expression_id"][expression]), int(index["ref_image"][ref])
-        start, stop = pairs["expression_offsets"][expression : expression + 2]
-        place = int(chosen[expression])
-        state, reason = pairs["expression_state"][expression], pairs["expression_status"][expression]
-        usable = state in USABLE
-        kept = _kept(project.values.score, pairs, proposals, slice(start, stop)) if usable else np.zeros(0)
-        mask = int(pairs["proposal"][start + place]) if usable and place >= 0 else None
-        ranked = np.sort(scores["score"][start:stop][kept.astype(np.int64)])[::-1]
-        if usable:
-            state = "" if mask is not None else "no proposals"
-            reason = "" if mask is not None else proposals["status"][image] or "all proposals are filtered out"
-        predictions.append(
-            Prediction(
-                row=row,
-                image=index["image_name"][image],
-                phrase=index["expression_raw"][expression],
-                noun_phrase=parse["noun_phrase"][expression],
-                size=(int(index["image_size"][image][0]), int(index["image_size"][image][1])),
-                counts=None if mask is None else proposals["mask"][mask],
-                score=None if mask is None else float(scores["score"][start + place]),
-                margin=float(ranked[0] - ranked[1]) if mask is not None and len(ranked) > 1 else None,
-                proposals=len(kept),
-                truncated=bool(pairs["expression_truncated"][expression]),
-                state=str(state),
-                reason=reasons.get(row) or _typed_again(reason),
-            )
-        )
-    return sorted(predictions, key=lambda prediction: prediction.row)
+    """What a finished run answers, by row; ``reasons``: rows whose picture was not found, and why.
+
+    A row in whose text or picture something is wrong has no mask, whatever a rule made of it.
+    """
+    run = Run("", project.table(""), project)
+    found = []
+    for each in predictions(run, run.scores.attrs["rules"][0], [(DATASET, SPLIT)]):
+        usable = each.state in USABLE and each.proposal >= 0
+        state = "" if usable else State.NO_PROPOSALS if each.state in USABLE else each.state
+        status = "" if usable else reasons.get(each.expression_id) or _typed_again(each.status)
+        score, margin = (each.score, each.margin) if usable else (None, None)
+        proposal = each.proposal if usable else -1
+        found.append(replace(each, state=str(state), status=status, proposal=proposal, score=score, margin=margin))
+    return sorted(found, key=lambda each: each.expression_id)
 
 
-def _kept(filters: Filters, pairs: Table, proposals: Table, rows: slice) -> NDArray[np.int64]:
-    """Positions of the pairs that may be chosen among those of an expression."""
-    own = pairs["proposal"][rows]
-    keep = filters.keeps(proposals["score"][own], proposals["area"][own], np.arange(len(own)))
-    return np.flatnonzero(keep)
+def as_row(each: Prediction) -> dict[str, Any]:
+    """A prediction as JSON: the mask as COCO's RLE, its box as x, y, width, height in pixels; null without one."""
+    from pycocotools import mask as coco
+
+    rle = {"size": [each.height, each.width], "counts": each.mask}
+    there = each.proposal >= 0
+    return {
+        "row": each.expression_id,
+        "image": each.image,
+        "phrase": each.sentence,
+        "noun_phrase": each.phrase,
+        "segmentation": {**rle, "counts": each.mask.decode()} if there else None,
+        "bbox": coco.toBbox(rle).tolist() if there else None,
+        "area": int(areas([each.mask], each.height, each.width)[0]) if there else None,
+        "score": each.score,
+        "margin": each.margin,
+        "proposals": each.proposals,
+        "truncated": each.truncated,
+        "state": each.state,
+        "reason": each.status,
+    }
 
 
-def write_results(
-    project: LoadedProject, predictions: Sequence[Prediction], folder: Path, pictures: bool
-) -> dict[str, Any]:
+def write_results(project: LoadedProject, found: Sequence[Prediction], folder: Path, pictures: bool) -> dict[str, Any]:
     """Write ``predictions.json``, a PNG of each mask (255 inside) and, with ``pictures``, an overlay of each phrase.
 
     Returns:
@@ -272,20 +224,20 @@ def write_results(
     index = read_table(project.table("index.h5"), "index", ("image_name", "image_digest"))
     digests = dict(zip(index["image_name"], index["image_digest"], strict=True))
     rows: dict[int, dict[str, Any]] = {}
-    for name, group in groupby(sorted(predictions, key=lambda p: (p.image, p.row)), key=lambda p: p.image):
+    for name, group in groupby(sorted(found, key=lambda p: (p.image, p.expression_id)), key=lambda p: p.image):
         picture = None
         for each in group:
-            row, files = each.as_row(), dict[str, str | None](mask=None, picture=None)
-            if each.counts is not None:
-                stem, inside = f"{each.row:04d}_{Path(name).stem}.png", decode([each.counts], *each.size)[0]
+            row, files = as_row(each), dict[str, str | None](mask=None, picture=None)
+            if each.proposal >= 0:
+                stem, inside = f"{each.expression_id:04d}_{Path(name).stem}.png", pixels(each)
                 files["mask"] = mask = f"masks/{stem}"
                 write_file(folder / mask, mask_file(inside))
                 if pictures:
                     picture = picture or read_image(project.path(project.values.images), name, digests[name])
                     files["picture"] = path = f"pictures/{stem}"
-                    drawn = overlay(picture, choice=inside, caption=caption(each), width=max(640, each.size[1]))
+                    drawn = overlay(picture, choice=inside, caption=caption(each), width=max(640, each.width))
                     write_file(folder / path, encoded(drawn, ".png"))
-            rows[each.row] = row | files
+            rows[each.expression_id] = row | files
     scores = read_table(project.table("scores.h5"), "scores", ("score",))
     content = {
         "rule": scores.attrs["rules"][0],
@@ -297,6 +249,12 @@ def write_results(
     return content
 
 
+def pixels(each: Prediction) -> NDArray[np.bool_]:
+    """The chosen mask, bool (H, W)."""
+    inside: NDArray[np.bool_] = decode([each.mask], each.height, each.width)[0]
+    return inside
+
+
 def mask_file(mask: NDArray[np.bool_]) -> bytes:
     """A mask bool (H, W) as a PNG file, 255 inside and 0 outside."""
     from PIL import Image
@@ -306,16 +264,16 @@ def mask_file(mask: NDArray[np.bool_]) -> bytes:
 
 def caption(prediction: Prediction) -> list[str]:
     """What stands under a picture: the phrase, and what was found for it."""
-    return [prediction.phrase, said(prediction)]
+    return [prediction.sentence, said(prediction)]
 
 
 def said(prediction: Prediction) -> str:
     """A prediction in a line, without its phrase."""
-    if prediction.counts is None:
-        return f"no mask: {prediction.reason or prediction.state}"
+    if prediction.proposal < 0:
+        return f"no mask: {prediction.status or prediction.state}"
     margin = "the only one" if prediction.margin is None else f"{prediction.margin:.2f} above the next"
     cut = "; the phrase is cut: it is longer than the encoder reads" if prediction.truncated else ""
     return (
-        f"1 of {prediction.proposals} proposals; noun phrase {prediction.noun_phrase!r}; score {prediction.score:.2f}, "
+        f"1 of {prediction.proposals} proposals; noun phrase {prediction.phrase!r}; score {prediction.score:.2f}, "
         f"{margin}{cut}"
     )

@@ -1,4 +1,5 @@
-"""The runs that ``glimpse compare`` sets side by side: their tables, what A and B name in them, the expressions in common.
+"""Runs that have been scored: their tables, what A and B of ``glimpse compare`` and ``--rule`` of other commands name in
+them, the expressions that two have in common.
 
 What was chosen stands in the scores table of a run, what it is worth in the pair table of its main encoder, whose proposals
 all encoders share.
@@ -44,8 +45,9 @@ class Run:
     data: Path
     project: LoadedProject | None
 
-    def path(self, field: str) -> Path:
-        return self.data / FILES[field].format(encoder=self.encoder)
+    def path(self, field: str, encoder: str = "") -> Path:
+        """The file of a stage's output, of an encoder where it is made for each: by default of the main one."""
+        return self.data / FILES[field].format(encoder=encoder or self.encoder)
 
     @cached_property
     def encoder(self) -> str:
@@ -88,7 +90,7 @@ class Run:
         )
         index = read_table(self.path("index"), "index", names)
         proposals = read_table(self.path("proposals"), "proposals", ("image_offsets", "mask"))
-        require_same("compare", (proposals, "index", index), (self.pairs, "proposals", proposals))
+        require_same("results", (proposals, "index", index), (self.pairs, "proposals", proposals))
         return index, proposals
 
     @cached_property
@@ -99,8 +101,8 @@ class Run:
     def pairs(self) -> Table:
         """The pair table of the main encoder, checked to belong to the scores."""
         pairs = read_table(self.path("pairs"), "pairs", _PAIRS)
-        require_same("compare", (pairs, "index", self.index), (self.scores, "pairs", pairs))
-        require_same("compare", (self.parse, "index", self.index), (pairs, "parse", self.parse))
+        require_same("results", (pairs, "index", self.index), (self.scores, "pairs", pairs))
+        require_same("results", (self.parse, "index", self.index), (pairs, "parse", self.parse))
         return pairs
 
     @cached_property
@@ -155,6 +157,18 @@ def sides_of(project: LoadedProject, a: str, b: str) -> tuple[Side, Side]:
     return _side_of(runs, a, "A"), _side_of(runs, b, "B")
 
 
+def own_side(project: LoadedProject, word: str) -> Side:
+    """What ``--rule`` names: RULE of the profile's main encoder, ENCODER:RULE or upper_bound; "" for the first rule.
+
+    Raises:
+        ParameterError: another run, no such rule, or the random one, which chooses nothing.
+    """
+    if _FILE.fullmatch(word):
+        raise ParameterError(f"--rule: expected RULE or ENCODER:RULE, got {word!r}; another run is named by --params")
+    run = Run("", project.table(""), project)
+    return _side_of({"": run}, word, "--rule") if word else Side(run, str(run.scores.attrs["rules"][0]))
+
+
 def _side_of(runs: dict[str, Run], word: str, option: str) -> Side:
     """One of them; ``runs`` has those that are open by their files, "" for the profile's."""
     found = _FILE.fullmatch(word)
@@ -202,20 +216,29 @@ class Matched:
     only: dict[tuple[str, str], tuple[int, int]]
 
 
-def matched(a: Run, b: Run, dataset: str | None = None, split: str | None = None) -> Matched:
-    """The expressions that both runs evaluate, matched by data set, split and expression id.
+def groups_of(run: Run, dataset: str | None = None, split: str | None = None) -> list[tuple[str, str]]:
+    """(data set, split) of a run that are asked for, in its order.
 
     Raises:
-        ParameterError: the runs have none in common, or none of this data set and split.
+        ParameterError: it has no such data set or split.
     """
-    groups = [(str(name), str(part)) for name, part in a.pairs.attrs["groups"]]
+    groups = [(str(name), str(part)) for name, part in run.pairs.attrs["groups"]]
     for option, wanted, known in (
         ("--dataset", dataset, {name for name, _ in groups}),
         ("--split", split, {part for name, part in groups if dataset in (None, name)}),
     ):
         if wanted is not None and wanted not in known:
             raise ParameterError(f"{option}: no {option[2:]} {wanted!r}; {nearest(wanted, known)}")
-    groups = [(name, part) for name, part in groups if dataset in (None, name) and split in (None, part)]
+    return [(name, part) for name, part in groups if dataset in (None, name) and split in (None, part)]
+
+
+def matched(a: Run, b: Run, dataset: str | None = None, split: str | None = None) -> Matched:
+    """The expressions that both runs evaluate, matched by data set, split and expression id.
+
+    Raises:
+        ParameterError: the runs have none in common, or none of this data set and split.
+    """
+    groups = groups_of(a, dataset, split)
     evaluated = [np.isin(np.array(run.pairs["expression_state"], np.str_), EVALUATED) for run in (a, b)]
     if a.index.digest == b.index.digest:
         rows = np.arange(len(evaluated[0]))

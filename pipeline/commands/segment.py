@@ -8,14 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from pipeline.commands.pictures import Pictures
-from pipeline.commands.predict import Asked, caption, mask_file, predict, said
+from pipeline.commands.predict import Asked, as_row, caption, mask_file, pixels, predict, said
 from pipeline.project import LoadedProject
 from pipeline.runner import Execution
 from stages.page.overlay import FORMATS, encoded, overlay
 from store.errors import ParameterError
 from store.images import read_image
 from store.publish import write_file
-from store.segmentation import decode
 from store.table import read_table
 
 _DEMO_NOTE = "note: these weights know only RefShapes, drawn shapes; on a photograph their answer means nothing"
@@ -37,7 +36,7 @@ def segment_file(
             is added to the name.
 
     Returns:
-        A row for each phrase (``Prediction.as_row``), with ``text`` for people, ``picture`` and ``mask_file``.
+        A row for each phrase (`as_row`), with ``text`` for people, ``picture`` and ``mask_file``.
 
     Raises:
         ParameterError: no such file, a file name that says no format; and as `predict`.
@@ -53,23 +52,23 @@ def segment_file(
     pictures = Pictures(file.absolute().parent, (file.name,))
     rows = [{"image": file.name, "phrase": phrase} for phrase in phrases]
     with TemporaryDirectory(prefix="glimpse-") as folder:
-        own, predictions = predict(
+        own, found = predict(
             project, pictures, rows, Path(folder), asked or Asked(), execution or Execution.from_environment()
         )
         index = read_table(own.table("index.h5"), "index", ("image_name", "image_digest"))
         picture = read_image(pictures.root, file.name, index["image_digest"][0])
     results = []
-    for prediction in predictions:
-        number = prediction.row if len(predictions) > 1 else None
+    for prediction in found:
+        number = prediction.expression_id if len(found) > 1 else None
         files = {"picture": _numbered(out, number), "mask_file": _numbered(mask, number)}
-        inside = None if prediction.counts is None else decode([prediction.counts], *prediction.size)[0]
+        inside = pixels(prediction) if prediction.proposal >= 0 else None
         if files["picture"] is not None:
             drawn = overlay(picture, choice=inside, caption=caption(prediction), width=max(640, picture.width))
             write_file(files["picture"], encoded(drawn, files["picture"].suffix))
         if files["mask_file"] is not None and inside is not None:
             write_file(files["mask_file"], mask_file(inside))
         results.append(
-            prediction.as_row()
+            as_row(prediction)
             | {"text": said(prediction), "picture": _shown(files["picture"])}
             | {"mask_file": _shown(files["mask_file"]) if inside is not None else None}
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from shutil import get_terminal_size
 from typing import Any
 
 import numpy as np
@@ -28,10 +30,18 @@ from store.states import left_out
 VALUES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5", "p70": "P@0.7", "p90": "P@0.9"}
 
 
-def scored(project: LoadedProject, given: dict[str, Any], encoder: str = "") -> dict[str, Any]:
+def scored(
+    project: LoadedProject,
+    given: dict[str, Any],
+    encoder: str = "",
+    absent: dict[str, MissingViewError] | None = None,
+) -> dict[str, Any]:
     """Metrics of the pair table of an encoder (the main one by default) with some scoring values replaced by ``given``.
 
     A given alpha holds for every data set. Without confidence intervals.
+
+    Args:
+        absent: gets the rules that are left out because another encoder of the profile alone has their view.
 
     Raises:
         ParameterError: no such encoder, or a rule needs a view that its table lacks.
@@ -47,11 +57,41 @@ def scored(project: LoadedProject, given: dict[str, Any], encoder: str = "") -> 
     if encoder not in ("", main) and "alpha" not in given:
         params = params.for_encoder(encoder, [main, *(name for name in known if name != main)])
     pairs, _ = load_pairs(project.pairs(encoder), params.k)
-    absent: dict[str, MissingViewError] = {}
+    absent = {} if absent is None else absent
     scores = rule_scores(pairs, params, absent if len(known) > 1 else None)
-    if absent:
-        print(f"not scored, for want of a view of encoder {encoder or main}: {', '.join(absent)}")
     return metrics_of(pairs, params, choose(pairs, scores, params))
+
+
+def print_scored(
+    project: LoadedProject, given: dict[str, Any], encoder: str, dataset: str | None, as_json: bool = False
+) -> None:
+    """Print what ``scored`` finds, as a table or as JSON (docs/results.md). Raises as ``scored`` and ``print_metrics``."""
+    absent: dict[str, MissingViewError] = {}
+    metrics, name = scored(project, given, encoder, absent), encoder or project.values.encoder
+    if as_json:
+        found = {"encoder": name, "given": given, "metrics": {name: _of_dataset(metrics, dataset)}}
+        print(_json({**found, "not_scored": list(absent)}))
+        return
+    if absent:
+        print(f"not scored, for want of a view of encoder {name}: {', '.join(absent)}")
+    print_metrics(metrics, dataset)
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=1, allow_nan=False)
+
+
+def _of_dataset(metrics: dict[str, Any], dataset: str | None) -> dict[str, Any]:
+    """The metrics of one data set, or of all.
+
+    Raises:
+        ParameterError: ``dataset`` is not among them.
+    """
+    if dataset is None:
+        return metrics
+    if dataset not in metrics:
+        raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, metrics)}")
+    return {dataset: metrics[dataset]}
 
 
 def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
@@ -60,12 +100,11 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
     Raises:
         ParameterError: ``dataset`` is not among the metrics.
     """
-    if dataset is not None and dataset not in metrics:
-        raise ParameterError(f"--dataset: no data set {dataset!r}; {nearest(dataset, metrics)}")
+    metrics = _of_dataset(metrics, dataset)
     table = narrow_table()
     for name in ("data set", "split", "rule", *VALUES.values(), "n"):
         table.add_column(name, justify="left" if name in ("data set", "split", "rule") else "right")
-    for name in metrics if dataset is None else [dataset]:
+    for name in metrics:
         for split, rules in metrics[name].items():
             shown = [rule for rule in rules if rule != "counts"]
             for rule in shown:
@@ -79,8 +118,8 @@ def print_metrics(metrics: dict[str, Any], dataset: str | None = None) -> None:
                     str(row["n"]),
                     end_section=rule == shown[-1],
                 )
-    Console(width=100).print(table)
-    for name in metrics if dataset is None else [dataset]:
+    print_table(table)
+    for name in metrics:
         for split, content in metrics[name].items():
             if excluded := left_out(content.get("counts", {})):
                 print(f"{name} {split}: expressions left out of the metrics: {excluded}")
@@ -91,27 +130,68 @@ def narrow_table() -> Table:
     return Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
 
 
-def print_last_run(project: LoadedProject) -> None:
-    """The metrics file as a table, and the path of the report.
+def print_table(table: Table) -> None:
+    """Print a table in the width of the terminal, and in 80 columns where there is none."""
+    Console(width=max(80, get_terminal_size().columns)).print(table)
+
+
+def last_metrics(project: LoadedProject) -> dict[str, dict[str, Any]]:
+    """The metrics file of a profile by encoder, "" for the main one.
 
     Raises:
         StoreError: there is no metrics file yet, or it is damaged.
     """
-    file, report = project.path(project.values.metrics), project.table("report.html")
+    file = project.path(project.values.metrics)
     if not file.is_file():
         raise StoreError(
             f"{file}: expected the metrics of a run, found none; run: {repro(project)} (another profile: --params FILE, or "
             "GLIMPSE_PARAMS)"
         )
-    for encoder, metrics in metrics_by_encoder(read_document(file, "score")).items():
+    return metrics_by_encoder(read_document(file, "score"))
+
+
+def print_last_run(project: LoadedProject, as_json: bool = False) -> None:
+    """The metrics file as a table, and the path of the report; or both as JSON (docs/results.md).
+
+    Raises:
+        StoreError: there is no metrics file yet, or it is damaged.
+    """
+    found, report = last_metrics(project), project.table("report.html")
+    if as_json:
+        main = project.values.encoder
+        by_name = {encoder or main: metrics for encoder, metrics in found.items()}
+        print(_json({"encoder": main, "metrics": by_name, "report": str(report) if report.is_file() else None}))
+        return
+    for encoder, metrics in found.items():
         if encoder:
             print(f"encoder {encoder}")
         print_metrics(metrics)
     print(f"report: {report}" if report.is_file() else f"no report at {report}; run: {repro(project)}")
 
 
-def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> None:
-    """The best grid point of every split for oIoU and for mIoU."""
+def print_best(project: LoadedProject, points: int, k: int | None, dataset: str | None, as_json: bool = False) -> None:
+    """The best grid point of every split for oIoU and for mIoU, as a table or as JSON (docs/results.md)."""
+    found = best_points(project, points, k, dataset)
+    if as_json:
+        print(_json({"points": points, "best": found}))
+        return
+    table = narrow_table()
+    for name in ("data set", "split", "measure", "best", "alpha", "beta"):
+        table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
+    for best in found:
+        table.add_row(
+            *(best["dataset"], best["split"], VALUES[best["measure"]], percent(best["value"])),
+            *(f"{best[name]:.2f}" for name in ("alpha", "beta")),
+        )
+    print_table(table)
+
+
+def best_points(project: LoadedProject, points: int, k: int | None, dataset: str | None) -> list[dict[str, Any]]:
+    """For each split and measure the best alpha, beta and the value there.
+
+    Raises:
+        ParameterError: no such data set, or k was not computed.
+    """
     params = project.values.score
     pairs, _ = load_pairs(project.pairs(), params.k if k is None else k)
     names = {name for name, _ in pairs.groups}
@@ -120,14 +200,9 @@ def print_best(project: LoadedProject, points: int, k: int | None, dataset: str 
     grid = np.linspace(0, 1, points)
     context = Context(project.path(project.values.work), Execution.from_environment().device, track=track)
     surfaces = surface(pairs.filtered(params), grid, grid, params.empty, context)
-    table = narrow_table()
-    for name in ("data set", "split", "measure", "best", "alpha", "beta"):
-        table.add_column(name, justify="left" if name in ("data set", "split", "measure") else "right")
-    for group, (name, split) in enumerate(pairs.groups):
-        for measure, values in surfaces.items():
-            if dataset in (None, name):
-                best = best_point(values[group], grid, grid)
-                table.add_row(
-                    name, split, VALUES[measure], percent(best["value"]), f"{best['alpha']:.2f}", f"{best['beta']:.2f}"
-                )
-    Console(width=100).print(table)
+    return [
+        {"dataset": name, "split": split, "measure": measure, **best_point(values[group], grid, grid)}
+        for group, (name, split) in enumerate(pairs.groups)
+        for measure, values in surfaces.items()
+        if dataset in (None, name)
+    ]

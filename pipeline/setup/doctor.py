@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ def examine(project: LoadedProject, say: Callable[[str], None] = print) -> bool:
     """
     for line in machine():
         say(f"machine  {line}")
-    listed = [_verified(project, need) for need in needs(project)]
+    listed = verified(project)
     for need in listed:
         say(f"{'missing' if need.remedy else 'ok     '}  {need}")
         if need.remedy:
@@ -30,6 +31,22 @@ def examine(project: LoadedProject, say: Callable[[str], None] = print) -> bool:
     missing = sum(bool(need.remedy) for need in listed)
     say(f"{missing} of {len(listed)} are missing" if missing else f"nothing is missing of {len(listed)}")
     return not missing
+
+
+def print_json(project: LoadedProject) -> bool:
+    """Print the same as JSON (docs/results.md); whether nothing is missing."""
+    listed = verified(project)
+    rows = [
+        {"where": need.where, "what": need.what, "missing": bool(need.remedy), "remedy": need.remedy} for need in listed
+    ]
+    missing = sum(bool(need.remedy) for need in listed)
+    print(json.dumps({"machine": list(machine()), "needs": rows, "missing": missing}, indent=1))
+    return not missing
+
+
+def verified(project: LoadedProject) -> list[Need]:
+    """Every need, those of known files with what their sha256 says."""
+    return [_verified(project, need) for need in needs(project)]
 
 
 def machine() -> Iterator[str]:

@@ -209,6 +209,8 @@ COMMANDS = {
     "sweep": ["--points", "3"],
     "compare": ["global_local", "cropping"],
     "methods": [],
+    "export": ["--format", "coco", "--out", "x.json"],
+    "table": [],
     "show": ["1"],
     "segment": ["no.png", "a ball"],
     "fetch weights": ["clip"],

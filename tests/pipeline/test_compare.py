@@ -235,7 +235,7 @@ def test_runs_that_do_not_fit(one: Synthetic, two: Synthetic, tmp_path: Path) ->
     columns = table.columns | {"expression_id": np.zeros_like(table["expression_id"])}
     index = write_table(file, "index", columns, {}, {}, groups=GROUPS)
     params = folder_of(one) / "params.yaml"
-    with pytest.raises(StoreError, match=r"compare: .*index"):
+    with pytest.raises(StoreError, match=r"results: .*index"):
         glimpse("cropping", tmp_path / "other/scores.h5", "--params", params)
     digests = {"index": index.digest}
     for name in ("parse", "pairs", "scores"):

@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 from demo.refshapes import write_benchmark
 from pipeline.cli import app
 from pipeline.commands.pictures import Pictures, find_pictures
-from pipeline.commands.predict import Asked, Prediction, predict, predict_files
+from pipeline.commands.predict import Asked, as_row, predict, predict_files
 from pipeline.commands.segment import segment_file
 from pipeline.commands.single_image import Segmentation, segment
+from pipeline.exports.predictions import Prediction
 from pipeline.project import LoadedProject, load_project
 from pipeline.runner import Execution
 from stages.clip.weights import load_clip
@@ -149,7 +150,7 @@ def test_more_phrases_cost_only_themselves(
         record = read_document(records / f"{stage}.json", stage)
         assert record["computed"].get(what, 0) == (1 if what == "strings" else 0), stage
         assert record["reused"][what] > 0, stage
-    assert [each.as_row()["segmentation"] for each in predictions[:2]] == [
+    assert [as_row(each)["segmentation"] for each in predictions[:2]] == [
         row["segmentation"] for row in predicted[1][:2]
     ]
 
