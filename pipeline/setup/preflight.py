@@ -131,10 +131,11 @@ def _models(project: LoadedProject) -> Iterator[Need]:
 
 
 def _there(project: LoadedProject, path: Path) -> bool:
-    """Whether a stage can read the file; what is given to a source without input only has to be there, for DVC."""
+    """Whether a stage can read the file. What a source of proposals takes that is no network only has to be there: it may be a
+    folder, and where none is read DVC wants it all the same."""
     propose = project.values.propose
-    unread = not PROPOSAL_SOURCES[propose.source].input and path == project.path(propose.input)
-    return path.exists() if unread else _weights(path).is_file()
+    proposals = path == project.path(propose.input) and not PROPOSAL_SOURCES[propose.source].input_is_weights
+    return path.exists() if proposals else _weights(path).is_file()
 
 
 def _weights(path: Path) -> Path:
