@@ -45,8 +45,8 @@ def read_items(path: Path, index: Table, limit: int, summary: Summary, track: Tr
         try:
             for row in form.rows(given, track):
                 reader.add(row)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+        except (OSError, DataError) as error:  # of a file as a whole; what is wrong with a row is in it
+            raise DataError(f"{path}: cannot be read to its end ({error}); {REMEDY}") from error
     reader.check(summary)
     summary.read["rows"] = reader.rows
     summary.warnings += reader.warnings(limit)

@@ -215,7 +215,8 @@ def test_a_folder_of_two_forms_is_refused(project: Project) -> None:
 
 def test_a_damaged_gzip_file_is_one_error(project: Project) -> None:
     data = gzip.compress(json.dumps(RESULTS["detectron2"]).encode())
-    for damaged in (data[:-12], data[:9]):
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in RESULTS["detectron2"] * 5000)
+    for damaged in (data[:-12], data[:9], gzip.compress(lines)[:-50]):
         project.file.write_bytes(damaged)
         with pytest.raises(DataError, match=r"rows\.json: .*cannot be read.*propose\.input"):
             project.propose()
