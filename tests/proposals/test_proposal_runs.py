@@ -199,7 +199,8 @@ def test_preflight_asks_for_what_the_source_reads(profile: Values, params_file: 
     assert faults(profile, params_file) == []
     for source, expected in (
         ("freesolo", "mask proposal weights"),
-        ("coco", "COCO result JSON"),
+        ("masks", "mask proposals of any form, a file or a folder"),
+        ("coco", "mask proposals of any form, a file or a folder"),
         ("instances", "not read by this source, but DVC wants it"),
     ):
         (line,) = faults(profile, params_file, source=source, input="nowhere")
@@ -207,7 +208,8 @@ def test_preflight_asks_for_what_the_source_reads(profile: Values, params_file: 
         assert expected in line
     folder = str(profile["images"])
     assert faults(profile, params_file, source="instances", input=folder) == []
-    assert len(faults(profile, params_file, source="coco", input=folder)) == 1
+    assert faults(profile, params_file, source="masks", input=folder) == [], "masks may be a folder"
+    assert len(faults(profile, params_file, source="freesolo", input=folder)) == 1
 
 
 def test_segment_needs_a_source_that_knows_any_image(profile: Values, params_file: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Proposals from COCO result JSON and from annotations, against plain loops over dense masks."""
+"""Proposals from a list of COCO results, against plain loops over dense masks."""
 
 from __future__ import annotations
 
