@@ -130,16 +130,31 @@ def weights(
 
 @fetch.command()
 def data(
-    name: Annotated[str, typer.Argument(help="refcoco, refcoco+, refcocog, phrasecut or coco-train2014")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="refcoco, refcoco+, refcocog, phrasecut or coco-train2014; or a data set of the profile that has its pictures "
+            "in its own files (Parquet): they are unpacked"
+        ),
+    ],
     given: GivenPath = None,
     accept_license: Accept = False,
     params: ParamsFile = DEFAULT_PARAMS,
 ) -> None:
     """Annotations and images: downloaded (or taken with --from), checked and put where the profile wants them."""
     from pipeline.setup.fetch import fetch as fetch_source
+    from pipeline.setup.pictures import holds_pictures, unpack_pictures
     from pipeline.setup.sources import find
 
+<<<<<<< HEAD
     fetch_source(opened(params), find("data", name), given, accept_license)
+=======
+    project = _opened(params)
+    if holds_pictures(project, name):
+        unpack_pictures(project, name, given)
+    else:
+        fetch_source(project, find("data", name), given, accept_license)
+>>>>>>> data
 
 
 @app.command()

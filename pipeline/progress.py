@@ -23,7 +23,8 @@ def track(items: Sequence[Any], label: str) -> Iterable[Any]:
 
 @contextmanager
 def byte_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A bar of ``total`` bytes; yields what is called with the bytes just done. Nothing shows off a terminal."""
+    """A bar of ``total`` bytes, 0 where that is not known; yields what is called with the bytes just done. Nothing shows off
+    a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -36,5 +37,5 @@ def byte_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(label, total=total)
+        task = progress.add_task(label, total=total or None)
         yield lambda done: progress.advance(task, done)

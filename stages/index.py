@@ -166,10 +166,9 @@ def _fault_of(sentence: SentenceRow) -> str:
 
 
 def _warnings(name: str, choice: Choice, data: ReferData) -> list[str]:
-    """Where the refs are fewer or more than published; the published counts are those of all categories."""
-    if choice.categories == "all":
-        return differing_counts(name, choice, data.refs)
-    return []
+    """What the reader warns of, and where the refs are fewer or more than published, which are those of all categories."""
+    own = [f"data set {name}: {warning}" for warning in data.warnings]
+    return [*own, *(differing_counts(name, choice, data.refs) if choice.categories == "all" else ())]
 
 
 def _add(merged: _Union, data: ReferData, choice: Choice, group_of: dict[str, int], params: Params) -> list[str]:

@@ -16,7 +16,7 @@ from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
-from stages.proposals import from_coco, from_freesolo, from_instances  # noqa: F401  each adds its source
+from stages.proposals import from_freesolo, from_instances, from_masks  # noqa: F401  each adds its source
 from stages.proposals.boxes import BoxRule
 from stages.proposals.items import boxes_of, no_proposals
 from stages.proposals.registry import SOURCES, Request

@@ -17,8 +17,8 @@ from pathlib import Path
 from pipeline.progress import byte_bar
 from pipeline.project import LoadedProject
 from pipeline.setup.download import FetchError, download
-from pipeline.setup.holdings import compare, installed, missing_files, needed_files, record_of, recorded
-from pipeline.setup.sources import Archive, Item, Source, command, destination
+from pipeline.setup.holdings import compare, installed, missing_files, needed_files, profile_files, record_of, recorded
+from pipeline.setup.sources import Archive, Item, Source, command, destination, listing_file
 from pipeline.setup.unpack import ArchiveError, check_room, place, place_files, unpack, unpacked_bytes
 from store.publish import replacing, write_file
 from store.work import locked
@@ -131,7 +131,7 @@ class _Fetch:
 
     def _list_is_there(self, item: Item) -> bool:
         listed = item.archive.listed if item.archive else ""
-        return all(destination(self.project, i).is_file() for i in self.source.items if i.name == listed)
+        return not listed or listing_file(self.project, self.source, listed).is_file()
 
     def _check(self, item: Item, file: Path, remedy: str) -> str:
         """Compare a file with the item's digest, and say what came of it; returns the file's digest.
@@ -167,7 +167,8 @@ class _Fetch:
         have = part.stat().st_size if part.is_file() else 0
         check_room(part.parent, item.size * (2 if item.archive and not item.archive.listed else 1) - have)
         if not item.digest or have != item.size:  # else all of it came before
-            self.say(f"{item.name}: {'about ' if item.about else ''}{item.size:,} bytes from {item.host}")
+            size = f"{'about ' if item.about else ''}{item.size:,} bytes" if item.size else "no size is published,"
+            self.say(f"{item.name}: {size} from {item.host}")
             try:
                 with byte_bar(item.size, item.name) as advance:
                     download(item.url, part, 0 if item.about else item.size, advance)
@@ -198,7 +199,9 @@ class _Fetch:
         assert self.given
         names = (item.name, *item.other_names)
         if self.given.is_file():
-            return self.given if len(self.source.items) == 1 or self.given.name in names else None
+            of_another = any(self.given.name in (i.name, *i.other_names) for i in self.source.items if i is not item)
+            mine = self.given.name in names or (item is self.source.items[0] and not of_another)
+            return self.given if mine else None
         if not self.given.is_dir():
             raise FetchError(f"{self.given}: no such file or folder; --from takes {item.name}, or a folder with it")
         file = next((self.given / name for name in names if (self.given / name).is_file()), None)
@@ -207,22 +210,29 @@ class _Fetch:
     def _unpack(self, item: Item, archive: Archive, file: Path) -> None:
         folder = destination(self.project, item)
         wanted = needed_files(self.project, self.source, item) if archive.listed else None
+        picked = {name: name for name in archive.holds} | dict(archive.aliases) if archive.picked else None
         with byte_bar(unpacked_bytes(file), f"unpacking {item.name}") as advance:
-            number = unpack(file, folder, archive.strip, wanted, advance)
+            number = unpack(file, folder, archive.strip, wanted, advance, picked)
+        if archive.picked and (lost := missing_files(self.project, self.source, item)):
+            raise ArchiveError(f"{file}: expected a zip file with {', '.join(archive.holds)}, it lacks {lost}")
         self.say(f"{folder}: {number:,} files of {item.name}")
 
     def _place_folder(self, item: Item, archive: Archive, given: Path) -> None:
         """Take the files of an archive from a folder into which the user unpacked it."""
         places = [given / top for top in archive.strip if (given / top).is_dir()] or [given]
-        names = needed_files(self.project, self.source, item)
         if archive.count:
             files = {path.name: path for place in places for path in sorted(place.glob(archive.pattern))}
         else:
-            files = {name: place / name for place in places for name in sorted(names) if (place / name).is_file()}
-        if not files or (len(files) < max(archive.count, len(names)) and not archive.listed):
+            names = {name: name for name in needed_files(self.project, self.source, item)}
+            known = (dict(archive.aliases) | names).items()
+            files = {name: place / theirs for place in places for theirs, name in known if (place / theirs).is_file()}
+        needed = profile_files(self.project, self.source, item)
+        lacking = needed - files.keys()
+        if not files or lacking or (not needed and len(files) < archive.count):
             what = ", ".join(archive.holds) or archive.pattern
+            first = f", and not {min(lacking)}, which the profile needs" if files and lacking else ""
             raise FetchError(
-                f"{given}: expected what {item.name} unpacks to ({what}), found {len(files):,} files of it"
+                f"{given}: expected what {item.name} unpacks to ({what}), found {len(files):,} files of it{first}"
             )
         folder = destination(self.project, item)
         with byte_bar(sum(file.stat().st_size for file in files.values()), item.name) as advance:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.metadata
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pipeline.progress import byte_bar
 from pipeline.project import LoadedProject
 from pipeline.setup.download import FetchError
 from pipeline.setup.sources import Item, Source, destination, listed_images
+from stages.datasets.choice import annotation_files, read
+from store.errors import GlimpseError
 
 _BLOCK = 1 << 20
 _ABOUT = 0.05
@@ -57,14 +60,15 @@ def compare(project: LoadedProject, item: Item, file: Path) -> Verdict:
         FetchError: it is another file.
     """
     digest, size, before = digest_of(file), file.stat().st_size, recorded(project, item)
-    sizes = f"{size:,} bytes where {'about ' if item.about else ''}{item.size:,} are expected"
+    expected = f" where {'about ' if item.about else ''}{item.size:,} are expected" if item.size else ""
+    sizes = f"{size:,} bytes{expected}"
     if item.digest and digest != item.digest:
         raise FetchError(f"{file}: expected sha256 {item.digest}, as in {item.digest_from}; got {digest} ({sizes})")
     if not item.digest and before and digest != before:
         raise FetchError(
             f"{file}: expected sha256 {before}, recorded in {record_of(project, item)}; got {digest} ({sizes})"
         )
-    if not item.digest and not before and abs(size - item.size) > _ABOUT * item.size:
+    if item.size and not item.digest and not before and abs(size - item.size) > _ABOUT * item.size:
         raise FetchError(f"{file}: {sizes}; it is cut short, or another file")
     return Verdict(digest, bool(item.digest), bool(before))
 
@@ -79,6 +83,27 @@ def needed_files(project: LoadedProject, source: Source, item: Item) -> frozense
         return frozenset()
     listed = item.archive.listed
     return listed_images(project, source, listed) if listed else frozenset(item.archive.holds)
+
+
+def profile_files(project: LoadedProject, source: Source, item: Item) -> frozenset[str]:
+    """Names of the files of an archive that the profile needs; of annotations that it does not choose, all.
+
+    Images are those that the profile's annotations name, as far as these are there; for none of them, none.
+    """
+    archive, folder = item.archive, destination(project, item)
+    if archive is None or archive.listed:
+        return frozenset()
+    chosen = project.values.index.datasets.items()
+    root = project.path(project.values.index.annotations)
+    if archive.holds:
+        files = [f for name, choice in chosen for f in annotation_files(root, name, choice) if f.parent == folder]
+        return frozenset(file.name for file in files) & frozenset(archive.holds) or frozenset(archive.holds)
+    names: set[str] = set()
+    for name, choice in chosen:
+        if project.path(project.values.images, choice.images) == folder:
+            with suppress(GlimpseError):  # not there yet, or not readable: preflight says so
+                names |= {image.file_name for image in read(root, name, choice).images if not image.status}
+    return frozenset(names)
 
 
 def missing_files(project: LoadedProject, source: Source, item: Item) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.project import LoadedProject
+from pipeline.project import LoadedProject, with_params
 from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
 from stages.clip.forms import weights_file
 from stages.datasets.choice import annotation_files, read
@@ -56,16 +56,18 @@ def needs(project: LoadedProject) -> list[Need]:
     return list(dict.fromkeys([*annotations, *rest]))
 
 
-def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
-    """The annotations, and the names of the images that those at hand need."""
+def _annotations(project: LoadedProject) -> tuple[list[Need], dict[str, str]]:
+    """The annotations; and the names of the images that those at hand need, each with the data set in whose files it is."""
     values = project.values
     needs: list[Need] = []
-    named: set[str] = set()
+    named: dict[str, str] = {}
     for name, choice in values.index.datasets.items():
         root = project.path(values.index.annotations)
         files = annotation_files(root, name, choice)
         alternative = f"put yours there: {KINDS[choice.kind].layout} ({DOCS}; RefShapes: make demo)"
         remedy = _fetching(project, "data", choice.folder or name, alternative)
+        if KINDS[choice.kind].pictures:
+            remedy = f"{with_params(project, f'glimpse fetch data {name} --from FOLDER')}, or {alternative}"
         what = f"annotations of {choice.folder or name}"
         needs += [Need(str(file), what, "" if file.is_file() else remedy, file) for file in files]
         if not all(file.is_file() for file in files):
@@ -75,16 +77,17 @@ def _annotations(project: LoadedProject) -> tuple[list[Need], set[str]]:
         except GlimpseError as error:
             needs.append(Need("", str(error), f"move it away, then: {remedy}"))
             continue
-        named |= {name_below_root(image, choice.images) for image in data.images if not image.status}
+        own = name if KINDS[choice.kind].pictures else ""
+        named |= {name_below_root(image, choice.images): own for image in data.images if not image.status}
     return needs, named
 
 
-def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
-    """The images, by the command that gets them."""
+def _images(project: LoadedProject, named: dict[str, str]) -> Iterator[Need]:
+    """The images (name -> the data set that has them in its own files, "" for none), by the command that gets them."""
     folder = project.path(project.values.images)
     groups: dict[str, list[str]] = {}
     for name in sorted(named):
-        groups.setdefault(image_source(SOURCES, name), []).append(name)
+        groups.setdefault(named[name] or image_source(SOURCES, name), []).append(name)
     if not groups and not folder.is_dir():
         chosen = {choice.folder or name for name, choice in project.values.index.datasets.items()}
         wanted = {source.images for source in SOURCES if source.kind == "data" and source.name in chosen}
@@ -95,7 +98,11 @@ def _images(project: LoadedProject, named: set[str]) -> Iterator[Need]:
         first = ", ".join(absent[:_SHOWN])
         if absent:
             what = f"{len(absent):,} images that the annotations name, the first {first}"
-            yield Need(str(folder), what, _fetching(project, "data", source))
+            packed = bool(source) and source in named.values()
+            remedy = (
+                with_params(project, f"glimpse fetch data {source}") if packed else _fetching(project, "data", source)
+            )
+            yield Need(str(folder), what, remedy)
         else:
             yield Need(str(folder), f"all {len(names):,} images that the annotations name")
 
@@ -131,10 +138,11 @@ def _models(project: LoadedProject) -> Iterator[Need]:
 
 
 def _there(project: LoadedProject, path: Path) -> bool:
-    """Whether a stage can read the file; what is given to a source without input only has to be there, for DVC."""
+    """Whether a stage can read the file. What a source of proposals takes that is no network only has to be there: it may be a
+    folder, and where none is read DVC wants it all the same."""
     propose = project.values.propose
-    unread = not PROPOSAL_SOURCES[propose.source].input and path == project.path(propose.input)
-    return path.exists() if unread else _weights(path).is_file()
+    proposals = path == project.path(propose.input) and not PROPOSAL_SOURCES[propose.source].input_is_weights
+    return path.exists() if proposals else _weights(path).is_file()
 
 
 def _weights(path: Path) -> Path:

@@ -31,6 +31,8 @@ class Archive:
         holds: the files that the folder must have; or
         pattern, count: the number of files of this form that it must have; or
         listed: an annotation file whose images (of the splits that Glimpse scores) are unpacked, and no others.
+        picked: nothing but ``holds`` is unpacked, from whatever folder of the zip it lies in.
+        aliases: (another name, the name in ``holds``) under which a file may lie in the zip or in the user's folder.
     """
 
     strip: tuple[str, ...]
@@ -38,6 +40,8 @@ class Archive:
     pattern: str = "*.jpg"
     count: int = 0
     listed: str = ""
+    picked: bool = False
+    aliases: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Item:
     Attributes:
         name: its published name, under which it is stored.
         host: the kind of address, for messages.
-        size: bytes; ``about`` says that it is rounded.
+        size: bytes, 0 where nobody states it; ``about`` says that it is rounded.
         digest: sha256 hex, or "" where none is known for certain; ``digest_from`` says who records it.
         place, folder: where it goes, see ``destination``.
         archive: how to unpack it; None for a file that is used as it is.
@@ -92,6 +96,7 @@ class Source:
 _OPENAI = "OpenAI's model store"
 _WAYBACK = "web.archive.org snapshot of 2022-04-13"
 _DRIVE = "the PhraseCut authors' Google Drive"
+_GENOME_LIST = "image_data_split3000.json"
 _RECORDS = "at least three public projects that fetched this snapshot"
 _CLIP = "https://openaipublic.azureedge.net/clip/models"
 _UNC = "https://bvisionweb1.cs.unc.edu/licheng/referit/data"
@@ -127,19 +132,6 @@ def _refer(name: str, stamp: str, size: int, digest: str, split_by: Sequence[str
     return Source("data", name, what, licence=licence, items=(item,), images="coco-train2014", dataset="refer")
 
 
-def _phrasecut_file(name: str, drive_id: str, size: int, *other_names: str) -> Item:
-    return Item(
-        name=name,
-        url=f"https://drive.google.com/uc?export=download&id={drive_id}",
-        host=_DRIVE,
-        size=size,
-        about=True,
-        place="annotations",
-        folder="phrasecut",
-        other_names=other_names,
-    )
-
-
 def _genome_images(name: str, size: int) -> Item:
     return Item(
         name=name,
@@ -148,7 +140,7 @@ def _genome_images(name: str, size: int) -> Item:
         size=size,
         about=True,
         place="PhraseCut images",
-        archive=Archive(("VG_100K", "VG_100K_2", "images"), listed="image_data_split3000.json"),
+        archive=Archive(("VG_100K", "VG_100K_2", "images"), listed=_GENOME_LIST),
     )
 
 
@@ -224,16 +216,28 @@ SOURCES: tuple[Source, ...] = (
         dataset="phrasecut",
         image_names="phrasecut/*",
         items=(
-            _phrasecut_file(
-                "image_data_split3000.json", "1xB9eExJo35K3DQu8PnBWZ1q_OMoMl8-i", 15_900_000, "image_data_split.json"
+            Item(
+                name="VGPhraseCut_v0.zip",
+                url="https://drive.usercontent.google.com/download?id=1SGVzPWkNaBOSbrlGGgsNTG4uGonQhE2U&export=download"
+                "&confirm=t",
+                host=_DRIVE,
+                size=0,
+                about=True,
+                place="annotations",
+                folder="phrasecut",
+                archive=Archive(
+                    ("VGPhraseCut_v0",),
+                    holds=(_GENOME_LIST, "refer_val.json", "refer_test.json"),
+                    picked=True,
+                    aliases=(("image_data_split.json", _GENOME_LIST),),
+                ),
             ),
-            _phrasecut_file("refer_val.json", "1UyojArOFPlsSeNbA9fHWjCjOOU-OCohG", 44_100_000),
-            _phrasecut_file("refer_test.json", "1jrzXm1gcq6f5hNDeamZd0UmyyHUv61IZ", 30_400_000),
             _genome_images("images.zip", 9_200_000_000),
             _genome_images("images2.zip", 5_470_000_000),
         ),
-        note="the annotations' addresses stand in the authors' download script; they were not verified from here, and "
-        "earlier ones went dead. refer_train.json is not needed: nothing is trained",
+        note="the annotations' address is the one that their author gave after those of the download script went dead; it was "
+        "not verified from here. The Hugging Face data set junbeomHong/phrasecut is a copy: --from takes its folder. "
+        "refer_train.json is not needed: nothing is trained",
     ),
     Source(
         "data",
@@ -306,6 +310,12 @@ def published(project: LoadedProject, path: Path) -> tuple[Source, Item] | None:
     return next((pair for pair in pairs if destination(project, pair[1]) == path), None)
 
 
+def listing_file(project: LoadedProject, source: Source, name: str) -> Path:
+    """Where an annotation file of ``source`` lies, which may come in an archive."""
+    item = next(item for item in source.items if name in (item.name, *(item.archive.holds if item.archive else ())))
+    return destination(project, item) / name if item.archive else destination(project, item)
+
+
 def listed_images(project: LoadedProject, source: Source, name: str) -> frozenset[str]:
     """File names of the images that an annotation file of ``source`` lists for the splits that are scored.
 
@@ -315,7 +325,7 @@ def listed_images(project: LoadedProject, source: Source, name: str) -> frozense
     listed = KINDS[source.dataset].listed_images
     if listed is None:
         raise ParameterError(f"{source.name}: kind {source.dataset} lists no images; correct the table of sources")
-    path = destination(project, next(item for item in source.items if item.name == name))
+    path = listing_file(project, source, name)
     try:
         return listed(path)
     except DataError as error:

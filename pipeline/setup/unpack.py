@@ -23,7 +23,12 @@ class ArchiveError(FetchError):
 
 
 def unpack(
-    archive: Path, folder: Path, strip: Collection[str], wanted: Collection[str] | None, advance: Callable[[int], None]
+    archive: Path,
+    folder: Path,
+    strip: Collection[str],
+    wanted: Collection[str] | None,
+    advance: Callable[[int], None],
+    picked: Mapping[str, str] | None = None,
 ) -> int:
     """Unpack a zip file into ``folder``; returns how many files of it are there now.
 
@@ -34,6 +39,8 @@ def unpack(
         strip: top folders of the archive that are left away.
         wanted: paths to unpack, all if None.
         advance: called with the number of bytes unpacked.
+        picked: name of a file in any folder of the archive -> name below ``folder``, where these are all that is wanted;
+            of two files for one name the one that is called so counts.
 
     Raises:
         ArchiveError: no zip file, a damaged one, or a path that leaves ``folder`` (nothing is written then).
@@ -41,7 +48,7 @@ def unpack(
     """
     try:
         with writing(folder), zipfile.ZipFile(archive) as opened:
-            members = _members(opened, archive, strip, wanted)
+            members = _members(opened, archive, strip, wanted, picked)
             folder.mkdir(parents=True, exist_ok=True)
             check_room(folder, sum(info.file_size for info in members.values()))
             for name, info in members.items():
@@ -99,7 +106,11 @@ def check_room(folder: Path, need: int) -> None:
 
 
 def _members(
-    opened: zipfile.ZipFile, archive: Path, strip: Collection[str], wanted: Collection[str] | None
+    opened: zipfile.ZipFile,
+    archive: Path,
+    strip: Collection[str],
+    wanted: Collection[str] | None,
+    picked: Mapping[str, str] | None,
 ) -> dict[str, zipfile.ZipInfo]:
     """Path below the folder -> entry of the archive."""
     members: dict[str, zipfile.ZipInfo] = {}
@@ -113,6 +124,15 @@ def _members(
         if info.is_dir() or path.parts[0] == "__MACOSX":
             continue
         name = "/".join(path.parts[path.parts[0] in strip and len(path.parts) > 1 :])
+        if picked is not None:
+            if path.name not in picked:
+                continue
+            name = picked[path.name]
+            earlier = PurePosixPath(members[name].filename).name if name in members else name
+            if path.name != name and name in members:
+                continue  # its proper name counts before another one
+            if earlier != name:
+                del members[name]
         if name in members:
             raise ArchiveError(f"{archive}: has {name!r} twice; nothing was unpacked")
         if wanted is None or name in wanted:

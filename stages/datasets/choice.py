@@ -5,30 +5,20 @@ Importing this module adds the kinds of Glimpse to the registry.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from stages.datasets import phrasecut, phrases, refer  # noqa: F401  each adds its kind
+=======
+from stages.datasets import phrasecut, reclip, refcoco_m, refcoco_parquet, refer  # noqa: F401  each adds its kind
+from stages.datasets.coco_categories import COCO_CATEGORIES
+>>>>>>> data
 from stages.datasets.counts import differences
 from stages.datasets.registry import KINDS, Choice, Split
 from stages.datasets.rows import ReferData, RefRow
-
-COCO_CATEGORIES = frozenset(
-    re.split(
-        r",\s+",
-        """person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-        parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
-        handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-        surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-        broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
-        mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors,
-        teddy bear, hair drier, toothbrush""",
-    )
-)
-"""The 80 categories of COCO's detection task."""
 
 
 def annotation_files(root: Path, name: str, choice: Choice) -> list[Path]:

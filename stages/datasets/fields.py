@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ class Fields:
     def category(self, categories: Mapping[int, str]) -> tuple[int, str]:
         """Category id and name; a missing one spoils nothing but its own name."""
         value = self.row.get("category_id")
+        if isinstance(value, list) and value:  # of several objects: the first one's
+            value = value[0]
         number = whole_number(value)
         if number is None and type(value) is int:
             number = value
@@ -146,6 +149,11 @@ def whole_number(value: object) -> int | None:
     if isinstance(value, float) and value.is_integer() and 0 <= value <= 2**53:
         return int(value)
     return None
+
+
+def text_number(text: str) -> int:
+    """An int64 id that stands for a text, 0 to 2^52 - 1: exact in a float64 and in JavaScript too."""
+    return int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:13], 16)
 
 
 def is_number(value: object) -> bool:

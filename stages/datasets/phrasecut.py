@@ -14,13 +14,12 @@ numbered in the order of reading.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stages.datasets.counts import Counts
-from stages.datasets.fields import NO_ID, Fields, Problems, is_blank, is_number, shown
+from stages.datasets.fields import NO_ID, Fields, Problems, is_blank, is_number, shown, text_number
 from stages.datasets.files import REMEDY, data_folder, read_json
 from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import AnnotationRow, ImageRow, ReferData, RefRow, SentenceRow
@@ -44,7 +43,7 @@ def phrases_file(folder: Path, split: str) -> Path:
 
 def task_number(task_id: str) -> int:
     """The int64 id that stands for a ``task_id``, 0 to 2^52 - 1."""
-    return int(hashlib.sha256(task_id.encode()).hexdigest()[:13], 16)
+    return text_number(task_id)
 
 
 def read_phrasecut(root: Path, name: str, splits: Sequence[str]) -> ReferData:

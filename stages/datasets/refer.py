@@ -7,7 +7,7 @@ error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -58,16 +58,35 @@ def read_refer(root: Path, name: str, split_by: str, splits: Sequence[str]) -> R
     categories: dict[int, str] = {}
     for fields in _rows(instances, "categories", instances_file, problems):
         categories.setdefault(fields.new_id("id", categories), fields.text("name"))
+    categories.pop(NO_ID, None)
+    images = _rows(instances, "images", instances_file, problems)
+    annotations = _rows(instances, "annotations", instances_file, problems)
+    return refer_data(name, chosen, images, annotations, categories, problems)
+
+
+Chosen = tuple[Fields, str, tuple[str, ...]]
+"""A row of the refs, its own split, and the chosen ones it is in."""
+
+
+def refer_data(
+    name: str,
+    chosen: Iterable[Chosen],
+    image_rows: Iterable[Fields],
+    annotation_rows: Iterable[Fields],
+    categories: Mapping[int, str],
+    problems: Problems,
+) -> ReferData:
+    """What rows with REFER's keys say, wherever they stand; ``problems`` are those of all these rows."""
     images: dict[int, ImageRow] = {}
-    for fields in _rows(instances, "images", instances_file, problems):
+    for fields in image_rows:
         image = _image(fields, fields.new_id("id", images))
         images.setdefault(image.image_id, image)
     annotations: dict[int, AnnotationRow] = {}
-    for fields in _rows(instances, "annotations", instances_file, problems):
+    for fields in annotation_rows:
         annotation = _annotation(fields, fields.new_id("id", annotations), images, categories)
         annotations.setdefault(annotation.annotation_id, annotation)
-    for by_id in (categories, images, annotations):
-        by_id.pop(NO_ID, None)
+    images.pop(NO_ID, None)
+    annotations.pop(NO_ID, None)
     refs: dict[int, RefRow] = {}
     rows = []
     for fields, split, its_splits in chosen:
@@ -97,9 +116,7 @@ def _files(root: Path, name: str, split_by: str) -> tuple[Path, Path]:
     return refs[split_by], instances
 
 
-def _choose(
-    rows: list[Any], splits: Sequence[str], path: Path, problems: Problems
-) -> list[tuple[Fields, str, tuple[str, ...]]]:
+def _choose(rows: list[Any], splits: Sequence[str], path: Path, problems: Problems) -> list[Chosen]:
     """The rows of the chosen splits, each with its own split and the chosen ones it belongs to."""
     chosen, values = [], set()
     for number, row in enumerate(rows):
@@ -176,22 +193,39 @@ def _ref(
     annotations: Mapping[int, AnnotationRow],
     categories: Mapping[int, str],
 ) -> RefRow:
-    image_id, annotation_id = fields.identifier("image_id"), fields.identifier("ann_id")
-    image, annotation = images.get(image_id), annotations.get(annotation_id)
+    image_id, annotation_ids = fields.identifier("image_id"), _annotation_ids(fields)
+    image = images.get(image_id)
     if image_id != NO_ID and (image is None or image.status):
         fields.fault(f"image {image_id}: {image.status if image else 'is not among the images'}")
-    if annotation_id != NO_ID and (annotation is None or annotation.status):
-        reason = annotation.status if annotation else "is not among the annotations"
-        fields.fault(f"annotation {annotation_id}: {reason}")
-    elif annotation and image and annotation.image_id != image_id:
-        fields.fault(f"annotation {annotation_id} is of image {annotation.image_id}, the ref of image {image_id}")
+    for annotation_id in annotation_ids:
+        annotation = annotations.get(annotation_id)
+        if annotation is None or annotation.status:
+            reason = annotation.status if annotation else "is not among the annotations"
+            fields.fault(f"annotation {annotation_id}: {reason}")
+        elif image and annotation.image_id != image_id:
+            fields.fault(f"annotation {annotation_id} is of image {annotation.image_id}, the ref of image {image_id}")
     listed = fields.row.get("sentences")
     if not isinstance(listed, list) or not listed:
         fields.fault(f"sentences: expected a list of one or more, got {shown(listed)}")
     sentences = tuple(_sentences(listed if isinstance(listed, list) else [], fields))
     category_id, category = fields.category(categories)
-    referred = () if annotation_id == NO_ID else (annotation_id,)
-    return RefRow(ref_id, referred, image_id, category_id, category, split, splits, sentences, fields.status)
+    return RefRow(ref_id, annotation_ids, image_id, category_id, category, split, splits, sentences, fields.status)
+
+
+def _annotation_ids(fields: Fields) -> tuple[int, ...]:
+    """The objects of a ref: its ``ann_id``, in Ref-ZOM a list of several or none; a ref of none is faulty."""
+    listed = fields.row.get("ann_id")
+    if not isinstance(listed, list):
+        number = fields.identifier("ann_id")
+        return () if number == NO_ID else (number,)
+    if not [number for number in listed if number != NO_ID]:
+        fields.fault("ann_id: it names no object (a sentence without a target)")
+        return ()
+    each = [Fields({"ann_id": number}, fields.where, fields.problems) for number in listed]
+    numbers = tuple(item.identifier("ann_id") for item in each)
+    if faults := [item.status for item in each if item.status]:
+        fields.fault("; ".join(faults))
+    return tuple(dict.fromkeys(number for number in numbers if number != NO_ID))
 
 
 def _sentences(rows: list[Any], ref: Fields) -> Iterator[SentenceRow]:

@@ -1,12 +1,12 @@
 """The kinds of data sets: one record each, and a data set as params.yaml chooses it.
 
-``refer.py`` and ``phrasecut.py`` add theirs (``stages.datasets.choice`` imports them), a file of the profile's
-``extensions/datasets`` its own. Whoever wants to know something about a kind asks its record.
+The file of a kind adds its record (``stages.datasets.choice`` imports them), a file of the profile's ``extensions/datasets``
+likewise. Whoever wants to know something about a kind asks its record.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,8 +43,14 @@ class DatasetKind(Record):
         counts: published split -> how many refs, images and sentences it has.
         listed_images: file with the list of images -> names of those of the splits that are scored; None where images
             are not fetched one by one.
+<<<<<<< HEAD
         annotated: whether refs have a ground truth; without, choices are made and no metric is about them.
         upright: whether EXIF's orientation is applied to images. Annotations are usually about the pixels as stored.
+=======
+        pictures: (folder of all annotations, folder of the data set below it, choice) -> (file name below the data set's
+            folder of images, contents) of each image of the chosen splits, where the files of annotations hold them; None
+            where they do not. Raises what ``read`` raises.
+>>>>>>> data
     """
 
     layout: str
@@ -55,8 +61,12 @@ class DatasetKind(Record):
     published_split: Callable[[Mapping[str, Any], str], Split | None] = _unpublished
     counts: Mapping[Split, Counts] = field(default_factory=dict)
     listed_images: Callable[[Path], frozenset[str]] | None = None
+<<<<<<< HEAD
     annotated: bool = True
     upright: bool = False
+=======
+    pictures: Callable[[Path, str, Choice], Iterator[tuple[str, bytes]]] | None = None
+>>>>>>> data
 
 
 KINDS: Registry[DatasetKind] = Registry("data set kind", room="datasets")

@@ -77,6 +77,7 @@ class ReferData:
         refs: the refs of the chosen splits, in file order.
         problems: every fault of the files. A ref whose split cannot be read, or an image or annotation whose id
             cannot, appears here only.
+        warnings: what holds for the files as a whole and changes what the metrics are of.
     """
 
     name: str
@@ -84,3 +85,4 @@ class ReferData:
     annotations: tuple[AnnotationRow, ...]
     refs: tuple[RefRow, ...]
     problems: tuple[Problem, ...]
+    warnings: tuple[str, ...] = ()

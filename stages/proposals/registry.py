@@ -1,6 +1,6 @@
 """The sources of mask proposals: one record each.
 
-``from_freesolo.py``, ``from_coco.py`` and ``from_instances.py`` add theirs (stage ``propose`` imports them), a file of the
+``from_freesolo.py``, ``from_masks.py`` and ``from_instances.py`` add theirs (stage ``propose`` imports them), a file of the
 profile's ``extensions/proposals`` its own. Whoever wants to know something about a source asks its record.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.contract import Context, Summary
 from store.errors import DataError
-from store.fingerprint import file_digest
+from store.fingerprint import file_digest, fingerprint
 from store.registry import Record, Registry
 from store.table import Table
 from store.work import Item
@@ -28,7 +28,7 @@ class Request:
 
     Attributes:
         values: the parameters of section ``propose`` that the source's record names.
-        input: the file that ``propose.input`` names.
+        input: the file or folder that ``propose.input`` names.
         images: the folder of the images.
         index: columns of the index table: image_name, image_id, image_size, image_digest, image_status, and the annotated
             objects of each image, instance_offsets and instance_mask.
@@ -59,6 +59,23 @@ class Request:
             raise DataError(
                 f"{self.input}: expected the file that propose.input names, it cannot be read ({error.strerror}); put it "
                 f"there, or correct propose.input or propose.source"
+            ) from error
+
+    def contents_digest(self) -> str:
+        """sha256 hex digest of the input, for a folder of the names and contents of all files below it.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if not self.input.is_dir():
+            return self.input_digest()
+        try:
+            files = sorted(file for file in self.input.rglob("*") if file.is_file())
+            return fingerprint([[file.relative_to(self.input).as_posix(), file_digest(file)] for file in files])
+        except OSError as error:
+            raise DataError(
+                f"{error.filename}: expected a file below the folder that propose.input names, it cannot be read "
+                f"({error.strerror}); give the right to read it, or correct propose.input"
             ) from error
 
 

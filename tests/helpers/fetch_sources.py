@@ -58,7 +58,7 @@ def small(kind: Kind, name: str, contents: Mapping[str, bytes], base: str = "htt
         replace(
             item,
             url=base + item.name,
-            size=len(contents[item.name]),
+            size=len(contents[item.name]) if item.size else 0,
             digest=sha(contents[item.name]) if item.digest else "",
         )
         for item in source.items
@@ -83,11 +83,20 @@ def refcoco_zip() -> bytes:
     return zipped({**files, "__MACOSX/refcoco/._instances.json": b"mac"})
 
 
-def phrasecut_contents() -> dict[str, bytes]:
+def phrasecut_files() -> dict[str, bytes]:
+    """What is in the zip of the annotations; only three of them are taken."""
     return {
         "image_data_split3000.json": json.dumps(IMAGE_LIST).encode(),
         "refer_val.json": b"[1]",
         "refer_test.json": b"[2]",
+        "refer_train.json": b"[3]",
+        "refer_input_test.json": b"[4]",
+    }
+
+
+def phrasecut_contents() -> dict[str, bytes]:
+    return {
+        "VGPhraseCut_v0.zip": zipped({f"VGPhraseCut_v0/{name}": data for name, data in phrasecut_files().items()}),
         "images.zip": zipped({"VG_100K/11.jpg": b"eleven", "VG_100K/33.jpg": b"of the training split"}),
         "images2.zip": zipped({"VG_100K_2/22.jpg": b"twenty-two", "VG_100K_2/44.jpg": b"forty-four"}),
     }

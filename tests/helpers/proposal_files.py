@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ BROKEN = 5
 SIZES = [SIZE, SIZE, SIZE, (4, 5), SIZE, SIZE]
 
 
-def write_index(path: Path, instances: dict[int, list[Mask]] | None = None) -> None:
-    """An index of the images above without refs; ``instances``: annotated objects of some."""
+def write_index(path: Path, instances: dict[int, list[Mask]] | None = None, truths: Sequence[Mask] = ()) -> None:
+    """An index of the images above; ``instances``: annotated objects of some; ``truths``: a ref of the first for each."""
     drawn = [(instances or {}).get(row, []) for row in range(len(NAMES))]
     none = np.zeros(0, np.int64)
     columns = {
@@ -34,20 +35,26 @@ def write_index(path: Path, instances: dict[int, list[Mask]] | None = None) -> N
         "image_status": ["" if row != BROKEN else "no such file" for row in range(len(NAMES))],
         "instance_offsets": np.concatenate([[0], np.cumsum([len(masks) for masks in drawn])]),
         "instance_mask": [compressed(mask)["counts"].encode() for masks in drawn for mask in masks],
-        "ref_group": none.astype(np.int32),
-        **dict.fromkeys(("ref_id", "ref_image", "expression_id", "expression_ref"), none),
-        **{name: [] for name in ("ref_category", "ref_mask", "ref_status", "expression_raw", "expression_status")},
+        "ref_group": np.zeros(len(truths), np.int32),
+        "ref_image": np.zeros(len(truths), np.int64),
+        "ref_id": np.arange(len(truths)),
+        "ref_mask": [compressed(mask)["counts"].encode() for mask in truths],
+        **{name: [""] * len(truths) for name in ("ref_category", "ref_status")},
+        **dict.fromkeys(("expression_id", "expression_ref"), none),
+        **{name: [] for name in ("expression_raw", "expression_status")},
     }
-    write_table(path, "index", columns, {}, {}, groups=[])
+    write_table(path, "index", columns, {}, {}, groups=[("drawn", "val")] if truths else [])
 
 
 class Project:
     """An index and a file of rows in a folder of their own."""
 
-    def __init__(self, folder: Path, instances: dict[int, list[Mask]] | None = None) -> None:
+    def __init__(
+        self, folder: Path, instances: dict[int, list[Mask]] | None = None, truths: Sequence[Mask] = ()
+    ) -> None:
         self.folder = folder
         self.file = folder / "rows.json"
-        write_index(folder / "index.h5", instances)
+        write_index(folder / "index.h5", instances, truths)
 
     def propose(self, rows: Any = None, **values: Any) -> tuple[Table, Summary]:
         if rows is not None:
@@ -84,6 +91,9 @@ def rectangle(x1: int, y1: int, x2: int, y2: int, size: tuple[int, int] = SIZE) 
     mask = np.zeros(size, np.bool_)
     mask[y1:y2, x1:x2] = True
     return mask
+
+
+WITH_GAP = rectangle(0, 0, 2, 6) | rectangle(7, 2, 8, 3)
 
 
 def row(image_id: int, mask: Mask, score: float | None = 0.5, **more: Any) -> dict[str, Any]:
@@ -127,3 +137,8 @@ def check(table: Table, image: int, expected: list[tuple[Mask, float]], rule: st
         assert score == np.float32(its_score)
         assert area == sum(bool(pixel) for line in true for pixel in line)
         np.testing.assert_allclose(box, plain_box(true, rule), atol=1e-5)
+
+
+def about_file(project: Project, summary: Summary) -> list[str]:
+    """The warnings about the file of masks."""
+    return [warning for warning in summary.warnings if warning.startswith(f"{project.file}: ")]

@@ -39,6 +39,7 @@ def test_the_released_values_are_the_defaults_everywhere() -> None:
     ("source", "used"),
     [
         ("freesolo", ["short_side", *THRESHOLDS, "precision"]),
+        ("masks", ["max_proposals"]),
         ("coco", ["max_proposals"]),
         ("instances", []),
     ],

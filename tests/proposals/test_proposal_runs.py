@@ -197,7 +197,8 @@ def test_preflight_asks_for_what_the_source_reads(profile: Values, params_file: 
     assert faults(profile, params_file) == []
     for source, expected in (
         ("freesolo", "mask proposal weights"),
-        ("coco", "COCO result JSON"),
+        ("masks", "mask proposals of any form, a file or a folder"),
+        ("coco", "mask proposals of any form, a file or a folder"),
         ("instances", "not read by this source, but DVC wants it"),
     ):
         (line,) = faults(profile, params_file, source=source, input="nowhere")
@@ -205,4 +206,5 @@ def test_preflight_asks_for_what_the_source_reads(profile: Values, params_file: 
         assert expected in line
     folder = str(profile["images"])
     assert faults(profile, params_file, source="instances", input=folder) == []
-    assert len(faults(profile, params_file, source="coco", input=folder)) == 1
+    assert faults(profile, params_file, source="masks", input=folder) == [], "masks may be a folder"
+    assert len(faults(profile, params_file, source="freesolo", input=folder)) == 1

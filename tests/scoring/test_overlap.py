@@ -103,3 +103,10 @@ def test_masks_of_two_images() -> None:
     one[0, 0, 0] = other[0, 3, 3] = True  # far apart: pycocotools alone would not notice
     with pytest.raises(DataError, match=r"\[4, 5\].*\[5, 4\]"):
         overlap_counts(_rles(one), _rles(other))
+
+
+@pytest.mark.parametrize(("proposals", "truths"), [(255, 1), (256, 2), (1000, 3), (2, 300)])
+def test_any_number_of_masks_of_an_image(proposals: int, truths: int) -> None:
+    """SAM proposes hundreds; pycocotools alone stops at 256."""
+    generator = np.random.default_rng(proposals)
+    _check(generator.random((proposals, 5, 6)) < 0.4, generator.random((truths, 5, 6)) < 0.4)

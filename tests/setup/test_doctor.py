@@ -181,3 +181,14 @@ def test_exit_status(tmp_path: Path, whole: tuple[LoadedProject, Source]) -> Non
 def test_the_demo_needs_no_network(tmp_path: Path) -> None:
     project = load_project(ROOT / "demo/params.yaml")
     assert not any("glimpse fetch" in need.remedy for need in needs(project))
+
+
+def test_masks_may_be_a_folder_and_weights_may_not(tmp_path: Path) -> None:
+    project = full_project(tmp_path)
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for source, there in (("masks", True), ("coco", True), ("freesolo", False)):
+        propose = project.values.propose.model_copy(update={"source": source, "input": "masks"})
+        changed = project.model_copy(update={"values": project.values.model_copy(update={"propose": propose})})
+        (need,) = [need for need in needs(changed) if need.where == str(folder)]
+        assert bool(need.remedy) != there

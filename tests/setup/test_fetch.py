@@ -60,26 +60,31 @@ def test_an_unverified_digest_is_recorded_and_then_compared(project: LoadedProje
     with FileServer(contents) as server:
         said = run(project, small("data", "phrasecut", contents, server.url("")))
     source = small("data", "phrasecut", contents)
-    digest = sha(contents["refer_val.json"])
-    assert any(f"refer_val.json: sha256 {digest}, could NOT be verified" in line for line in said)
-    assert any("they were not verified from here" in line for line in said)
-    item = source.items[1]
-    record = project.path("data/refer/phrasecut/refer_val.json.sha256")
-    assert record.read_text() == f"{digest}  refer_val.json\n"
+    digest = sha(contents["VGPhraseCut_v0.zip"])
+    assert any(f"VGPhraseCut_v0.zip: sha256 {digest}, could NOT be verified" in line for line in said)
+    assert any("VGPhraseCut_v0.zip: no size is published, from" in line for line in said)
+    assert any("it was not verified from here" in line for line in said)
+    item = source.items[0]
+    record = project.path("data/refer/VGPhraseCut_v0.zip.sha256")
+    assert record.read_text() == f"{digest}  VGPhraseCut_v0.zip\n"
     assert recorded(project, item) == digest
-    again = run(project, source)
-    assert any(f"{digest}, as recorded in {record}" in line for line in again)
-    destination(project, item).unlink()
-    (tmp_path / "refer_val.json").write_bytes(b"[7]")
-    assert f"expected sha256 {digest}, recorded in {record}" in refused(project, source, tmp_path / "refer_val.json")
-    assert not destination(project, item).exists()
+    assert any("VGPhraseCut_v0.zip is unpacked already" in line for line in run(project, source))
+    (destination(project, item) / "refer_val.json").unlink()
+    (tmp_path / "VGPhraseCut_v0.zip").write_bytes(zipped({"refer_val.json": b"[7]"}))
+    said_again = refused(project, source, tmp_path / "VGPhraseCut_v0.zip")
+    assert f"expected sha256 {digest}, recorded in {record}" in said_again
+    assert not (destination(project, item) / "refer_val.json").exists()
 
 
 def test_a_file_of_another_size_is_refused_where_no_digest_is_known(project: LoadedProject, tmp_path: Path) -> None:
-    contents = phrasecut_contents() | {"refer_val.json": b"[" + b" " * 98 + b"]"}
-    (tmp_path / "refer_val.json").write_bytes(b" " * 94)
-    message = refused(project, small("data", "phrasecut", contents), tmp_path / "refer_val.json")
-    assert "94 bytes where about 100 are expected; it is cut short, or another file" in message
+    contents = phrasecut_contents()
+    (tmp_path / "VGPhraseCut_v0.zip").write_bytes(contents["VGPhraseCut_v0.zip"])
+    source = small("data", "phrasecut", contents)
+    run(project, source, tmp_path / "VGPhraseCut_v0.zip")
+    size = len(contents["images.zip"])
+    (tmp_path / "images.zip").write_bytes(contents["images.zip"][: size * 9 // 10])
+    message = refused(project, source, tmp_path / "images.zip")
+    assert f"{size * 9 // 10:,} bytes where about {size:,} are expected; it is cut short, or another file" in message
 
 
 # Licences

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable
@@ -14,13 +15,14 @@ import pytest
 from pipeline.project import LoadedProject
 from pipeline.setup import fetch as fetching
 from pipeline.setup.download import FetchError
-from pipeline.setup.sources import destination
+from pipeline.setup.holdings import record_of
+from pipeline.setup.sources import destination, find
 from pipeline.setup.unpack import unpack
-from store.errors import DataError
 from tests.helpers.fetch_sources import (
     files_below,
     full_project,
     phrasecut_contents,
+    phrasecut_files,
     refcoco,
     refcoco_files,
     refcoco_zip,
@@ -30,6 +32,7 @@ from tests.helpers.fetch_sources import (
     zipped,
 )
 from tests.helpers.file_server import FileServer
+from tests.helpers.refer_files import INSTANCES, data_root
 
 pytestmark = pytest.mark.usefixtures("only_this_machine")
 
@@ -81,7 +84,8 @@ def test_an_unpacked_folder_of_the_user_serves_too(project: LoadedProject, tmp_p
     for name, data in refcoco_files().items():
         (own / name).write_bytes(data)
     (own / "refs(unc).p").rename(tmp_path / "aside")
-    assert "found 2 files of it" in refused(project, refcoco(), tmp_path / "own")
+    said = refused(project, refcoco(), tmp_path / "own")
+    assert "found 2 files of it, and not refs(unc).p, which the profile needs" in said
     assert not project.path("data/refer/refcoco").exists()
     (tmp_path / "aside").rename(own / "refs(unc).p")
     run(project, refcoco(), tmp_path / "own")
@@ -141,21 +145,81 @@ def test_a_damaged_archive_without_a_known_digest_is_fetched_anew(project: Loade
     assert len(list(destination(project, source.items[-1]).iterdir())) == 3
 
 
+def test_a_folder_needs_only_what_the_profile_chooses(project: LoadedProject, tmp_path: Path) -> None:
+    """The full profile reads refcoco split by unc, not by google."""
+    own = tmp_path / "own"
+    own.mkdir()
+    chosen = {name: data for name, data in refcoco_files().items() if name != "refs(google).p"}
+    for name, data in chosen.items():
+        (own / name).write_bytes(data)
+    run(project, refcoco(), own)
+    folder = project.path("data/refer/refcoco")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == chosen
+
+
+def test_images_need_only_be_those_that_the_annotations_name(project: LoadedProject, tmp_path: Path) -> None:
+    """Without any annotations all of train2014 is expected, see ``test_images_are_counted``."""
+    data_root(project.path("data/refer"), instances=INSTANCES)
+    source = find("data", "coco-train2014")
+    own = tmp_path / "train2014"
+    own.mkdir()
+    for number in (9, 5, 6):
+        (own / f"COCO_train2014_{number:012d}.jpg").write_bytes(b"%d" % number)
+    run(project, source, own)
+    folder = destination(project, source.items[0])
+    assert len(list(folder.iterdir())) == 3
+    (own / f"COCO_train2014_{6:012d}.jpg").unlink()
+    said = refused(project, source, own)
+    assert said.endswith("found 2 files of it, and not COCO_train2014_000000000006.jpg, which the profile needs")
+
+
 def test_phrasecut_takes_the_folder_of_its_authors(project: LoadedProject, tmp_path: Path) -> None:
-    contents = phrasecut_contents()
-    source = small("data", "phrasecut", contents)
+    source = small("data", "phrasecut", phrasecut_contents())
     own = tmp_path / "VGPhraseCut_v0"
     (own / "images").mkdir(parents=True)
-    for name in ("refer_val.json", "refer_test.json"):
-        (own / name).write_bytes(contents[name])
+    (own / "refer_test.json").write_bytes(phrasecut_files()["refer_test.json"])
     for number in (11, 22, 33, 44):
         (own / "images" / f"{number}.jpg").write_bytes(b"%d" % number)
-    with pytest.raises(DataError, match=r"image_data_split3000\.json: expected PhraseCut's list of images"):
-        run(project, source, own)
-    (own / "image_data_split.json").write_bytes(contents["image_data_split3000.json"])
+    assert "and not image_data_split3000.json, which the profile needs" in refused(project, source, own)
+    (own / "image_data_split.json").write_bytes(phrasecut_files()["image_data_split3000.json"])
     run(project, source, own)
+    annotations = destination(project, source.items[0])
+    assert files_below(annotations) == {"image_data_split3000.json", "refer_test.json"}, "the profile has no val"
     folder = destination(project, source.items[-1])
     assert {path.name for path in folder.iterdir()} == {"11.jpg", "22.jpg", "44.jpg"}
+
+
+@pytest.mark.parametrize("top", ["", "VGPhraseCut_v0/", "data/VGPhraseCut_v0/"])
+@pytest.mark.parametrize("listed", ["image_data_split3000.json", "image_data_split.json"])
+def test_only_what_is_needed_is_picked_from_the_zip_of_phrasecut(
+    project: LoadedProject, tmp_path: Path, top: str, listed: str
+) -> None:
+    files = {name: data for name, data in phrasecut_files().items() if name != "image_data_split3000.json"}
+    files[listed] = phrasecut_files()["image_data_split3000.json"]
+    own = tmp_path / "phrasecut (1).zip"
+    own.write_bytes(zipped({f"{top}{name}": data for name, data in files.items()}))
+    source = small("data", "phrasecut", phrasecut_contents())
+    run(project, source, own)
+    folder = destination(project, source.items[0])
+    wanted = ("image_data_split3000.json", "refer_val.json", "refer_test.json")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        name: phrasecut_files()[name] for name in wanted
+    }
+
+
+def test_a_zip_with_both_names_of_the_list_and_one_without_it(project: LoadedProject, tmp_path: Path) -> None:
+    source = small("data", "phrasecut", phrasecut_contents())
+    for order in (1, -1):
+        files = list({**phrasecut_files(), "image_data_split.json": b"[]"}.items())[::order]
+        (tmp_path / "own.zip").write_bytes(zipped(dict(files)))
+        run(project, source, tmp_path / "own.zip")
+        listed = destination(project, source.items[0]) / "image_data_split3000.json"
+        assert listed.read_bytes() == phrasecut_files()["image_data_split3000.json"]
+        shutil.rmtree(listed.parent)
+        record_of(project, source.items[0]).unlink()
+    (tmp_path / "own.zip").write_bytes(zipped({"refer_val.json": b"[1]", "refer_test.json": b"[2]"}))
+    said = refused(project, source, tmp_path / "own.zip")
+    assert "it lacks 1 of 3 files (the first image_data_split3000.json)" in said
 
 
 @pytest.mark.parametrize(

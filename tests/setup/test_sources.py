@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipeline.project import load_project
-from pipeline.setup.sources import SOURCES, destination, find
+from pipeline.setup.sources import SOURCES, destination, find, listing_file
 from store.errors import ParameterError
 from tests.helpers.profile import ROOT
 
@@ -37,7 +37,7 @@ def test_addresses_are_well_formed_and_destinations_lie_inside_the_project(profi
             assert not set(parts.netloc) - set("abcdefghijklmnopqrstuvwxyz0123456789.-")
             assert item.url.isascii()
             assert " " not in item.url
-            assert item.size > 0
+            assert item.size > 0 or (item.about and not item.digest)
             assert len(item.digest) in (0, 64)
             assert not set(item.digest) - set("0123456789abcdef")
             assert bool(item.digest) == bool(item.digest_from)
@@ -52,7 +52,9 @@ def test_the_full_profile_finds_what_is_fetched() -> None:
     assert at["ViT-B-32.pt"] == project.path(values.main_encoder.weights)
     assert at["FreeSOLO_R101_30k_pl.pth"] == project.path(values.propose.input)
     assert at["refcoco+.zip"] == project.path("data/refer/refcoco+")
-    assert at["refer_test.json"] == project.path("data/refer/phrasecut/refer_test.json")
+    assert at["VGPhraseCut_v0.zip"] == project.path("data/refer/phrasecut")
+    listed = listing_file(project, find("data", "phrasecut"), "image_data_split3000.json")
+    assert listed == project.path("data/refer/phrasecut/image_data_split3000.json")
     assert at["train2014.zip"].name == "train2014"
     assert at["images.zip"] == at["images2.zip"]
     assert at["images.zip"].name == "phrasecut"
@@ -71,7 +73,7 @@ def test_clip_addresses_and_digests_are_those_of_open_clip() -> None:
 
 def test_only_phrasecut_and_its_images_have_no_known_digest() -> None:
     unknown = {item.name for source in SOURCES for item in source.items if not item.digest}
-    assert unknown == {"image_data_split3000.json", "refer_val.json", "refer_test.json", "images.zip", "images2.zip"}
+    assert unknown == {"VGPhraseCut_v0.zip", "images.zip", "images2.zip"}
 
 
 def test_docs_name_every_command() -> None:
