@@ -146,15 +146,11 @@ def data(
     from pipeline.setup.pictures import holds_pictures, unpack_pictures
     from pipeline.setup.sources import find
 
-<<<<<<< HEAD
-    fetch_source(opened(params), find("data", name), given, accept_license)
-=======
-    project = _opened(params)
+    project = opened(params)
     if holds_pictures(project, name):
         unpack_pictures(project, name, given)
     else:
         fetch_source(project, find("data", name), given, accept_license)
->>>>>>> data
 
 
 @app.command()

@@ -10,12 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
-from stages.datasets import phrasecut, phrases, refer  # noqa: F401  each adds its kind
-=======
-from stages.datasets import phrasecut, reclip, refcoco_m, refcoco_parquet, refer  # noqa: F401  each adds its kind
+from stages.datasets import phrasecut, phrases, reclip, refcoco_m, refcoco_parquet, refer  # noqa: F401  each adds its kind
 from stages.datasets.coco_categories import COCO_CATEGORIES
->>>>>>> data
 from stages.datasets.counts import differences
 from stages.datasets.registry import KINDS, Choice, Split
 from stages.datasets.rows import ReferData, RefRow

@@ -43,14 +43,11 @@ class DatasetKind(Record):
         counts: published split -> how many refs, images and sentences it has.
         listed_images: file with the list of images -> names of those of the splits that are scored; None where images
             are not fetched one by one.
-<<<<<<< HEAD
         annotated: whether refs have a ground truth; without, choices are made and no metric is about them.
         upright: whether EXIF's orientation is applied to images. Annotations are usually about the pixels as stored.
-=======
         pictures: (folder of all annotations, folder of the data set below it, choice) -> (file name below the data set's
             folder of images, contents) of each image of the chosen splits, where the files of annotations hold them; None
             where they do not. Raises what ``read`` raises.
->>>>>>> data
     """
 
     layout: str
@@ -61,12 +58,9 @@ class DatasetKind(Record):
     published_split: Callable[[Mapping[str, Any], str], Split | None] = _unpublished
     counts: Mapping[Split, Counts] = field(default_factory=dict)
     listed_images: Callable[[Path], frozenset[str]] | None = None
-<<<<<<< HEAD
     annotated: bool = True
     upright: bool = False
-=======
     pictures: Callable[[Path, str, Choice], Iterator[tuple[str, bytes]]] | None = None
->>>>>>> data
 
 
 KINDS: Registry[DatasetKind] = Registry("data set kind", room="datasets")
