@@ -83,9 +83,13 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     with summary.timed("assemble"):
         columns = _assemble(items, index["image_status"], params.box)
         config = {"source": params.source, "box": params.box, **config}
-        columns["key.image"] = [request.keys.get(row, "") for row in range(len(items))]
         _require_usable(index, columns, params.source, summary)
-        attributes = {"parts": request.parts, "losses": summary.losses}
+        # no columns: equal proposals have the same digest, whoever made them
+        attributes = {
+            "parts": request.parts,
+            "keys": [request.keys.get(row, "") for row in range(len(items))],
+            "losses": summary.losses,
+        }
         write_table(paths.proposals, "proposals", columns, config, {"index": index.digest}, **attributes)
     summary.wrote = {"proposals": len(columns["mask"])}
     reasons = zip(index["image_name"], columns["status"], strict=True)

@@ -84,7 +84,6 @@ INDEX = _table(
         "expression_status": _c("utf8", "E", "why the sentence cannot be used: blank, missing, no text"),
     },
 )
-_KEY = "as the key of its part in the work folder; '' for one that was not there"
 PROPOSALS = _table(
     "propose",
     {
@@ -96,8 +95,8 @@ PROPOSALS = _table(
         "status": _c("utf8", "I", "why the image has no proposals"),
         "state": _c("utf8", "I", "'', unreadable image or no proposals"),
     },
-    {"key": _c("utf8", "I", f"image: its pixels, {_KEY}")},
 )
+_KEY = "as the key of its part in the work folder; '' for one that was not there"
 MASK_FEATURES = _table(
     "embed_masks",
     {

@@ -21,7 +21,7 @@ def published_proposals(path: Path, parts: Parts, sizes: Mapping[str, tuple[int,
     if not path.is_file():
         return None
     try:
-        table = read_table(path, "proposals", ("image_offsets", "key.image", "mask", "score", "status", "state"))
+        table = read_table(path, "proposals", ("image_offsets", "mask", "score", "status", "state"))
     except StoreError:  # damaged, or of another version: what it holds is computed
         return None
     made: Mapping[str, str] = table.attrs.get("parts", {})
@@ -33,7 +33,7 @@ class PublishedProposals:
 
     def __init__(self, table: Table, sizes: Mapping[str, tuple[int, int]]) -> None:
         self.table, self.sizes = table, sizes
-        self._image = {key: image for image, key in enumerate(table["key.image"]) if key}
+        self._image = {key: image for image, key in enumerate(table.attrs["keys"]) if key}
 
     def item(self, kind: str, key: str) -> Item | None:
         """The item of an image, as its part had it."""
