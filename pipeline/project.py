@@ -28,7 +28,7 @@ from store.registry import load_extensions
 
 EXTENSIONS = Path("extensions")
 MODELS = Path("models")
-_ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
+_ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 PARAMS_FILES = ("params.yaml", "demo/params.yaml")
 
 
@@ -101,8 +101,8 @@ class Project(Section):
         for name in self.encoders:
             if not _ENCODER_NAME.fullmatch(name) or name in (*self.index.datasets, RUN):
                 raise ValueError(
-                    f"encoders.{name}: expected a name of letters, digits, '_', '-' and '.' that is no data set's and not "
-                    f"{RUN!r}, since files and metrics are named by it"
+                    f"encoders.{name}: expected a name of letters, digits, '_' and '-' that is no data set's and not {RUN!r}, "
+                    "since files, metrics and stages of DVC are named by it"
                 )
         return self
 
