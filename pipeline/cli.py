@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.foreign import close_output, report
 from pipeline.registry import DEFAULT_PARAMS
-from store.errors import GlimpseError
 
 if TYPE_CHECKING:
     from pipeline.project import LoadedProject
@@ -39,13 +40,22 @@ _SIDE = (
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and exit status 1, not a traceback."""
+    """Run the command line; any error is one message and exit status 1, not a traceback (see ``pipeline.foreign``)."""
     # Hundreds of threads that wait for each other are no help to small products, and OpenBLAS starts one per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text of the terminal's encoding
     try:
-        app()
-    except GlimpseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `glimpse metrics | head` has seen enough
+        close_output()
+        sys.exit(1)
+    except Exception as error:
+        print(report(error, sys.argv[1:]), file=sys.stderr)
         sys.exit(1)
 
 

@@ -126,7 +126,9 @@ def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
         values, paths = {**usual.config(), **values}, {**files, **paths}
         where = where.model_copy(update={"work": where.work or project.path(project.values.work)})
     if where.work is None:
-        raise ParameterError(f"{name}.work: expected a folder for parts and records, got none; add --work, or --profile")
+        raise ParameterError(
+            f"{name}.work: expected a folder for parts and records, got none; add --work, or --profile"
+        )
     if where.extensions is not None:
         load_extensions(where.extensions)
     execution = Execution.from_environment(options)

@@ -16,7 +16,8 @@ from stages.datasets.fields import NO_ID, is_number, shown, whole_number
 from stages.datasets.ground_truth import annotation_mask_rle
 from stages.proposals.items import item_of, no_proposals
 from stages.proposals.registry import SOURCES, Found, ProposalSource, Request
-from store.errors import DataError
+from store.errors import DataError, reason
+from store.regular import read_regular
 from store.segmentation import areas
 from store.table import Table
 from store.usable import Lost, require_usable
@@ -202,11 +203,11 @@ class _Reader:
 def _rows(file: Path) -> list[Any]:
     expected = f"{file}: expected COCO result JSON, a list of rows with image_id, segmentation and score"
     try:
-        rows = json.loads(file.read_bytes())
+        rows = json.loads(read_regular(file))
     except OSError as error:
-        raise DataError(f"{expected}; the file cannot be read ({error.strerror}); {_REMEDY}") from error
+        raise DataError(f"{expected}; the file cannot be read ({reason(error)}); {_REMEDY}") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{expected}; this is no JSON ({error}); {_REMEDY}") from error
+        raise DataError(f"{expected}; this is no JSON ({reason(error)}); {_REMEDY}") from error
     if not isinstance(rows, list):
         raise DataError(f"{expected}, got {shown(rows)}; {_REMEDY}")
     return rows
