@@ -12,6 +12,7 @@ import typer
 
 from pipeline.foreign import close_output, report
 from pipeline.registry import DEFAULT_PARAMS
+from store.errors import plain
 
 if TYPE_CHECKING:
     from pipeline.project import LoadedProject
@@ -116,9 +117,10 @@ def run(context: typer.Context, stage: str) -> None:
 
 @app.command()
 def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Say exactly what a profile still needs: data, weights, models, disk room. Exit status 1 if anything is missing."""
+    """Say exactly what a profile still needs: data, weights, models, memory, disk room, and what each stage will take. Exit
+    status 1 if anything is missing."""
     from pipeline.project import repro
-    from pipeline.setup.preflight import check
+    from pipeline.setup.preflight import examined
 
     project = _opened(params)
     encoders = project.values.encoders.values()
@@ -126,9 +128,11 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
         from pipeline.setup.doctor import precision_gain
 
         print(f"note: {precision_gain()}")
-    faults = check(project)
+    faults, stages = examined(project)
+    for stage in stages:
+        print(stage)
     for line in faults:
-        print(f"missing: {line}")
+        print(f"missing: {plain(line)}")
     if faults:
         sys.exit(1)
     print(f"nothing is missing; run: {repro(project)}")

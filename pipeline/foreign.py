@@ -39,7 +39,9 @@ _READING = {
     errno.ENOMEM: _MEMORY,
 }
 """Error number -> what to do, where it differs from a failed write's (``store.publish.REMEDIES``)."""
-_WORKERS = "a dask worker or scheduler is gone: restart them and run again, or unset GLIMPSE_WORKERS and GLIMPSE_SCHEDULER"
+_WORKERS = (
+    "a dask worker or scheduler is gone: restart them and run again, or unset GLIMPSE_WORKERS and GLIMPSE_SCHEDULER"
+)
 _BY_LIBRARY = {
     "h5py": "an HDF5 file is damaged or cannot be read: glimpse repair OUTPUT makes an output of a stage again",
     "zarr": "a folder of vectors is damaged or cannot be read: glimpse repair OUTPUT makes an output of a stage again",

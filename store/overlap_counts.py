@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from store.errors import DataError
-from store.segmentation import Rle
+from store.segmentation import Rle, areas_of
 
 Counts = NDArray[np.int64]
 
@@ -37,6 +37,6 @@ def overlap_counts(proposals: Sequence[Rle], truths: Sequence[Rle]) -> tuple[Cou
     if 0 in shape:
         return np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     quotient = coco.iou(list(proposals), list(truths), [0] * len(truths))
-    total = np.add.outer(coco.area(list(proposals)).astype(np.int64), coco.area(list(truths)).astype(np.int64))
+    total = np.add.outer(areas_of(proposals), areas_of(truths))
     intersection = np.rint(quotient * total / (1 + quotient)).astype(np.int64)
     return intersection, total - intersection

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 Rle = dict[str, object]
+_AT_ONCE = 255
 
 
 def as_rle(counts: bytes, height: int, width: int) -> Rle:
@@ -44,8 +45,13 @@ def decode(counts: Iterable[bytes], height: int, width: int) -> NDArray[np.bool_
 
 def areas(counts: Iterable[bytes], height: int, width: int) -> NDArray[np.int64]:
     """Areas int64 (N,) in pixels."""
-    rles = [as_rle(c, height, width) for c in counts]
-    return coco.area(rles).astype(np.int64) if rles else np.zeros(0, np.int64)
+    return areas_of([as_rle(c, height, width) for c in counts])
+
+
+def areas_of(rles: Sequence[Rle]) -> NDArray[np.int64]:
+    """Areas int64 (N,) in pixels of masks in pycocotools' form, which counts at most 255 at once under numpy 2."""
+    blocks = [coco.area(list(rles[start : start + _AT_ONCE])) for start in range(0, len(rles), _AT_ONCE)]
+    return np.concatenate([np.zeros(0, np.int64), *blocks]).astype(np.int64)
 
 
 def occupied(counts: Sequence[bytes], height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
