@@ -54,11 +54,11 @@ def _check_bounds(file: Path, text: str) -> None:
     open_nodes: list[tuple[str | None, int]] = []  # anchor, and how many values came before it
     count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        where = f"{file}, line {event.start_mark.line + 1}"
+        where = f"{file}, line {event.start_mark.line + 1 if event.start_mark else 1}"
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
                 raise ParameterError(f"{where}: *{event.anchor} stands inside of what it names; write it out")
-            count += sizes.get(event.anchor, 1)
+            count += sizes.get(event.anchor or "", 1)
         elif isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, count))
             count += 1

@@ -23,7 +23,7 @@ from pipeline.registry import PER_ENCODER, Instance, stage_module
 from pipeline.reruns import Reruns, stage_values
 from stages.contract import Context, Profile, Summary
 from store.document import write_document
-from store.errors import ParameterError
+from store.errors import ParameterError, plain
 from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
 
@@ -127,7 +127,7 @@ def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
         where = where.model_copy(update={"work": where.work or project.path(project.values.work)})
     if where.work is None:
         raise ParameterError(
-            f"{name}.work: expected a folder for parts and records, got none; add --work, or --profile"
+            f"{name}.work: expected a value, got none; add --work FOLDER, for parts and records, or --profile"
         )
     if where.extensions is not None:
         load_extensions(where.extensions)
@@ -188,7 +188,7 @@ def run_stage(
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
     write_document(work / "records" / f"{instance}.json", record, instance)
-    print(_line(record), flush=True)
+    print(plain(_line(record)), flush=True)  # names of files and reasons are the data's
     return record
 
 

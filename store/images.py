@@ -43,8 +43,8 @@ def open_image(root: Path, name: str) -> tuple[str, tuple[int, int]]:
         TransientError: the file is missing or cannot be read at present.
         DataError: an empty file, one that is no image, too thin (``MOST_ASPECT``) or too large (``MOST_PIXELS``).
     """
-    require_inside(root, name)
     data = _bytes(root / name, _REMEDY)
+    require_inside(root, name)
     with _opened(root / name, data, _REMEDY) as image:
         return hashlib.sha256(data).hexdigest(), (image.height, image.width)
 
@@ -56,11 +56,11 @@ def read_image(root: Path, name: str, digest: str) -> Image.Image:
         TransientError: the file is missing, or not the one whose digest was indexed.
         DataError: the indexed bytes cannot be decoded: truncated, damaged, or pixels without an agreed range.
     """
-    require_inside(root, name)
     try:
         data = _bytes(root / name, _REMEDY)
     except DataError as error:
         raise TransientError(str(error)) from error
+    require_inside(root, name)
     if hashlib.sha256(data).hexdigest() != digest:
         raise TransientError(
             f"{root / name}: the file changed since it was indexed; put the old one back, or {rerun('index')}"

@@ -6,17 +6,17 @@ Opening a pipe waits for a writer, reading a device never ends, and a link may l
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 
 class NotPlain(OSError):
     """What stands there is a pipe, a device or a socket; ``strerror`` says so."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """``path`` opened for reading in bytes; links are followed.
 
     Raises:
@@ -29,7 +29,7 @@ def open_regular(path: Path) -> BinaryIO:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
             raise NotPlain(errno.EINVAL, "it is a pipe, a device or a socket, no plain file", str(path))
-        return os.fdopen(number, "rb")
+        return open(number, "rb")
     except BaseException:
         os.close(number)
         raise

@@ -12,6 +12,7 @@ import yaml
 from pipeline.project import load_project
 from pipeline.registry import STAGES
 from pipeline.setup.estimates import Counts, estimates, memory_of_machine
+from stages.datasets.ground_truth import union as union_of
 from stages.page.page import _with_script
 from stages.proposals.boxes import boxes_by_rule
 from stages.proposals.items import item_of
@@ -32,9 +33,7 @@ def masks() -> np.ndarray:
     rows[:, 1] += rows[:, 0] == rows[:, 1]
     columns[:, 1] += columns[:, 0] == columns[:, 1]
     y, x = np.arange(61)[None, :, None], np.arange(81)[None, None, :]
-    inside = (
-        (y >= rows[:, :1, None]) & (y < rows[:, 1:, None]) & (x >= columns[:, :1, None]) & (x < columns[:, 1:, None])
-    )
+    return (y >= rows[:, :1, None]) & (y < rows[:, 1:, None]) & (x >= columns[:, :1, None]) & (x < columns[:, 1:, None])
 
 
 def test_a_thousand_masks_of_an_image_and_hundreds_of_refs(masks: np.ndarray) -> None:
@@ -46,6 +45,8 @@ def test_a_thousand_masks_of_an_image_and_hundreds_of_refs(masks: np.ndarray) ->
     assert len(item["area"]) == len(boxes_by_rule(counts, height, width)["tight"]) == MASKS
     rles = [as_rle(c, height, width) for c in counts]
     intersection, union = overlap_counts(rles, rles[:REFS])
+    together = union_of(rles)["counts"]
+    np.testing.assert_array_equal(decode([together], height, width)[0], masks.any(0))
     flat = masks.reshape(MASKS, -1).astype(np.int64)
     np.testing.assert_array_equal(intersection, flat @ flat[:REFS].T)
     np.testing.assert_array_equal(union, flat.sum(1)[:, None] + flat.sum(1)[None, :REFS] - flat @ flat[:REFS].T)

@@ -85,10 +85,7 @@ def test_preflight_names_missing_images_and_room(tmp_path: Path, monkeypatch: py
     assert len(check(load_project(tmp_path / "params.yaml"))) == 1
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=need - 1))
     line = check(load_project(tmp_path / "params.yaml"))[1]
-    assert (
-        f"about {need:,} bytes of disk room for 6 images (most for embed_masks), {need - 1:,} are free; make room"
-        in line
-    )
+    assert f"about {need:,} bytes of disk room for 6 images (most for report), {need - 1:,} are free; make room" in line
 
 
 def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> None:
