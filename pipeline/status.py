@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.foreign import how_it_ended
 from pipeline.freshness import ancestors, reasons
 from pipeline.project import LoadedProject
 from pipeline.registry import STAGES, UP_TO_PAIR, Instance, instances
@@ -52,7 +53,9 @@ def dvc_states(project: LoadedProject) -> dict[Instance, str]:
         [sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
+        raise StoreError(
+            f"dvc status {file} {how_it_ended(done.returncode)}: {done.stderr.strip()}; run it by hand in the project's folder"
+        )
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
     every = instances(project.values.encoders)
     return {each: _describe(changed[each.name]) if each.name in changed else CURRENT for each in every}
