@@ -54,7 +54,7 @@ def dvc_states(project: LoadedProject) -> dict[Instance, str]:
     )
     if done.returncode:
         raise StoreError(
-            f"dvc status {file} {how_it_ended(done.returncode)}: {done.stderr.strip()}; run it by hand in the project's folder"
+            f"dvc status {file} failed, it {how_it_ended(done.returncode)}: {done.stderr.strip()}; run it by hand in the project's folder"
         )
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
     every = instances(project.values.encoders)

@@ -53,8 +53,8 @@ def repair(path: Path) -> list[Path]:
         done = subprocess.run([sys.executable, "-m", *command], cwd=target.project, check=False)
         if done.returncode:
             raise StoreError(
-                f"{path}: `{' '.join(command)}` in {target.project} {how_it_ended(done.returncode)}, see above; mend that, "
-                "then repair it"
+                f"{path}: `{' '.join(command)}` in {target.project} failed, it {how_it_ended(done.returncode)}, see "
+                "above; mend that, then repair it"
             )
         target = _find(path)
         if not target.damaged:
