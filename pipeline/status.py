@@ -53,8 +53,9 @@ def dvc_states(project: LoadedProject) -> dict[Instance, str]:
         [sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False
     )
     if done.returncode:
+        how = how_it_ended(done.returncode)
         raise StoreError(
-            f"dvc status {file} failed, it {how_it_ended(done.returncode)}: {done.stderr.strip()}; run it by hand in the project's folder"
+            f"dvc status {file} failed, it {how}: {done.stderr.strip()}; run it by hand in the project's folder"
         )
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
     every = instances(project.values.encoders)
