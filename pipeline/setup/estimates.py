@@ -1,7 +1,8 @@
-"""What a run will take, stage by stage, told before it from the annotations: memory and disk, to within a factor of about two.
+"""What a run will take, stage by stage, told before it from the annotations: rough figures of memory and disk.
 
-The counts come from the annotations, the number of proposals is a guess until they exist: `PROPOSED` of the most that the
-profile allows. What a row costs was measured on the demo (its records and files).
+The counts come from the annotations; the number of proposals is a guess until they exist: `PROPOSED` of the most that the
+profile allows. The terms were fitted by hand to one run of the demo (300 images). What that run does not show is assumed,
+not measured: the memory of `embed_masks` and `variants`, and how all of it grows with weights, input size and larger data.
 """
 
 from __future__ import annotations

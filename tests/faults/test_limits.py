@@ -23,6 +23,8 @@ from store.segmentation import areas, as_rle, decode, encode
 from tests.helpers.profile import ROOT
 
 MASKS, REFS = 1_000, 300
+ANNOTATIONS = 2_509_373
+"""Bytes of the largest data set of RefShapes, as the demo writes it."""
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +97,15 @@ def test_estimates_grow_with_what_there_is(tmp_path: Path) -> None:
 
 
 def test_estimates_hold_for_the_demo() -> None:
-    """What the finished demo took (docs/performance.md, its records), to within a factor: MiB of memory, bytes of outputs."""
-    took = {
+    """Records of one finished demo run: MiB of memory at the peak, bytes of outputs.
+
+    The estimates were fitted to this very run, so this keeps them from drifting and says nothing about larger data.
+    Memory is None where that run computed nothing (all parts were there), so that nothing was measured.
+    """
+    took: dict[str, tuple[int | None, int]] = {
         "index": (99, 1_379_697),
         "propose": (767, 1_853_604),
-        "embed_masks": (900, 38_352_316),
+        "embed_masks": (None, 38_352_316),
         "parse": (682, 447_124),
         "embed_text": (861, 4_131_058),
         "overlap": (72, 729_051),
@@ -109,11 +115,12 @@ def test_estimates_hold_for_the_demo() -> None:
         "report": (116, 2_821_189),
     }
     values = load_project(ROOT / "demo/params.yaml").values
-    counts = Counts(300, 1_751, 3_068, 2_500_000)
-    for each in estimates(values, counts, {"vit": 1_500_000, "resnet": 1_500_000}, 5_000_000):
+    weights = {name: (ROOT / encoder.weights).stat().st_size for name, encoder in values.encoders.items()}
+    generator = (ROOT / values.propose.input).stat().st_size
+    for each in estimates(values, Counts(300, 1_751, 3_068, ANNOTATIONS), weights, generator):
         if each.stage in took:
             memory, disk = took[each.stage]
-            assert memory / 1.5 < each.memory / 2**20 < memory * 2.5, each
+            assert memory is None or memory / 1.5 < each.memory / 2**20 < memory * 2.5, each
             assert each.disk > disk / 2 or disk < 10**5, each
 
 
