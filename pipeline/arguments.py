@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from store.errors import ParameterError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
+_DEEPEST = 16
+_LONGEST = 200
 
 
 def words_to_values(words: Sequence[str]) -> dict[str, Any]:
@@ -34,10 +36,14 @@ def words_to_values(words: Sequence[str]) -> dict[str, Any]:
     for name, parts in given.items():
         if not parts:
             raise ParameterError(f"--{name}: expected a value, got none")
-        *outer, last = name.split(".")
+        *outer, last = name.split(".", _DEEPEST)
         place = values
         for key in outer:
             place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise ParameterError(f"--{name}: expected names below --{key}, which has a value; give one of them")
+        if last in place:
+            raise ParameterError(f"--{name}: expected a value or names below it, got both; give one of them")
         place[last] = parts[0] if len(parts) == 1 else parts
     return values
 
@@ -74,7 +80,16 @@ def _fault(model: type[BaseModel], fault: Any, where: str) -> str:
         return f"{name}: unknown parameter {path[-1]!r}; {nearest(path[-1], _fields_at(model, path[:-1]))}"
     if fault["type"] == "missing":
         return f"{name}: expected a value, got none"
-    return f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+    return f"{name}: {fault['msg'][0].lower()}{fault['msg'][1:]}, got {_shown(fault['input'])}"
+
+
+def _shown(value: Any) -> str:
+    """A value that came, shortened; Python refuses to write whole numbers of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a {type(value).__name__} of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

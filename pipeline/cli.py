@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,9 @@ import typer
 
 from pipeline import cli_pictures, cli_results
 from pipeline.cli_shared import AsJson, DatasetName, ParamsFile, SplitName, opened
+from pipeline.foreign import close_output, report
 from pipeline.registry import DEFAULT_PARAMS
-from store.errors import GlimpseError
+from store.errors import plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,13 +39,22 @@ _SIDE = (
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and exit status 1, not a traceback."""
+    """Run the command line; any error is one message and exit status 1, not a traceback (see ``pipeline.foreign``)."""
     # Hundreds of threads that wait for each other are no help to small products, and OpenBLAS starts one per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text of the terminal's encoding
     try:
-        app()
-    except GlimpseError as error:
-        print(f"error: {error}", file=sys.stderr)
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `glimpse metrics | head` has seen enough
+        close_output()
+        sys.exit(1)
+    except Exception as error:
+        print(report(error, sys.argv[1:]), file=sys.stderr)
         sys.exit(1)
 
 
@@ -85,9 +96,10 @@ def run(context: typer.Context, stage: str) -> None:
 
 @app.command()
 def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
-    """Say exactly what a profile still needs: data, weights, models, disk room. Exit status 1 if anything is missing."""
+    """Say exactly what a profile still needs: data, weights, models, memory, disk room, and what each stage will take. Exit
+    status 1 if anything is missing."""
     from pipeline.project import repro
-    from pipeline.setup.preflight import check
+    from pipeline.setup.preflight import examined
 
     project = opened(params)
     encoders = project.values.encoders.values()
@@ -95,9 +107,11 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
         from pipeline.setup.doctor import precision_gain
 
         print(f"note: {precision_gain()}")
-    faults = check(project)
+    faults, stages = examined(project)
+    for stage in stages:
+        print(stage)
     for line in faults:
-        print(f"missing: {line}")
+        print(f"missing: {plain(line)}")
     if faults:
         sys.exit(1)
     print(f"nothing is missing; run: {repro(project)}")

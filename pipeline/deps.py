@@ -2,20 +2,28 @@
 
 DVC runs a stage again when a file of its ``deps`` changed; a file that is imported but not listed would leave it silently
 "up to date". So the list is generated, and a test compares.
+
+The dvc.yaml of another profile is made from the root's: ``python -m pipeline.deps FOLDER`` writes that of FOLDER/params.yaml.
+Its commands differ in fixed words, since a value of a params file in a command would reach a shell.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pipeline.registry import STAGES, UP_TO_PAIR, module_name
 from stages.clip.backbone import BACKBONES
+from store.errors import ParameterError
 from store.fingerprint import ROOT, import_closure
 from store.publish import write_file
 
-DVC_FILE, COPY = ROOT / "dvc.yaml", ROOT / "demo/dvc.yaml"
+DVC_FILE, DEMO = ROOT / "dvc.yaml", "demo"
+_FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+"""Names of folders that a shell takes as they are."""
 _CODE = re.compile(r"^ +- (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
 _DEPS = re.compile("^( +)deps:\n", re.MULTILINE)
 
@@ -47,12 +55,34 @@ def with_deps(text: str) -> str:
     return text
 
 
-def main(file: Path = DVC_FILE, copy: Path = COPY) -> None:
-    """Write ``file`` with its code dependencies, and its byte-equal ``copy``."""
+def for_profile(text: str, folder: str) -> str:
+    """``text`` of the root's dvc.yaml as it stands in ``folder``, for the params file beside it.
+
+    Raises:
+        ParameterError: ``folder`` has other characters than letters, digits, '_', '-', '.' and '/', or leaves the project.
+    """
+    if not _FOLDER.fullmatch(folder):
+        raise ParameterError(
+            f"{folder!r}: expected a folder below the project's, named with letters, digits, '_', '-' and '.', since its "
+            "name stands in commands; rename it"
+        )
+    way = "/".join([".."] * len(PurePosixPath(folder).parts))
+    for of_root, of_folder in (
+        ("wdir: .\n", f"wdir: {way}\n"),
+        ("--profile params.yaml\n", f"--profile {folder}/params.yaml\n"),
+        ("- params.yaml:\n", f"- {folder}/params.yaml:\n"),
+    ):
+        text = text.replace(of_root, of_folder)
+    return text
+
+
+def main(folders: Sequence[str] = (), file: Path = DVC_FILE) -> None:
+    """Write ``file`` with its code dependencies, and the dvc.yaml of the demo's and other profiles in ``folders``."""
     text = with_deps(file.read_text(encoding="utf-8"))
-    for path in (file, copy):
-        write_file(path, text)
+    write_file(file, text)
+    for folder in (DEMO, *folders):
+        write_file(file.parent / folder / file.name, for_profile(text, folder))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pipeline.arguments import checked
+from pipeline.params_file import read_params
 from pipeline.registry import DEFAULT_PARAMS, FILES
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
 from stages.ablations import TriedFilters
@@ -28,8 +28,7 @@ from store.registry import load_extensions
 
 EXTENSIONS = Path("extensions")
 MODELS = Path("models")
-_ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]*")
-PARAMS_FILES = ("params.yaml", "demo/params.yaml")
+_ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 class Section(BaseModel):
@@ -101,8 +100,8 @@ class Project(Section):
         for name in self.encoders:
             if not _ENCODER_NAME.fullmatch(name) or name in (*self.index.datasets, RUN):
                 raise ValueError(
-                    f"encoders.{name}: expected a name of letters, digits, '_', '-' and '.' that is no data set's and not "
-                    f"{RUN!r}, since files and metrics are named by it"
+                    f"encoders.{name}: expected a name of letters, digits, '_' and '-' that is no data set's and not {RUN!r}, "
+                    "since files, metrics and stages of DVC are named by it"
                 )
         return self
 
@@ -141,16 +140,7 @@ def load_project(file: Path) -> LoadedProject:
         ParameterError: no such file, no YAML, an unknown key (with the nearest known one) or a value out of range; or a
             file of the extensions cannot be loaded.
     """
-    try:
-        values: Any = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise ParameterError(
-            f"{file}: expected a params file ({' or '.join(PARAMS_FILES)}), found none; name it with --params"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{file}: not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ParameterError(f"{file}: expected sections, got {type(values).__name__}")
+    values = read_params(file)
     root, extensions = values.get("root"), values.get("extensions", str(EXTENSIONS))
     if isinstance(root, str) and isinstance(extensions, str):  # else `checked` says what is wrong with them
         load_extensions(file.parent / root / extensions)

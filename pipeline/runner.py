@@ -18,12 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.identity import identity
 from pipeline.progress import track
-from pipeline.project import load_project
+from pipeline.project import LoadedProject, load_project
 from pipeline.registry import PER_ENCODER, Instance, stage_module
-from pipeline.reruns import Reruns
+from pipeline.reruns import Reruns, stage_values
 from stages.contract import Context, Profile, Summary
 from store.document import write_document
-from store.errors import ParameterError
+from store.errors import ParameterError, plain
 from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
 
@@ -96,27 +96,61 @@ class Execution(BaseModel):
 
 
 class Place(BaseModel):
-    """Where a profile keeps its parts and the records of its runs, its params file (checked whole when it is given), the
-    folder of additions whose names the stage's values may use, and whose encoder's run it is, where there is one for each."""
+    """Where a run belongs: its params file, from which comes what the words do not say; where the parts and records go; the
+    folder of additions whose names the values may use; and whose encoder's run it is, where there is one for each."""
 
-    work: Path
+    work: Path | None = None
     profile: Path | None = None
     extensions: Path | None = None
     encoder: str = ""
 
 
 def run_words(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """Run stage ``name`` with command-line words (see ``pipeline.arguments``); return its record."""
+    """Run stage ``name`` with command-line words (see ``pipeline.arguments``); return its record.
+
+    With ``--profile FILE`` all values and paths that the words do not name are that params file's: the whole command of
+    dvc.yaml is ``run STAGE --profile FILE``, in which no value can reach a shell.
+
+    Raises:
+        ParameterError: a word that nothing knows, a value out of range, one that is missing; a faulty params file.
+    """
     stage = stage_module(name)
     models = (stage.Params, stage.Paths, Place, Execution)
     values, paths, place, options = split_values(words_to_values(words), models, name)
     where = checked(Place, place, name)
-    profile = None if where.profile is None else Reruns(load_project(where.profile))
+    profile, encoder = None, where.encoder
+    if where.profile is not None:
+        project = load_project(where.profile)
+        profile, encoder = Reruns(project), where.encoder or _encoder_of_dvc(name, project)
+        usual, files = stage_values(project, name, {}, encoder)
+        values, paths = {**usual.config(), **values}, {**files, **paths}
+        where = where.model_copy(update={"work": where.work or project.path(project.values.work)})
+    if where.work is None:
+        raise ParameterError(
+            f"{name}.work: expected a value, got none; add --work FOLDER, for parts and records, or --profile"
+        )
     if where.extensions is not None:
         load_extensions(where.extensions)
     execution = Execution.from_environment(options)
     typed = checked(stage.Params, values, name), checked(stage.Paths, paths, name)
-    return run_stage(name, *typed, where.work, execution, profile, where.encoder)
+    return run_stage(name, *typed, where.work, execution, profile, encoder)
+
+
+def _encoder_of_dvc(stage: str, project: LoadedProject) -> str:
+    """The encoder whose run DVC has started, from the name of the stage in its variable DVC_STAGE; otherwise the main one.
+
+    Raises:
+        ParameterError: DVC runs the stage in another folder than the params file's project.
+    """
+    named, _, encoder = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
+    if named != stage:  # typed by hand
+        return project.values.encoder
+    if project.folder.resolve() != Path.cwd():
+        raise ParameterError(
+            f"{project.file}: root: expected the way to the project's folder {Path.cwd()}, where DVC runs its stages, got "
+            f"{project.values.root!r}; correct it"
+        )
+    return encoder or project.values.encoder
 
 
 def run_stage(
@@ -154,7 +188,7 @@ def run_stage(
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
     write_document(work / "records" / f"{instance}.json", record, instance)
-    print(_line(record), flush=True)
+    print(plain(_line(record)), flush=True)  # names of files and reasons are the data's
     return record
 
 

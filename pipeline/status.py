@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.tables import narrow_table, print_table
+from pipeline.foreign import how_it_ended
 from pipeline.freshness import ancestors, reasons
 from pipeline.project import LoadedProject
 from pipeline.registry import STAGES, UP_TO_PAIR, Instance, instances
@@ -50,7 +51,10 @@ def dvc_states(project: LoadedProject) -> dict[Instance, str]:
         [sys.executable, "-m", "dvc", "status", "--json", str(file)], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise StoreError(f"dvc status {file} failed: {done.stderr.strip()}; run it by hand in the project's folder")
+        how = how_it_ended(done.returncode)
+        raise StoreError(
+            f"dvc status {file} failed, it {how}: {done.stderr.strip()}; run it by hand in the project's folder"
+        )
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
     every = instances(project.values.encoders)
     return {each: _describe(changed[each.name]) if each.name in changed else CURRENT for each in every}

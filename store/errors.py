@@ -14,7 +14,10 @@ A message says what was expected, what came, where (file, key, row) and what to 
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -74,14 +77,64 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(known) or 'none'}"
 
 
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}")
+_ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?")
+
+
+def plain(text: str) -> str:
+    """``text`` for a terminal or a file: without codes that a terminal obeys or that change the order of signs, without
+    memory addresses, which differ from run to run. Lines stay.
+
+    >>> plain("a\\x1b[31mb\\x07 <x at 0x7f8e12345678>")
+    'ab? <x at ...>'
+    """
+    shown = _ESCAPE.sub("", text)
+    shown = "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else "?" for c in shown)
+    return _ADDRESS.sub("...", shown)
+
+
+_ADVICE = re.compile(
+    r"weights_only|https?:|\b(?:please|try|consider|recommend|suggest|set|use|pass|install|upgrade|report|see|run)\b",
+    re.IGNORECASE,
+)
+"""Words by which a sentence of another library is taken for advice."""
+_LONGEST = 240
+
+
+def reason(error: BaseException) -> str:
+    """Why another library or the system failed, for a message of ours: without its advice, which does not know Glimpse.
+
+    >>> reason(ValueError("has 5000 digits; use another function. It is too long\\nmore"))
+    'has 5000 digits. It is too long'
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return plain(error.strerror)
+    first = next(iter(plain(str(error)).strip().splitlines()), "")
+    kept = ". ".join(part for part in re.split(r"(?<=[a-z0-9)])[.;] ", first) if not _ADVICE.search(part))
+    return (kept if len(kept) <= _LONGEST else f"{kept[:_LONGEST]}...") or type(error).__name__
+
+
 @contextmanager
 def reading(path: Path, remedy: str) -> Iterator[None]:
-    """Map the errors of a reader (OS, HDF5, Zarr, JSON) of ``path`` to a ``StoreError`` with a remedy."""
+    """Map the errors of a reader (OS, HDF5, Zarr, JSON) of ``path`` to a ``StoreError`` with a remedy.
+
+    Damaged bytes can fail in any instruction of a reader, with any error: struct's, an assertion, too little memory.
+    """
     try:
         yield
     except GlimpseError:
         raise
     except FileNotFoundError as error:
         raise StoreError(f"{path}: expected a file made by an earlier stage, found none; {remedy}") from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise StoreError(f"{path}: cannot be read, it is damaged or of another form ({error}); {remedy}") from error
+    except OSError as error:
+        if error.filename is not None and error.errno:  # the system's, not a library's
+            raise StoreError(
+                f"{path}: cannot be read: {os.strerror(error.errno)}; check its rights and the disk, or {remedy}"
+            ) from error
+        raise StoreError(_damaged(path, error, remedy)) from error
+    except Exception as error:
+        raise StoreError(_damaged(path, error, remedy)) from error
+
+
+def _damaged(path: Path, error: Exception, remedy: str) -> str:
+    return f"{path}: cannot be read, it is damaged or of another form ({reason(error)}); {remedy}"

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from store.computing import computing_digest
 from store.errors import CodeError
+from store.regular import open_regular
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages", "store")
 BOOKKEEPING = frozenset(
     {"stages.contract"}
     | {f"store.{name}" for name in ("computing", "errors", "fingerprint", "loader", "publish", "schema")}
-    | {f"store.{name}" for name in ("registry", "table", "units", "vectors", "work")}
+    | {f"store.{name}" for name in ("registry", "regular", "table", "units", "vectors", "work")}
 )
 """Modules that compute no value: how things lie on disk is covered by ``store.schema.VERSION``."""
 
@@ -47,8 +48,8 @@ def fingerprint(value: Any) -> str:
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hex digest of a file's contents."""
-    with path.open("rb") as file:
+    """Hex digest of a plain file's contents. OSError: it cannot be read, or is a pipe or device, which would not end."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
 
 

@@ -9,6 +9,7 @@ image's digest stands for its pixels: it says where a turn belongs to them.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import struct
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from store.errors import DataError, TransientError, rerun
+from store.errors import DataError, TransientError, reason, rerun
+from store.regular import NotPlain, leaves, read_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,6 +29,8 @@ MOST_PIXELS = 2**25
 """What pycocotools can hold in any mask, see ``stages.datasets.ground_truth``."""
 MOST_ASPECT = 20
 """A short side is resized to a fixed length without a cap on the long one: a thinner image would fill the memory."""
+MOST_BYTES = 2**30
+"""Of a file: 8 times the pixels of the largest image, in 32 bits and three colours, are less."""
 _REMEDY = f"put the right file there, then {rerun('index')}"
 _OTHER = "name another file, or save it as an 8-bit PNG or JPEG"
 _BITS, _BLACK_IS, _SIGN = 258, 262, 339
@@ -48,6 +52,7 @@ def open_image(root: Path, name: str, upright: bool = False) -> tuple[str, tuple
         DataError: an empty file, one that is no image, too thin (``MOST_ASPECT``) or too large (``MOST_PIXELS``).
     """
     data = _bytes(root / name, _REMEDY)
+    require_inside(root, name)
     with _opened(root / name, data, _REMEDY) as image:
         orientation = _orientation(image) if upright else 1
         size = (image.width, image.height) if orientation >= 5 else (image.height, image.width)
@@ -66,6 +71,7 @@ def read_image(root: Path, name: str, digest: str) -> Image.Image:
         data = _bytes(root / name, _REMEDY)
     except DataError as error:
         raise TransientError(str(error)) from error
+    require_inside(root, name)
     expected, _, orientation = digest.partition(_UPRIGHT)
     if hashlib.sha256(data).hexdigest() != expected:
         raise TransientError(
@@ -81,6 +87,40 @@ def load_image(path: Path) -> Image.Image:
         DataError: no such file, an empty one, a truncated one, one that is no image, or too thin or too large.
     """
     return _rgb(path, _bytes(path, _OTHER), _OTHER)
+
+
+def require_inside(root: Path, name: str) -> None:
+    """Raise a DataError for an image that lies elsewhere than below its root: annotations and archives are not ours.
+
+    Links within the root are followed, and the root may be a link itself.
+    """
+    try:
+        outside = leaves(root, root / name)
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a zero byte
+        raise DataError(
+            f"{root / name}: expected an image file, cannot find it ({reason(error)}); {_REMEDY}"
+        ) from error
+    if outside:
+        raise DataError(
+            f"{root / name}: leads out of the folder of images {root}; put the file itself there, or name the folder that "
+            "holds it as `images`"
+        )
+
+
+def require_size(where: str, width: int, height: int) -> None:
+    """Raise a DataError for an image that later stages cannot hold: the one rule, for every source and encoder.
+
+    Args:
+        where: the image, for the message.
+        width, height: in pixels.
+    """
+    if min(width, height) < 1:
+        raise DataError(f"{where}: {width} x {height} (width x height) has no pixel; name another file")
+    size = f"{where}: {width} x {height}"
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise DataError(f"{size} is longer than {MOST_ASPECT} times its short side; cut it")
+    if width * height > MOST_PIXELS:
+        raise DataError(f"{size} has more than {MOST_PIXELS:,} pixels; shrink it, and its annotations")
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -158,15 +198,17 @@ def _rgb(path: Path, data: bytes, remedy: str) -> Image.Image:
         try:
             return as_rgb(image)
         except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-            raise DataError(f"{path}: cannot be decoded ({error}); {remedy}") from error
+            raise DataError(f"{path}: cannot be decoded ({reason(error)}); {remedy}") from error
 
 
 def _bytes(path: Path, remedy: str) -> bytes:
     try:
-        if path.exists() and not path.is_file():  # reading a pipe or a device would never end
-            raise DataError(f"{path}: expected an image file, this is no regular file; {remedy}")
-        data = path.read_bytes()
+        data = read_regular(path, MOST_BYTES)
+    except (NotPlain, IsADirectoryError) as error:
+        raise DataError(f"{path}: expected an image file, this is no regular file; {remedy}") from error
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise DataError(f"{path}: expected an image file, {error.strerror}; {remedy}") from error
         raise TransientError(f"{path}: image file cannot be read ({error.strerror}); {remedy}") from error
     if not data:
         raise DataError(f"{path}: image file is empty (0 bytes); {remedy}")
@@ -182,10 +224,6 @@ def _opened(path: Path, data: bytes, remedy: str) -> Image.Image:
     except UnidentifiedImageError as error:  # its text holds the address of the buffer
         raise DataError(f"{path}: not an image that Pillow can open (unknown format); {remedy}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not an image that Pillow can open ({error}); {remedy}") from error
-    size = f"{path}: {image.width} x {image.height}"
-    if max(image.size) > MOST_ASPECT * min(image.size):
-        raise DataError(f"{size} is longer than {MOST_ASPECT} times its short side; cut it")
-    if image.width * image.height > MOST_PIXELS:
-        raise DataError(f"{size} has more than {MOST_PIXELS:,} pixels; shrink it, and its annotations")
+        raise DataError(f"{path}: not an image that Pillow can open ({reason(error)}); {remedy}") from error
+    require_size(str(path), image.width, image.height)
     return image

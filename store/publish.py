@@ -26,7 +26,7 @@ _ROOM = "free some (`glimpse clean` frees parts that nothing uses) or name anoth
 _IN_THE_WAY = "a folder stands where a file should be, or a file where a folder should be: move it away"
 _RIGHTS = "give yourself the right to write there, or name another place in the params file"
 _LOCKS = "the file system has no locks (flock): name a place on another one in the params file"
-_REMEDIES = {
+REMEDIES = {
     errno.ENOSPC: _ROOM,
     errno.EDQUOT: _ROOM,
     errno.EFBIG: "raise the limit on the size of files (`ulimit -f unlimited`), or name a file system without one",
@@ -58,10 +58,10 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _REMEDIES or not _concerns(error.filename, path):
+        if error.errno not in REMEDIES or not _concerns(error.filename, path):
             raise
         raise StoreError(
-            f"{path}: cannot be written: {os.strerror(error.errno)} ({_free(path)}); {_REMEDIES[error.errno]}, then run "
+            f"{path}: cannot be written: {os.strerror(error.errno)} ({_free(path)}); {REMEDIES[error.errno]}, then run "
             "the same command again"
         ) from error
 

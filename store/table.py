@@ -24,6 +24,7 @@ from store.errors import StoreError, reading, repair
 from store.fingerprint import array_digest, canonical, file_digest, fingerprint
 from store.publish import DeferredErrors, replacing
 from store.ragged import Bytes
+from store.ranges import check_ranges
 
 _CHUNK = 1 << 18
 _DESCRIPTION = "description"
@@ -150,6 +151,7 @@ def read_table(path: Path, name: str, columns: Iterable[str] | None = None) -> T
         names = [n for key in wanted for n in ((f"{key}.bytes", f"{key}.offsets") if key in ragged else (key,))]
         arrays = _verified(path, file, names, attrs["columns"], remedy)
         read = {key: _column(arrays, key, described.column(key)) for key in wanted}
+        check_ranges(path, name, read, attrs, remedy)
     return Table(path, read, attrs)
 
 

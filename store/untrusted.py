@@ -8,14 +8,15 @@ for a BUILD instruction to change.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from store.errors import DataError
+from store.errors import DataError, plain, reason
+from store.regular import read_regular
+from store.unpickler import PlainUnpickler, Refused, hashable
 
 _PLAIN = re.compile(r"b1|[iu][1248]|f[248]|[SU]\d+")
 """numpy types of plain numbers, bool and strings."""
@@ -32,46 +33,48 @@ def load_refs(path: Path) -> list[Any]:
         DataError: no such file, empty, truncated, no pickle, no list, or it names anything but plain values.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
-        raise DataError(f"{path}: {_EXPECTED}, cannot read it ({error.strerror}); {_REMEDY}") from error
+        raise DataError(f"{path}: {_EXPECTED}, cannot read it ({reason(error)}); {_REMEDY}") from error
     if not data:
         raise DataError(f"{path}: {_EXPECTED}, got an empty file (0 bytes); {_REMEDY}")
     try:
         try:
-            rows = _Reader(path, data, "utf-8").load()
+            rows = _Reader(data, "utf-8").load()
         except UnicodeDecodeError:
-            rows = _Reader(path, data, "latin1").load()
-    except DataError:
-        raise
+            rows = _Reader(data, "latin1").load()
+    except Refused as error:
+        raise DataError(f"{path}: {plain(str(error))}; {_REMEDY}") from error
     except Exception as error:  # damaged bytes can fail in any instruction, with any error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise DataError(f"{path}: truncated or not a pickle ({reason}); {_REMEDY}") from error
+        raise DataError(f"{path}: truncated or not a pickle ({reason(error)}); {_REMEDY}") from error
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of refs, got {type(rows).__name__}; {_REMEDY}")
     return rows
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, path: Path, data: bytes, encoding: str) -> None:
+class _Reader(PlainUnpickler):
+    def __init__(self, data: bytes, encoding: str) -> None:
         super().__init__(io.BytesIO(data), encoding=encoding)
-        self._path = path
-        self._admitted: dict[tuple[str, str], Any] = {
+        self.admitted = {
             **plain_names(encoding),
-            ("builtins", "set"): set,
-            ("builtins", "frozenset"): frozenset,
-            ("__builtin__", "set"): set,
-            ("__builtin__", "frozenset"): frozenset,
+            ("builtins", "set"): _Collect(set),
+            ("builtins", "frozenset"): _Collect(frozenset),
+            ("__builtin__", "set"): _Collect(set),
+            ("__builtin__", "frozenset"): _Collect(frozenset),
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self._admitted[module, name]
-        except KeyError:
-            raise DataError(
-                f"{self._path}: expected only plain containers, strings, numbers and numpy scalars, but the pickle "
-                f"asks for {module}.{name}: refused, loading it could run code; {_REMEDY}"
-            ) from None
+        if (module, name) not in self.admitted:
+            raise Refused(
+                "expected only plain containers, strings, numbers and numpy scalars, but the pickle asks for "
+                f"{f'{module}.{name}'[:100]}: refused, loading it could run code"
+            )
+        return super().find_class(module, name)
+
+    def build(self, built: Any, state: Any) -> None:
+        if not isinstance(built, PlainDtype):
+            raise Refused("attributes for what has none")
+        built.__setstate__(state)
 
 
 def plain_names(encoding: str) -> dict[tuple[str, str], Any]:
@@ -97,6 +100,20 @@ class _NoBytes:
 
     def __call__(self) -> bytes:
         return b""
+
+
+class _Collect:
+    """How Python writes a set at protocols 0 to 3: a call of ``set`` with a list."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, kind: type[set[Any]] | type[frozenset[Any]]) -> None:
+        self._kind = kind
+
+    def __call__(self, members: Any = ()) -> set[Any] | frozenset[Any]:
+        if not isinstance(members, list | tuple):
+            raise Refused("members of a set that are no list")
+        return self._kind(map(hashable, members))
 
 
 class _Encode:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.foreign import how_it_ended
 from store.errors import StoreError
 from store.fingerprint import file_digest
 from store.publish import remove
@@ -49,9 +50,11 @@ def repair(path: Path) -> list[Path]:
         removed += target.damaged
         remove(target.output)
         command = ["dvc", "repro", target.stage]
-        if subprocess.run([sys.executable, "-m", *command], cwd=target.project, check=False).returncode:
+        done = subprocess.run([sys.executable, "-m", *command], cwd=target.project, check=False)
+        if done.returncode:
             raise StoreError(
-                f"{path}: `{' '.join(command)}` in {target.project} failed, see above; mend that, then repair it"
+                f"{path}: `{' '.join(command)}` in {target.project} failed, it {how_it_ended(done.returncode)}, see "
+                "above; mend that, then repair it"
             )
         target = _find(path)
         if not target.damaged:

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pipeline.project import LoadedProject, with_params
+from pipeline.runner import Execution
+from pipeline.setup.estimates import Counts, Estimate, estimates, memory_of_machine
 from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
 from stages.clip.forms import weights_file
 from stages.datasets.choice import annotation_files, read
@@ -18,8 +20,6 @@ from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from store.errors import GlimpseError, WeightsError
 
 DOCS = "docs/data.md"
-BYTES_PER_IMAGE = 600_000
-"""Disk room that an image takes: 60 proposals x 2 vectors x 512 floats, in parts and in the output, and everything else."""
 _SHOWN = 3
 _ALTERNATIVE = f"put yours there ({DOCS}; RefShapes: make demo)"
 
@@ -46,21 +46,34 @@ class Need:
 
 def check(project: LoadedProject) -> list[str]:
     """Everything that is missing, one line each with the remedy; empty when the run can start."""
-    return [f"{need}; {need.remedy}" for need in needs(project) if need.remedy]
+    return examined(project)[0]
+
+
+def examined(project: LoadedProject) -> tuple[list[str], list[Estimate]]:
+    """As ``check``; and what each stage will take, [] where there are no annotations yet."""
+    found, counts = _needs(project)
+    lines = [f"{need}; {need.remedy}" for need in found if need.remedy]
+    return lines, _estimates(project, counts) if counts.images else []
 
 
 def needs(project: LoadedProject) -> list[Need]:
-    """Everything that a run needs, each once: data, weights, models, programs, disk room."""
-    annotations, named = _annotations(project)
-    rest = (*_images(project, named), *_models(project), *_programs(), *_room(project, len(named)))
-    return list(dict.fromkeys([*annotations, *rest]))
+    """Everything that a run needs, each once: data, weights, models, programs, memory, disk room."""
+    return _needs(project)[0]
 
 
-def _annotations(project: LoadedProject) -> tuple[list[Need], dict[str, str]]:
-    """The annotations; and the names of the images that those at hand need, each with the data set in whose files it is."""
+def _needs(project: LoadedProject) -> tuple[list[Need], Counts]:
+    annotations, named, counts = _annotations(project)
+    rest = (*_images(project, named), *_models(project), *_programs(), *_room(project, counts))
+    return list(dict.fromkeys([*annotations, *rest])), counts
+
+
+def _annotations(project: LoadedProject) -> tuple[list[Need], dict[str, str], Counts]:
+    """The annotations; the names of the images that those at hand need, each with the data set in whose files it is; and how
+    much they hold."""
     values = project.values
     needs: list[Need] = []
     named: dict[str, str] = {}
+    refs = expressions = size = 0
     for name, choice in values.index.datasets.items():
         root = project.path(values.index.annotations)
         files = annotation_files(root, name, choice)
@@ -79,7 +92,10 @@ def _annotations(project: LoadedProject) -> tuple[list[Need], dict[str, str]]:
             continue
         own = name if KINDS[choice.kind].pictures else ""
         named |= {name_below_root(image, choice.images): own for image in data.images if not image.status}
-    return needs, named
+        refs += len(data.refs)
+        expressions += sum(len(ref.sentences) for ref in data.refs)
+        size = max(size, sum(file.stat().st_size for file in files))
+    return needs, named, Counts(len(named), refs, expressions, size)
 
 
 def _images(project: LoadedProject, named: dict[str, str]) -> Iterator[Need]:
@@ -158,18 +174,38 @@ def _programs() -> Iterator[Need]:
     yield Need("DVC", "installed" if there else "is not installed", "" if there else "make env")
 
 
-def _room(project: LoadedProject, images: int) -> Iterator[Need]:
+def _room(project: LoadedProject, counts: Counts) -> Iterator[Need]:
+    """Disk and memory: what the run takes, by the stage that takes most, and what is there."""
     folder = project.path(project.values.data)
     while not folder.exists():
         folder = folder.parent
-    need, free = images * BYTES_PER_IMAGE, shutil.disk_usage(folder).free
-    if not images:
+    free = shutil.disk_usage(folder).free
+    if not counts.images:
         yield Need(
             str(folder), f"disk room: {free:,} bytes are free; how much is needed shows once annotations are there"
         )
         return
-    what = f"about {need:,} bytes of disk room for {images:,} images, {free:,} are free"
-    yield Need(str(folder), what, "make room" if free < need else "")
+    stages = _estimates(project, counts)
+    need, most = sum(stage.disk for stage in stages), max(stages, key=lambda stage: stage.disk)
+    what = f"about {need:,} bytes of disk room for {counts.images:,} images (most for {most.stage}), {free:,} are free"
+    yield Need(str(folder), what, "make room, or name another place as data and work" if free < need else "")
+    there, most = memory_of_machine(), max(stages, key=lambda stage: stage.memory)
+    what = f"about {most.memory:,} bytes at the most (stage {most.stage}), the machine has {there:,}"
+    lacking = 0 < there < most.memory
+    yield Need(
+        "memory", what, "choose fewer data sets, fewer views or smaller max_proposals, or another machine" * lacking
+    )
+
+
+def _estimates(project: LoadedProject, counts: Counts) -> list[Estimate]:
+    values = project.values
+    weights = {name: _size(_weights(project.path(encoder.weights))) for name, encoder in values.encoders.items()}
+    generator = _size(project.path(values.propose.input))
+    return estimates(values, counts, weights, generator, Execution.from_environment().workers)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _fetching(project: LoadedProject, kind: Kind, name: str, alternative: str = _ALTERNATIVE) -> str:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from stages.clip.forms import Form, is_legacy
-from stages.clip.unpickler import Module, Reader, Refused, Storage, StoredArray, StoredTensor
+from stages.clip.unpickler import Module, Reader, Storage, StoredArray, StoredTensor
+from store.unpickler import Refused
 
 _PICKLE_LIMIT = 1 << 26
 """Bytes of the pickle in a zip, without the numbers: those of the largest models have a few hundred thousand."""

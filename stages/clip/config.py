@@ -10,9 +10,11 @@ from typing import Any, Literal
 from stages.clip.backbone import Backbone, backbone_for
 from stages.clip.forms import text_instead, weights_digest, weights_file
 from stages.clip.hugging_face import is_hugging_face, open_clip_document
-from store.errors import ParameterError, WeightsError, nearest
+from store.errors import ParameterError, WeightsError, nearest, reason
 from store.fingerprint import file_digest
+from store.regular import read_regular
 
+_MOST_BYTES = 1 << 24
 ModelForm = Literal["name", "file", "folder"]
 OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG, HUGGING_FACE_PIXELS = (
     "open_clip_config.json",
@@ -94,12 +96,12 @@ def read_document(model: str) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _MOST_BYTES)
         document = json.loads(data)
     except (OSError, ValueError, RecursionError) as error:
         problem = error.strerror if isinstance(error, OSError) else text_instead(data[:4096]) or "it is no JSON"
         if not isinstance(error, OSError) and data.lstrip()[:1] in (b"{", b"["):
-            problem = f"its JSON is damaged: {error}"
+            problem = f"its JSON is damaged: {reason(error)}"
         raise WeightsError(
             f"{path}: expected a JSON model config, cannot read it ({problem}); check the path of the model"
         ) from error

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from stages.clip.checkpoint import Checkpoint, open_checkpoint, tensors_of
 from stages.clip.forms import Form, form_of
-from stages.clip.unpickler import Refused, StoredArray, StoredTensor
+from stages.clip.unpickler import StoredArray, StoredTensor
 from store.errors import WeightsError
+from store.unpickler import Refused
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "state_dict_ema", "model_ema", "clip_model", "clip")
 """Keys of checkpoints under which the weights stand, the first that is there counts."""

@@ -1,15 +1,13 @@
 """The pickle inside a weights file, read as data: tensors stay descriptions, unknown names are refused, nothing runs.
 
-Python's own machine written in Python, with fewer instructions: its memory does not depend on numbers in the file (the
-one in C makes room for whatever index a PUT names), keys of dicts are text or numbers (hashing nested tuples may take for
-ever), and attributes are set on stand-ins only.
+The machine is `store.unpickler`'s; attributes are set on stand-ins only.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, ClassVar
@@ -18,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from store.unpickler import PlainUnpickler, Refused, fill
 from store.untrusted import PlainDtype, plain_names
 
 _STORAGES = {
@@ -34,14 +33,7 @@ _STORAGES = {
 }
 _DTYPES = ("float16", "bfloat16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 _NUMBERS = re.compile(r"b1|[iu][1248]|f[248]")
-_LARGEST_KEY = 1 << 60
-"""Larger whole numbers may share one hash."""
 _MOST_DIMENSIONS = 16
-_SHOWN = 100
-
-
-class Refused(Exception):
-    """What a file holds is damaged or may not be there; the message says what, in our words."""
 
 
 @dataclass(frozen=True)
@@ -106,47 +98,27 @@ class Module:
     """Stand-in for an object of a class that is not looked up: holds its attributes, knows nothing else."""
 
 
-class Reader(pickle._Unpickler):
+class Reader(PlainUnpickler):
     """Reads one pickle. What it may name is in `_names`; ``__torch__`` names are those of TorchScript's modules."""
-
-    stack: list[Any]
-    read: Callable[[int], bytes]
-    append: Callable[[Any], None]
-    pop_mark: Callable[..., list[Any]]
 
     def __init__(self, stream: Any, encoding: str = "latin1") -> None:
         super().__init__(stream, encoding=encoding)
-        self._admitted = {**plain_names(encoding), **_names()}
+        self.admitted = {**plain_names(encoding), **_names()}
         self.storages: dict[str, Storage] = {}
         """Every storage that was named, by its key."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "__torch__" or (module, name) == ("argparse", "Namespace"):
             return Module
-        try:
-            return self._admitted[module, name]
-        except KeyError:
-            raise Refused(f"refused the name {f'{module}.{name}'[:_SHOWN]}") from None
+        return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, length, *view = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype) or any(view) or not _is_count(length):
             raise Refused("a storage of an unknown form")
+        if type(key) not in (str, int):
+            raise Refused("a storage without a name")
         return self.storages.setdefault(str(key), Storage(str(key), dtype, length))
-
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        _set(self.stack[-1], [key, value])
-
-    def load_setitems(self) -> None:
-        items = self.pop_mark()
-        _set(self.stack[-1], items)
-
-    def load_dict(self) -> None:
-        items = self.pop_mark()
-        built: dict[Any, Any] = {}
-        _set(built, items)
-        self.append(built)
 
     def load_newobj(self) -> None:
         self.stack.pop()  # arguments
@@ -155,13 +127,12 @@ class Reader(pickle._Unpickler):
         self.append(Module())
 
     def load_reduce(self) -> None:
-        arguments, function = self.stack.pop(), self.stack[-1]
-        if not isinstance(arguments, tuple) or (function is not Module and function not in self._admitted.values()):
-            raise Refused("a call of what is no function")
-        self.stack[-1] = function(*(() if function is Module else arguments))
+        if self.stack[-2] is Module:
+            self.stack[-2:] = [Module()]
+        else:
+            super().load_reduce()
 
-    def load_build(self) -> None:
-        state, built = self.stack.pop(), self.stack[-1]
+    def build(self, built: Any, state: Any) -> None:
         if isinstance(built, StoredArray | PlainDtype):
             built.__setstate__(state)
         elif isinstance(built, Module) and isinstance(state, dict):
@@ -169,26 +140,12 @@ class Reader(pickle._Unpickler):
         elif not isinstance(built, dict):  # attributes of a dict (a state_dict's _metadata) say nothing about weights
             raise Refused("attributes for what has none")
 
-    def load_bytearray8(self) -> None:
-        length = int.from_bytes(self.read(8), "little")
-        data = self.read(length)
-        if len(data) != length:
-            raise Refused("it ends inside a number of bytes")
-        self.append(data)
-
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-    for _code in (
-        *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX),
-        *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.PERSID),
-    ):
+    dispatch: ClassVar[dict[int, Any]] = dict(PlainUnpickler.dispatch)
+    for _code in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
         del dispatch[_code[0]]
-    dispatch[pickle.SETITEM[0]] = load_setitem
-    dispatch[pickle.SETITEMS[0]] = load_setitems
-    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.BINPERSID[0]] = pickle._Unpickler.dispatch[pickle.BINPERSID[0]]
     dispatch[pickle.NEWOBJ[0]] = load_newobj
     dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BUILD[0]] = load_build
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
 def _names() -> dict[tuple[str, str], Any]:
@@ -216,15 +173,6 @@ def _names() -> dict[tuple[str, str], Any]:
         **{(f"numpy.{core}.multiarray", "_reconstruct"): _new_array for core in ("core", "_core")},
         **{(f"numpy.{core}.numeric", "_frombuffer"): _array for core in ("core", "_core")},
     }
-
-
-def _set(target: Any, items: list[Any]) -> None:
-    if type(target) is not dict:
-        raise Refused("entries for what is no dict")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        if type(key) is not str and not (isinstance(key, int) and abs(key) < _LARGEST_KEY):
-            raise Refused(f"a {type(key).__name__} as a key, expected text or a number")
-        target[key] = value
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> StoredTensor:
@@ -257,7 +205,7 @@ def _array(raw: Any, dtype: PlainDtype, shape: Any, order: object) -> StoredArra
 def _dict(items: Any = (), *_: object) -> dict[Any, Any]:
     built: dict[Any, Any] = {}
     pairs = list(items.items()) if isinstance(items, Mapping) else items
-    _set(built, [value for pair in pairs for value in pair])
+    fill(built, [value for pair in pairs for value in pair])
     return built
 
 

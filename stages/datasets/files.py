@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from store.errors import DataError, ParameterError, nearest
+from store.errors import DataError, ParameterError, nearest, reason
+from store.regular import open_regular
 
 REMEDY = "docs/data.md says how to get the data (RefShapes: make demo writes it); or correct the path"
 
@@ -34,7 +35,9 @@ def read_json(path: Path, expected: str) -> Any:
         DataError: no such file, or no JSON.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return json.load(file)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: expected {expected}, cannot read it ({error}); fetch the file again") from error
+        raise DataError(
+            f"{path}: expected {expected}, cannot read it ({reason(error)}); fetch the file again"
+        ) from error

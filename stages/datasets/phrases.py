@@ -21,6 +21,7 @@ from stages.datasets.files import REMEDY, data_folder
 from stages.datasets.registry import KINDS, Choice, DatasetKind
 from stages.datasets.rows import ImageRow, ReferData, RefRow, SentenceRow
 from store.errors import DataError, ParameterError, nearest
+from store.regular import read_regular
 
 FORMS = ("csv", "tsv", "jsonl", "json")
 """Suffixes of the file of phrases, each a form."""
@@ -42,7 +43,7 @@ def phrase_rows(file: Path) -> list[Any]:
             f"{file}: expected {_EXPECTED}, as {', '.join(f'.{known}' for known in FORMS)}; got a file of another suffix"
         )
     try:
-        text = file.read_bytes().decode("utf-8-sig")
+        text = read_regular(file).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{file}: expected {_EXPECTED}, cannot read it ({error.strerror}); correct the path") from error
     except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ from stages.datasets.refer import COUNTS, refer_data
 from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import ReferData
 from store.errors import DataError, ParameterError, nearest
+from store.regular import read_regular
 
 _ENDING = ".jsonl"
 _INSTANCES = "instances.json"
@@ -57,7 +58,7 @@ def read_reclip(root: Path, name: str, splits: Sequence[str]) -> ReferData:
 def _rows(file: Path, problems: Problems) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """Number, place and object of each line; a line that holds none is a problem, and a ref without anything."""
     try:
-        lines = file.read_bytes().splitlines()
+        lines = read_regular(file).splitlines()
     except OSError as error:
         raise DataError(f"{file}: expected JSON Lines, cannot read it ({error.strerror}); fetch it again") from error
     for number, line in enumerate(lines):

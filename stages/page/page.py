@@ -16,9 +16,11 @@ from stages.page.cards import Card, make_cards
 from stages.page.data import Inputs, load_data
 from stages.page.reported import MARKS
 from stages.scoring.rules.registry import label_of
+from store.errors import CodeError
 from store.publish import write_file
 
 _FOLDER = Path(__file__).parent
+_PLACE = "<script>/*vega*/</script>"
 
 
 def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: int, context: Context) -> Summary:
@@ -64,7 +66,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
                 charts=specs,
             )
         with summary.timed("chart library"):
-            page = page.replace("/*vega*/", libraries.result(), 1)
+            page = _with_script(page, libraries.result())
     write_file(out, page)
     summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
     summary.wrote = {"pictures": len(shown), "charts": len(specs), "bytes": out.stat().st_size}
@@ -99,6 +101,16 @@ def _vega(folder: Path) -> str:
     script = "(() => {" + bundle + "})();"
     write_file(kept, f"{_digest(script)}\n{script}")
     return script
+
+
+def _with_script(page: str, script: str) -> str:
+    """``page`` with the chart library in its place: the comment that is all of a script element, which no value of the run
+    can be, since templates escape ``<``; the comment alone may well stand in a sentence.
+    """
+    before, place, after = page.partition(_PLACE)
+    if not place or _PLACE in after:
+        raise CodeError(f"{_FOLDER / 'page.html'}: expected {_PLACE} once; restore that file")
+    return f"{before}<script>{script}</script>{after}"
 
 
 def _digest(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,8 @@ def run_stages(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]
     Path(values["profile"]).write_text(yaml.safe_dump(values))
     records = {}
     for name in names or STAGES:
-        stage = DVC_STAGES[name]
-        for key, item in values["encoders"].items() if name in FOREACH else [("", None)]:
-            words = unfolded(stage["cmd"], {**values, "key": key, "item": item} if key else values)
+        for key in values["encoders"] if name in FOREACH else [""]:
+            words = command_of(name, values, key)
             record = run_words(name, words[words.index(name) + 1 :])
             if key in ("", values["encoder"]):
                 records[name] = record
@@ -74,21 +74,8 @@ def unfold(text: str, values: Any) -> str:
     return re.sub(r"\$\{([^}]+)\}", lambda match: str(lookup(match[1], values)), text)
 
 
-def unfolded(command: str, values: Any) -> list[str]:
-    """The words of a command as DVC makes them: ``${section}`` becomes ``--name value ...``."""
-    words: list[str] = []
-    for quoted, plain in re.findall(r'"([^"]*)"|(\S+)', command):
-        found = re.fullmatch(r"\$\{([^}]+)\}", plain)
-        value = lookup(found[1], values) if found else None
-        words += _options(value) if isinstance(value, dict) else [unfold(quoted or plain, values)]
-    return words
-
-
-def _options(section: dict[str, Any], prefix: str = "") -> list[str]:
-    words: list[str] = []
-    for name, value in section.items():
-        if isinstance(value, dict):
-            words += _options(value, f"{prefix}{name}.")
-        elif not isinstance(value, list) or value:
-            words += [f"--{prefix}{name}", *map(str, value if isinstance(value, list) else [value])]
-    return words
+def command_of(stage: str, values: Any, encoder: str = "") -> list[str]:
+    """The words of a stage's command in dvc.yaml, for the params file of ``values``; DVC_STAGE's encoder is a word here."""
+    words = shlex.split(DVC_STAGES[stage]["cmd"])
+    words[words.index("--profile") + 1] = values["profile"]
+    return words + (["--encoder", encoder or values["encoder"]] if stage in FOREACH else [])

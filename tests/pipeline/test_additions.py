@@ -35,7 +35,7 @@ from store.registry import ROOMS, load_extensions
 from store.table import Table, read_table
 from store.vectors import Vectors
 from tests.helpers.documents import data_sets
-from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages, unfolded
+from tests.helpers.profile import ROOT, command_of, demo_values, run_stages
 
 Values = dict[str, Any]
 
@@ -358,7 +358,7 @@ SOURCES.add(
 
 def propose_with(values: Values, *options: str) -> dict[str, Any]:
     Path(values["profile"]).write_text(yaml.safe_dump(values))
-    words = unfolded(DVC_STAGES["propose"]["cmd"], values)
+    words = command_of("propose", values)
     return run_words("propose", [*words[words.index("propose") + 1 :], *options])
 
 

@@ -20,7 +20,7 @@ from pipeline import cli, status
 from pipeline.cli import app
 from pipeline.project import load_project
 from pipeline.registry import Instance
-from pipeline.setup.preflight import BYTES_PER_IMAGE, check
+from pipeline.setup.preflight import check, examined
 from stages.contract import Context, Summary, compute_missing
 from store.errors import GlimpseError, StoreError
 from store.units import Result
@@ -80,11 +80,12 @@ def test_preflight_names_missing_images_and_room(tmp_path: Path, monkeypatch: py
     lines = check(load_project(tmp_path / "params.yaml"))
     assert len(lines) == 1
     assert "4 images that the annotations name, the first image_3.png, image_4.png, image_5.png" in lines[0]
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=6 * BYTES_PER_IMAGE - 1))
-    assert (
-        "3,600,000 bytes of disk room for 6 images, 3,599,999 are free"
-        in check(load_project(tmp_path / "params.yaml"))[1]
-    )
+    need = sum(stage.disk for stage in examined(load_project(tmp_path / "params.yaml"))[1])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=need))
+    assert len(check(load_project(tmp_path / "params.yaml"))) == 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=need - 1))
+    line = check(load_project(tmp_path / "params.yaml"))[1]
+    assert f"about {need:,} bytes of disk room for 6 images (most for report), {need - 1:,} are free; make room" in line
 
 
 def test_preflight_exits_with_1_when_something_is_missing(tmp_path: Path) -> None:

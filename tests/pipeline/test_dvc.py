@@ -7,21 +7,38 @@ import re
 import pytest
 import yaml
 
-from pipeline.arguments import words_to_values
-from pipeline.deps import code_deps, with_deps
+from pipeline.deps import code_deps, for_profile, with_deps
 from pipeline.project import load_project
 from pipeline.registry import PER_ENCODER, STAGES, UP_TO_PAIR, stage_module
 from pipeline.reruns import stage_values
-from tests.helpers.profile import DVC_STAGES, FOREACH, ROOT, lookup, unfold, unfolded
+from store.errors import ParameterError
+from tests.helpers.profile import DVC_STAGES, FOREACH, ROOT, unfold
 
 
-def test_the_demo_has_a_byte_equal_copy() -> None:
-    assert (ROOT / "demo/dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+def test_the_demo_has_the_same_stages_for_its_own_params_file() -> None:
+    text = (ROOT / "dvc.yaml").read_text()
+    assert (ROOT / "demo/dvc.yaml").read_text() == for_profile(text, "demo"), "run: make deps"
+    other = yaml.safe_load(for_profile(text, "mine/small"))["stages"]
+    assert other["parse"]["wdir"] == "../.."
+    assert other["parse"]["cmd"] == "python -m pipeline run parse --profile mine/small/params.yaml"
+    assert list(other["parse"]["params"][0]) == ["mine/small/params.yaml"]
+
+
+@pytest.mark.parametrize("folder", ["a b", "x;touch y", "../out", "/tmp", "", "-x", "a//b", "$(id)"])
+def test_a_folder_that_a_shell_would_not_take_as_it_is_has_no_dvc_file(folder: str) -> None:
+    with pytest.raises(ParameterError, match="its name stands in commands"):
+        for_profile("", folder)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_command_is_fixed_words(name: str) -> None:
+    """DVC unfolds values into commands and gives them to a shell, names of keys and texts as they are."""
+    assert DVC_STAGES[name]["cmd"] == f"python -m pipeline run {name} --profile params.yaml"
+    assert DVC_STAGES[name]["wdir"] == "."
 
 
 def test_the_stages_are_the_dvc_stages() -> None:
     assert list(DVC_STAGES) == list(STAGES)
-    assert all(stage["wdir"] == "${root}" for stage in DVC_STAGES.values())
     assert dict.fromkeys(PER_ENCODER, "${encoders}") == FOREACH
 
 
@@ -41,56 +58,55 @@ def test_generated_dependencies_restore_what_was_removed_and_drop_what_is_not_im
 
 @pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml"])
 @pytest.mark.parametrize("name", STAGES)
-def test_arguments_and_files_fit_the_stage(name: str, file: str) -> None:
-    """What the command passes, templates unfolded, is what the stage's Params and Paths know: all that the profile says."""
-    values = yaml.safe_load((ROOT / file).read_text())
-    stage = stage_module(name)
-    words = unfolded(DVC_STAGES[name]["cmd"], values)
-    given = words_to_values(words[words.index(name) + 1 :])
-    place = {name: given.pop(name) for name in ("work", "profile", "extensions")}
-    if name in PER_ENCODER:
-        place["encoder"] = given.pop("encoder")
-    given |= {name: value for name, value in place.items() if name in stage.Paths.model_fields}
-    paths = {field: str(given.pop(field)) for field in stage.Paths.model_fields}
-    stage.Params.model_validate(given)
-    own = {**values, "item": lookup("item", values)}
-    sections = [own[name] for name in re.findall(r"\$\{(\w+)[.}]", DVC_STAGES[name]["cmd"]) if name in own]
-    leaves = {leaf for section in sections if isinstance(section, dict) for leaf, v in section.items() if v != []}
-    assert leaves & set(stage.Params.model_fields) <= set(given), "a value of the profile does not reach the stage"
+def test_files_fit_the_stage(name: str, file: str) -> None:
+    """What DVC takes for a stage's inputs and outputs is what the stage's Paths are."""
+    values, project, stage = yaml.safe_load((ROOT / file).read_text()), load_project(ROOT / file), stage_module(name)
+    by_field = {n: path.relative_to(ROOT).as_posix() for n, path in stage_values(project, name, {})[1].items()}
+    paths = {field: by_field[field] for field in stage.Paths.model_fields}
     outputs = {paths.pop(output) for output in stage.Paths.outputs}
     metrics = {unfold(next(iter(m)), values) for m in DVC_STAGES[name].get("metrics", [])}
     assert {unfold(out, values) for out in DVC_STAGES[name]["outs"]} | metrics == outputs
-    inputs = {unfold(dep, values) for dep in DVC_STAGES[name]["deps"]} - {
-        d for d in DVC_STAGES[name]["deps"] if d.endswith(".py")
-    }
+    inputs = {unfold(dep, values) for dep in DVC_STAGES[name]["deps"] if not dep.endswith(".py")}
     if name == "variants":
-        own = {stage: stage_values(load_project(ROOT / file), stage, {})[1] for stage in UP_TO_PAIR}
+        own = {stage: stage_values(project, stage, {})[1] for stage in UP_TO_PAIR}
         paths = {n: path.relative_to(ROOT).as_posix() for files in own.values() for n, path in files.items()}
         del paths["weights"]  # the mask features depend on them
     # Records may be absent; images are checked by digest instead (docs/architecture.md).
     assert set(paths.values()) - {values["images"], f"{values['work']}/records"} <= inputs
 
 
+@pytest.mark.parametrize("name", STAGES)
+def test_every_value_that_a_stage_reads_is_a_dependency(name: str) -> None:
+    """A changed value reruns what reads it: each leaf of the sections that STAGES gives the stage, and its paths."""
+    (group,) = DVC_STAGES[name]["params"]
+    listed = set(group["params.yaml"])
+    assert {"work", "extensions"} <= listed
+    assert ("images" in listed) == ("images" in stage_module(name).Paths.model_fields)
+    read = {*stage_module(name).Params.model_fields, *stage_module(name).Paths.model_fields}
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section in STAGES[name]:
+        if section == "encoders":
+            assert "encoders.${key}" in listed
+        elif section not in listed:
+            assert {f"{section}.{leaf}" for leaf in values[section] if leaf in read} <= listed, section
+    if name == "variants":  # it runs the stages up to pair again
+        sections = {section for stage in UP_TO_PAIR for section in STAGES[stage]} - {"encoders"}
+        assert sections | {"encoder", "encoders.${encoder}"} <= listed
+    if name == "score":  # it reads the pair tables of all encoders that the file names
+        assert {"encoder", "encoders"} <= listed
+
+
 def test_no_parameter_of_a_profile_is_ignored() -> None:
-    """Every leaf of params.yaml appears in a command, so that a changed value reruns something."""
-    commands = " ".join(stage["cmd"] for stage in DVC_STAGES.values()) + " ".join(
-        str(s["deps"]) for s in DVC_STAGES.values()
-    )
-    named = set(re.findall(r"\$\{([^}]+)\}", commands)) | {"root", "profile", "encoders"}
-    for section, value in yaml.safe_load((ROOT / "params.yaml").read_text()).items():
-        leaves = {section} if not isinstance(value, dict) else {f"{section}.{leaf}" for leaf in value}
-        assert section in named or leaves <= named, f"{section} is used by no command"
+    """Every section of params.yaml is a dependency or stands in one, so that a changed value reruns something."""
+    listed = {name.partition(".")[0] for stage in DVC_STAGES.values() for name in stage["params"][0]["params.yaml"]}
+    files = " ".join(str([s["deps"], s["outs"], s.get("metrics")]) for s in DVC_STAGES.values())
+    named = listed | set(re.findall(r"\$\{(\w+)[.}]", files)) | {"root", "profile"}
+    assert set(yaml.safe_load((ROOT / "params.yaml").read_text())) <= named
     load_project(ROOT / "params.yaml")
 
 
-def test_params_are_listed_and_those_that_no_command_holds_are_dependencies() -> None:
-    """`dvc params diff` and `dvc exp show` list the params file; variants and score read sections of it by themselves."""
+def test_the_params_file_is_listed_for_dvc_params_diff() -> None:
     assert yaml.safe_load((ROOT / "dvc.yaml").read_text())["params"] == ["params.yaml"]
-    sections = {section for stage in UP_TO_PAIR for section in STAGES[stage]} - {"encoders"}
-    own = {"variants": sections | {"encoder", "encoders.${encoder}"}, "score": {"encoder", "encoders"}}
-    for name, stage in DVC_STAGES.items():
-        named = [section for group in stage.get("params", []) for section in group["${profile}"]]
-        assert set(named) == own.get(name, set()), name
 
 
 def test_dvc_stays_offline_links_and_stages_nothing_in_git() -> None:
@@ -101,15 +117,3 @@ def test_dvc_stays_offline_links_and_stages_nothing_in_git() -> None:
     assert "autostage = false" in config
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert {"/data/", "/.work/"} <= set(ignored)
-
-
-@pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml"])
-@pytest.mark.parametrize("name", UP_TO_PAIR)
-def test_the_wiring_passes_what_the_command_passes(name: str, file: str) -> None:
-    """Stage variants runs other stages with the very values and files that dvc.yaml gives them."""
-    values, stage = yaml.safe_load((ROOT / file).read_text()), stage_module(name)
-    words = unfolded(DVC_STAGES[name]["cmd"], values)
-    given = words_to_values(words[words.index(name) + 1 :])
-    params, paths = stage_values(load_project(ROOT / file), name, {})
-    assert stage.Params.model_validate({n: given[n] for n in given if n in stage.Params.model_fields}) == params
-    assert {n: ROOT / str(given[n]) for n in stage.Paths.model_fields} == {n: ROOT / p for n, p in paths.items()}

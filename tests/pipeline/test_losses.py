@@ -18,7 +18,7 @@ from pipeline.commands.tables import print_last_run
 from pipeline.project import load_project
 from store.errors import DataError
 from store.table import read_table
-from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages, unfolded
+from tests.helpers.profile import ROOT, command_of, demo_values, run_stages
 
 Values = dict[str, Any]
 
@@ -117,7 +117,7 @@ def test_a_generator_of_which_nothing_is_usable_stops_the_run(profile: Values, t
 def run(values: Values, stage: str, **environment: str) -> tuple[int, str]:
     """The command of dvc.yaml in a process of its own: exit status, and what it said."""
     Path(values["profile"]).write_text(yaml.safe_dump(values))
-    words = [sys.executable, *unfolded(DVC_STAGES[stage]["cmd"], values)[1:]]
+    words = [sys.executable, *command_of(stage, values)[1:]]
     done = subprocess.run(
         words, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
     )

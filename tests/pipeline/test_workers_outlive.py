@@ -32,7 +32,7 @@ from store.ragged import Bytes
 from store.table import content_digest, read_table, write_table
 from store.units import in_process
 from store.work import Parts
-from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, run_stages, unfolded
+from tests.helpers.profile import ROOT, command_of, demo_values, run_stages
 from tests.helpers.worker_loads import replacing_meanwhile, scaled
 
 INPUTS = range(5)
@@ -291,7 +291,7 @@ def test_a_stage_whose_code_was_edited(profile: dict[str, Any], tmp_path: Path) 
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     values = profile | {"profile": str(tmp_path / "params.yaml"), "work": str(tmp_path / "work")}
     Path(values["profile"]).write_text(yaml.safe_dump(values))
-    words = unfolded(DVC_STAGES["parse"]["cmd"], values)[1:]
+    words = command_of("parse", values)[1:]
     output, file = Path(profile["data"]) / "parse.h5", tmp_path / "stages/text/words.py"
 
     def run(*options: str) -> subprocess.CompletedProcess[str]:

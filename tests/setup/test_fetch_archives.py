@@ -268,3 +268,15 @@ def test_a_damaged_archive_is_one_error_and_no_half_file(tmp_path: Path, damage:
     with pytest.raises(FetchError, match=r"a\.zip: not a zip file that can be read"):
         unpack(tmp_path / "a.zip", tmp_path / "out", (), None, lambda n: None)
     assert not files_below(tmp_path / "out")
+
+
+def test_an_archive_that_unfolds_to_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    """A thousand times its bytes, as deflate allows; a text that shrinks to a tenth is unpacked."""
+    bomb = tmp_path / "bomb.zip"
+    bomb.write_bytes(zipped({f"{n}.json": bytes(1 << 24) for n in range(8)}))
+    with pytest.raises(FetchError, match=r"would unfold to 134,217,728, more than 100 times .*nothing was unpacked"):
+        unpack(bomb, tmp_path / "out", (), None, lambda size: None)
+    assert not (tmp_path / "out").exists()
+    text = tmp_path / "text.zip"
+    text.write_bytes(zipped({"a.json": b"".join(b"%d," % n for n in range(200_000))}))
+    assert unpack(text, tmp_path / "out", (), None, lambda size: None) == 1

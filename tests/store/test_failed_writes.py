@@ -86,7 +86,7 @@ def test_something_else_stands_there(tmp_path: Path) -> None:
     assert (tmp_path / "t.h5" / "mine").is_dir()
 
 
-@pytest.mark.parametrize("number", sorted(publish._REMEDIES))
+@pytest.mark.parametrize("number", sorted(publish.REMEDIES))
 def test_every_error_of_a_write_has_a_remedy(number: int, tmp_path: Path) -> None:
     """Whatever call raises it; the first error is the one that is told and chained."""
     publish.write_file(tmp_path / "t", "old")

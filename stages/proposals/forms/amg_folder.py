@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from stages.proposals.forms.given import Given
 from stages.proposals.forms.pictures import read_values
 from stages.proposals.forms.registry import FORMS, UNSCORED, MaskForm, MaskRow, Track
 from store.errors import DataError
+from store.regular import read_regular
 
 _TABLE = "metadata.csv"
 
@@ -26,8 +28,8 @@ def _rows(given: Given, track: Track) -> Iterator[MaskRow]:
 
 def _of_image(table: Path, image: str) -> Iterator[MaskRow]:
     try:
-        with table.open(encoding="utf-8-sig", newline="") as opened:
-            entries = list(csv.DictReader(opened))
+        text = read_regular(table).decode("utf-8-sig")
+        entries = list(csv.DictReader(io.StringIO(text, newline="")))
     except (OSError, ValueError, csv.Error) as error:
         yield MaskRow(str(table), fault=f"cannot be read ({error})")
         return

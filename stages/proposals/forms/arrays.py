@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stages.proposals.forms.given import Given
 from stages.proposals.forms.registry import FORMS, UNSCORED, MaskForm, MaskRow, Track
 from store.errors import DataError
+from store.regular import open_regular
 
 _ENDING = ".npz"
 _SCORES = ("scores", "score", "predicted_iou")
@@ -41,7 +42,7 @@ def _read(file: Path) -> tuple[NDArray[np.bool_], list[object]]:
         DataError: the file is no such archive.
     """
     try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as archive:
+        with open_regular(file) as opened, np.load(opened, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("masks", *_SCORES) if name in archive.files}
             names = list(archive.files)
     except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:

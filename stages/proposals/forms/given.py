@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from store.errors import DataError
+from store.regular import open_regular
 
 NO_VALUE = object()
 """Stands for the value of what is no JSON."""
@@ -126,9 +127,9 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 
 def _opened(file: Path) -> IO[bytes]:
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             compressed = opened.read(2) == _GZIP
-        return cast(IO[bytes], gzip.open(file)) if compressed else file.open("rb")
+        return cast(IO[bytes], gzip.open(file)) if compressed else open_regular(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
 

@@ -1,0 +1,128 @@
+"""Large numbers of things on one image, or in one run, within a stated bound of memory; and what preflight expects."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.project import load_project
+from pipeline.registry import STAGES
+from pipeline.setup.estimates import Counts, estimates, memory_of_machine
+from stages.datasets.ground_truth import union as union_of
+from stages.page.page import _with_script
+from stages.proposals.boxes import boxes_by_rule
+from stages.proposals.items import item_of
+from stages.scoring.metrics import resampled_sums
+from store.errors import CodeError
+from store.overlap_counts import overlap_counts
+from store.segmentation import areas, as_rle, decode, encode
+from tests.helpers.profile import ROOT
+
+MASKS, REFS = 1_000, 300
+ANNOTATIONS = 2_509_373
+"""Bytes of the largest data set of RefShapes, as the demo writes it."""
+
+
+@pytest.fixture(scope="module")
+def masks() -> np.ndarray:
+    """1,000 rectangles on an image of 60 x 80."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.sort(rng.integers(0, 61, (MASKS, 2)), axis=1), np.sort(rng.integers(0, 81, (MASKS, 2)), axis=1)
+    rows[:, 1] += rows[:, 0] == rows[:, 1]
+    columns[:, 1] += columns[:, 0] == columns[:, 1]
+    y, x = np.arange(61)[None, :, None], np.arange(81)[None, None, :]
+    return (y >= rows[:, :1, None]) & (y < rows[:, 1:, None]) & (x >= columns[:, :1, None]) & (x < columns[:, 1:, None])
+
+
+def test_a_thousand_masks_of_an_image_and_hundreds_of_refs(masks: np.ndarray) -> None:
+    """More than 255 at once, which pycocotools' area could not count under numpy 2."""
+    counts, (height, width) = encode(masks), masks.shape[1:]
+    np.testing.assert_array_equal(areas(counts, height, width), masks.sum((1, 2)))
+    np.testing.assert_array_equal(decode(counts, height, width), masks)
+    item = item_of(counts, np.ones(MASKS), height, width)
+    assert len(item["area"]) == len(boxes_by_rule(counts, height, width)["tight"]) == MASKS
+    rles = [as_rle(c, height, width) for c in counts]
+    intersection, union = overlap_counts(rles, rles[:REFS])
+    together = union_of(rles)["counts"]
+    np.testing.assert_array_equal(decode([together], height, width)[0], masks.any(0))
+    flat = masks.reshape(MASKS, -1).astype(np.int64)
+    np.testing.assert_array_equal(intersection, flat @ flat[:REFS].T)
+    np.testing.assert_array_equal(union, flat.sum(1)[:, None] + flat.sum(1)[None, :REFS] - flat @ flat[:REFS].T)
+
+
+def test_the_bootstrap_is_drawn_in_blocks() -> None:
+    """60,000 resamples of 2,000 images are 0.9 GiB of counts; a fraction of them is held at once."""
+    sums = np.random.default_rng(1).random((2_000, 2))
+    tracemalloc.start()
+    drawn = resampled_sums(sums, 60_000, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150 * 2**20
+    assert drawn.shape == (60_000, 2)
+    np.testing.assert_allclose(drawn.mean(0), sums.sum(0), rtol=1e-3)
+
+
+def test_the_chart_library_has_one_place_that_no_value_can_take() -> None:
+    page = "<p>/*vega*/ &lt;script&gt;/*vega*/&lt;/script&gt;</p><script>/*vega*/</script><p>/*vega*/</p>"
+    made = _with_script(page, "CHARTS \\1 /*vega*/")
+    assert made == page.replace("<script>/*vega*/</script>", "<script>CHARTS \\1 /*vega*/</script>")
+    for faulty in ("<p>/*vega*/</p>", page + page):
+        with pytest.raises(CodeError, match=r"expected .* once"):
+            _with_script(faulty, "CHARTS")
+
+
+def profile(folder: Path, **propose: object) -> Path:
+    values = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
+    values["propose"] |= propose
+    (folder / "params.yaml").write_text(yaml.safe_dump({**values, "root": str(ROOT)}))
+    return folder / "params.yaml"
+
+
+def test_estimates_grow_with_what_there_is(tmp_path: Path) -> None:
+    values = load_project(profile(tmp_path)).values
+    small, large = Counts(300, 1_751, 3_068, 10**6), Counts(60_000, 350_000, 600_000, 10**8)
+    weights, before = {"vit": 10**6, "resnet": 10**6}, None
+    for counts, proposals, workers in ((small, 50, 0), (large, 50, 0), (large, 1000, 0), (large, 1000, 4)):
+        values = load_project(profile(tmp_path, max_proposals=proposals)).values
+        now = estimates(values, counts, weights, 10**6, workers)
+        assert [each.stage for each in now] == list(STAGES)
+        if before is not None:
+            assert all(a.memory >= b.memory and a.disk >= b.disk for a, b in zip(now, before, strict=True))
+            assert sum(each.memory for each in now) > sum(each.memory for each in before)
+        before = now
+
+
+def test_estimates_hold_for_the_demo() -> None:
+    """Records of one finished demo run: MiB of memory at the peak, bytes of outputs.
+
+    The estimates were fitted to this very run, so this keeps them from drifting and says nothing about larger data.
+    Memory is None where that run computed nothing (all parts were there), so that nothing was measured.
+    """
+    took: dict[str, tuple[int | None, int]] = {
+        "index": (99, 1_379_697),
+        "propose": (767, 1_853_604),
+        "embed_masks": (None, 38_352_316),
+        "parse": (682, 447_124),
+        "embed_text": (861, 4_131_058),
+        "overlap": (72, 729_051),
+        "pair": (232, 15_305_549),
+        "score": (102, 1_028_255),
+        "sweep": (183, 72_273),
+        "report": (116, 2_821_189),
+    }
+    values = load_project(ROOT / "demo/params.yaml").values
+    weights = {name: (ROOT / encoder.weights).stat().st_size for name, encoder in values.encoders.items()}
+    generator = (ROOT / values.propose.input).stat().st_size
+    for each in estimates(values, Counts(300, 1_751, 3_068, ANNOTATIONS), weights, generator):
+        if each.stage in took:
+            memory, disk = took[each.stage]
+            assert memory is None or memory / 1.5 < each.memory / 2**20 < memory * 2.5, each
+            assert each.disk > disk / 2 or disk < 10**5, each
+
+
+def test_the_machine_has_memory() -> None:
+    assert 2**28 < memory_of_machine() < 2**50
