@@ -76,6 +76,7 @@ class Project(Section):
     work: Path
     images: Path
     metrics: Path
+    summary: Path
     extensions: Path = EXTENSIONS
     models: Path = MODELS
     index: Index

@@ -47,6 +47,9 @@ FILES = {
     "scores": "scores.h5",
     "ablations": "ablations.json",
     "grid": "grid.json",
+    "rules_plot": "plots/rules.csv",
+    "iou_plot": "plots/iou.csv",
+    "surface_plot": "plots/surface.csv",
     "report": "report.html",
 }
 """Field of a stage's ``Paths`` -> its file in the data folder, for an encoder where it is made once for each."""

@@ -39,6 +39,7 @@ def stage_values(
     )
     files = {field: project.table(file.format(encoder=encoder)) for field, file in FILES.items()}
     files |= {"images": project.path(project.values.images), "metrics": project.path(project.values.metrics)}
+    files["summary"] = project.path(project.values.summary)
     files["records"] = project.path(project.values.work, "records")
     files |= {name: project.path(path) for name, path in given.items()}
     return checked(module.Params, params, str(project.file)), {name: files[name] for name in module.Paths.model_fields}

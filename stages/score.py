@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.comparison import Both, versus
 from stages.scoring.fusion import Floats, fused_scores
-from stages.scoring.metrics import Outcome, bootstrap, iou_of, outcome_of_random, summarise
+from stages.scoring.metrics import Outcome, bootstrap, iou_of, metrics_by_encoder, outcome_of_random, summarise
+from stages.scoring.plots import iou_rows, rule_rows, summary_of, write_csv
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import REFERENCES, Rule, Rules
 from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
 from store.agreement import agrees_with
-from store.document import RUN, write_document
+from store.document import RUN, read_document, write_document
 from store.errors import ParameterError, StoreError, nearest, rerun
+from store.publish import write_file
 from store.states import State, left_out
 from store.table import write_table
 from store.usable import LOST_SHARE
@@ -47,7 +50,10 @@ class Paths(BasePaths):
     pair_tables: Path
     scores: Path
     metrics: Path
-    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics")
+    summary: Path
+    rules_plot: Path
+    iou_plot: Path
+    outputs: ClassVar[tuple[str, ...]] = ("scores", "metrics", "summary", "rules_plot", "iou_plot")
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,18 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     write_table(paths.scores, "scores", columns, params.config(), made_from, **attributes)
     if not agrees_with(paths.metrics, "score", {**metrics, RUN: run_of}):
         write_document(paths.metrics, metrics, "score", run_of)
+    _write_views_of_dvc(params, paths, main, metrics_by_encoder(read_document(paths.metrics, "score"))[""])
     summary.wrote = {"expressions": len(main.pairs.group), "splits": len(main.pairs.groups), "encoders": len(scored)}
     return summary
+
+
+def _write_views_of_dvc(params: Params, paths: Paths, main: Scored, metrics: Mapping[str, Any]) -> None:
+    """Write what `dvc metrics` and `dvc plots` show, from the numbers of the metrics file."""
+    rule = params.enabled[0]
+    write_file(paths.summary, json.dumps(summary_of(metrics, rule), indent=1) + "\n")
+    write_csv(paths.rules_plot, ("split", "rule", "miou"), rule_rows(metrics))
+    outcomes = {name: main.pairs.outcome(main.chosen[name]) for name in (rule, "upper_bound")}
+    write_csv(paths.iou_plot, ("split", "rule", "iou", "share"), iou_rows(main.pairs, outcomes))
 
 
 def _tables(params: Params, folder: Path, context: Context) -> dict[str, Path]:

@@ -146,7 +146,7 @@ def _values(project: LoadedProject, images: Path, file: Path, asked: Asked) -> d
         "root": str(project.folder.absolute()),
         **{name: str(room / name) for name in ("data", "work")},
         "profile": str(file),
-        "metrics": str(room / "metrics.json"),
+        **{name: str(room / f"{name}.json") for name in ("metrics", "summary")},
         "images": str(images),
         "index": {
             "annotations": str(room / "annotations"),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from stages.proposals.from_coco import _rows
 
 from stages.clip.forms import weights_digest
 from stages.clip.state_dict import read_state_dict
 from stages.datasets.files import read_json
+from stages.proposals.forms.given import read_value
 from store.errors import DataError, GlimpseError, WeightsError
 from store.images import MOST_ASPECT, MOST_PIXELS, load_image, open_image, read_image, require_size
 from store.regular import NotPlain, leaves, read_regular
@@ -32,7 +32,10 @@ READERS = {
     "an image to index": ("from store.images import open_image", "open_image({}.parent, {}.name)"),
     "refs": ("from store.untrusted import load_refs", "load_refs({})"),
     "annotations": ("from stages.datasets.files import read_json", "read_json({}, 'x')"),
-    "proposals": ("from stages.proposals.from_coco import _rows", "_rows({})"),
+    "proposals": ("from stages.proposals.forms.given import read_value", "read_value({})"),
+    "lines of proposals": ("from stages.proposals.forms.given import lines", "list(lines({}))"),
+    "a label map": ("from stages.proposals.forms.pictures import read_values", "read_values({})"),
+    "phrases": ("from stages.datasets.phrases import phrase_rows", "phrase_rows({})"),
     "a params file": ("from pipeline.params_file import read_params", "read_params({})"),
     "a model config": ("from stages.clip.config import _read_json", "_read_json({})"),
     "weights": ("from stages.clip.forms import form_of", "form_of({})"),
@@ -69,7 +72,7 @@ def test_readers_take_plain_files_and_links_to_them(tmp_path: Path) -> None:
     assert open_image(tmp_path / "root", "y.png") == (digest, (6, 8))
     assert read_image(tmp_path / "root", "y.png", digest).size == load_image(tmp_path / "root/y.png").size
     (tmp_path / "x.json").write_text("[]")
-    assert read_json(tmp_path / "x.json", "x") == _rows(tmp_path / "x.json") == []
+    assert read_json(tmp_path / "x.json", "x") == read_value(tmp_path / "x.json") == []
     assert weights_digest(tmp_path / "x.json") == hashlib.sha256(b"[]").hexdigest()
     with pytest.raises(WeightsError, match="JSON text"):
         read_state_dict(tmp_path / "x.json")

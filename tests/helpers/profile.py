@@ -38,6 +38,7 @@ def demo_values(folder: Path) -> dict[str, Any]:
         "data": f"{folder}/data",
         "work": f"{folder}/work",
         "metrics": f"{folder}/metrics.json",
+        "summary": f"{folder}/summary.json",
         "extensions": f"{folder}/extensions",
     }
     values["images"] = f"{folder}/refer/images"

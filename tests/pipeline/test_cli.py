@@ -214,6 +214,7 @@ COMMANDS = {
     "table": [],
     "show": ["1"],
     "segment": ["no.png", "a ball"],
+    "predict": ["no.png", "--phrases", "x.csv", "--out", "x"],
     "fetch weights": ["clip"],
     "fetch data": ["refcoco"],
 }

@@ -64,8 +64,8 @@ def test_files_fit_the_stage(name: str, file: str) -> None:
     by_field = {n: path.relative_to(ROOT).as_posix() for n, path in stage_values(project, name, {})[1].items()}
     paths = {field: by_field[field] for field in stage.Paths.model_fields}
     outputs = {paths.pop(output) for output in stage.Paths.outputs}
-    metrics = {unfold(next(iter(m)), values) for m in DVC_STAGES[name].get("metrics", [])}
-    assert {unfold(out, values) for out in DVC_STAGES[name]["outs"]} | metrics == outputs
+    listed = [*DVC_STAGES[name]["outs"], *DVC_STAGES[name].get("metrics", [])]
+    assert {unfold(out if isinstance(out, str) else next(iter(out)), values) for out in listed} == outputs
     inputs = {unfold(dep, values) for dep in DVC_STAGES[name]["deps"] if not dep.endswith(".py")}
     if name == "variants":
         own = {stage: stage_values(project, stage, {})[1] for stage in UP_TO_PAIR}
