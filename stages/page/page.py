@@ -18,7 +18,7 @@ from stages.page.reported import MARKS
 from stages.scoring.rules.registry import label_of
 from store.publish import write_file
 
-_FOLDER = Path(__file__).parent
+_TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: int, context: Context) -> Summary:
@@ -34,6 +34,8 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
             data = load_data(inputs)
         with summary.timed("pictures"):
             shown = make_cards(data, inputs.images, cards, image_width, seed, context)
+        with summary.timed("chart library"):
+            library = libraries.result()
         with summary.timed("page"):
             specs = charts.specs(data)
             differences = comparison.differences(data.differences, data.groups)
@@ -62,9 +64,8 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
                 cards=shown,
                 hero=_hero(shown),
                 charts=specs,
+                library=library,
             )
-        with summary.timed("chart library"):
-            page = page.replace("/*vega*/", libraries.result(), 1)
     write_file(out, page)
     summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
     summary.wrote = {"pictures": len(shown), "charts": len(specs), "bytes": out.stat().st_size}
@@ -110,7 +111,7 @@ def _render(**values: Any) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -121,7 +122,8 @@ def _render(**values: Any) -> str:
     environment.filters["label"] = label_of
     environment.filters["signed"] = comparison.signed
     environment.filters["script_json"] = lambda value: Markup(_script_json(value))
-    files = {name: Markup((_FOLDER / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
+    environment.filters["script"] = Markup
+    files = {name: Markup((_TEMPLATES / name).read_text(encoding="utf-8")) for name in ("style.css", "page.js")}
     return environment.get_template("page.html").render(files=files, **values) + "\n"
 
 
