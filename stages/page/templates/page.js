@@ -12,7 +12,7 @@
     const colour = (name) => style.getPropertyValue(name).trim();
     const text = { labelColor: colour("--muted"), titleColor: colour("--muted"), titleFontWeight: 500 };
     return {
-      background: "transparent",
+      background: colour("--card"),
       font: style.fontFamily,
       view: { stroke: null },
       axis: { ...text, gridColor: colour("--line"), domainColor: colour("--line"), tickColor: colour("--line"), tickCount: 5 },
@@ -29,7 +29,7 @@
     const specs = JSON.parse(byId("specs").textContent);
     for (const [id, spec] of Object.entries(specs)) {
       views.get(id)?.finalize();
-      if (id.startsWith("heat-")) spec.params[0].value = metric;
+      if (spec.params) spec.params[0].value = metric;
       const options = { mode: "vega-lite", actions: false, renderer: "canvas", config: config() };
       const result = await window.vegaEmbed(byId(id), spec, options);
       views.set(id, result.view);
@@ -46,34 +46,90 @@
       for (const other of document.querySelectorAll("button[data-metric]"))
         other.setAttribute("aria-pressed", String(other === button));
       for (const line of document.querySelectorAll("p[data-metric]")) line.hidden = line.dataset.metric !== metric;
-      for (const [id, view] of views) if (id.startsWith("heat-")) view.signal("metric", metric).runAsync();
+      for (const [id, view] of views) if (!id.startsWith("iou-")) view.signal("metric", metric).runAsync();
     });
   }
 
-  // Pictures: filtered by the form, a page at a time.
-
-  const form = byId("filters");
-  const cards = [...byId("cards").children];
-  const more = byId("more");
-  let limit = PAGE;
-
-  function filter() {
-    const { dataset, split, kind, text } = Object.fromEntries(new FormData(form));
-    const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-    const matches = cards.filter(({ dataset: card }) =>
-      (!dataset || card.dataset === dataset) && (!split || card.split === split) &&
-      (!kind || card.kinds.split(" ").includes(kind)) &&
-      words.every((word) => card.text.toLowerCase().includes(word)));
-    const shown = new Set(matches.slice(0, limit));
-    for (const card of cards) card.hidden = !shown.has(card);
-    form.elements.count.value = matches.length === 1 ? "1 picture" : `${matches.length} pictures`;
-    byId("nothing").hidden = matches.length > 0;
-    more.hidden = matches.length <= limit;
+  for (const button of document.querySelectorAll("button[data-save]")) {
+    button.addEventListener("click", async () => {
+      const kind = button.dataset.save;
+      const link = document.createElement("a");
+      link.href = await views.get(button.dataset.chart).toImageURL(kind, kind === "png" ? 2 : 1);
+      link.download = `${button.dataset.file}.${kind}`;
+      link.click();
+    });
   }
 
-  form.addEventListener("input", () => { limit = PAGE; filter(); });
+  // Expressions: failures and pictures, filtered and sorted by one form, a page at a time.
+
+  const form = byId("filters");
+
+  class List {
+    constructor(id, singular, plural) {
+      Object.assign(this, { id, singular, plural, limit: PAGE, opened: null });
+      this.box = byId(id);
+      this.items = [...this.box.children];
+      byId(`${id}-more`).addEventListener("click", () => { this.limit += PAGE; this.show(); });
+    }
+
+    show() {
+      const wanted = Object.fromEntries(new FormData(form));
+      const order = sorted(this.items, wanted.sort);
+      const found = order.filter((item) => matches({ ...item.dataset, text: `${item.dataset.text} ${item.textContent}` }, wanted));
+      const shown = new Set(found.slice(0, this.limit));
+      if (this.opened) shown.add(this.opened);
+      for (const item of order) item.hidden = !shown.has(item);
+      this.box.append(...order);
+      byId(`${this.id}-count`).value = `${found.length} ${found.length === 1 ? this.singular : this.plural}`;
+      byId(`${this.id}-none`).hidden = found.length > 0;
+      byId(`${this.id}-more`).hidden = found.length <= this.limit;
+    }
+  }
+
+  const lists = [new List("cards", "picture", "pictures")];
+  if (byId("failures")) lists.push(new List("failures", "expression", "expressions"));
+
+  function update() {
+    for (const list of lists) {
+      Object.assign(list, { limit: PAGE, opened: null });
+      list.show();
+    }
+  }
+
+  form.addEventListener("input", update);
+  form.addEventListener("reset", () => setTimeout(update));
   form.addEventListener("submit", (event) => event.preventDefault());
-  more.addEventListener("click", () => { limit += PAGE; filter(); });
-  filter();
+
+  // An address that ends in an expression's id shows it, whatever the filters.
+
+  function open() {
+    let id = location.hash.slice(1);
+    try { id = decodeURIComponent(id); } catch { /* not an address of this page */ }
+    const element = byId(id);
+    for (const list of lists) {
+      if (!list.items.includes(element)) continue;
+      list.opened = element;
+      list.show();
+      element.scrollIntoView();
+    }
+  }
+
+  window.addEventListener("hashchange", open);
+
+  // Pictures are enlarged in a dialog, which the Escape key, its button and a click beside the picture close.
+
+  const dialog = byId("enlarged");
+  for (const button of document.querySelectorAll("button.enlarge")) {
+    button.addEventListener("click", () => {
+      const small = button.querySelector("img");
+      byId("enlarged-picture").replaceChildren(small.cloneNode());
+      byId("enlarged-text").textContent = small.alt;
+      dialog.showModal();
+    });
+  }
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+  update();
+  open();
   drawn();
 })();
