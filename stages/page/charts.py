@@ -19,6 +19,7 @@ _CELLS = 41
 _BINS = 20
 _SIDE = 200
 _OTHER: dict[Axis, Axis] = {"alpha": "beta", "beta": "alpha"}
+_MARKS = {"main": "solid", "rival": "dashed", "upper_bound": "area"}
 _LOOKS: dict[str, dict[str, Any]] = {
     "best": {"shape": "cross", "fill": "#ffffff", "stroke": "#11151c", "strokeWidth": 1},
     "in use": {"shape": "circle", "fill": "transparent", "stroke": "#ff2f8b", "strokeWidth": 3},
@@ -29,27 +30,38 @@ def specs(data: Data) -> dict[str, dict[str, Any]]:
     """Id of an element of the page -> its chart, for every measured split: ``heat-<group>``, ``curves-<group>`` (where there
     is a point in use) and ``iou-<group>``.
 
-    Each has a ``description``, which a screen reader says in its place.
+    Each has a ``description``, which a screen reader says in its place, and in ``usermeta.title`` the lines that stand over
+    it where it is saved.
     """
     charts: dict[str, dict[str, Any]] = {}
     for group in data.measured:
         name, used = " ".join(data.groups[group]), data.point(group)
         surface = data.grid["splits"][data.groups[group][0]][data.groups[group][1]]
-        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, used) | {
-            "description": f"Heat map of oIoU and mIoU over alpha and beta, {name}. {_said(surface['best'], used)}"
-        }
+        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, used) | _words(
+            f"Heat map of oIoU and mIoU over alpha and beta, {name}. {_said(surface['best'], used)}",
+            name,
+            "ring: in use, plus: best of the grid" if used else "plus: best of the grid",
+        )
         if used is not None:
             cuts = {
                 metric: {axis: cut(data.grid, data.groups[group], metric, axis, used[_OTHER[axis]]) for axis in _OTHER}
                 for metric in METRICS
             }
-            charts[f"curves-{group}"] = curves(cuts, used) | {"description": _cuts_said(name, cuts["miou"])}
+            at = [f"{cuts['miou'][axis].at:g}" for axis in ("alpha", "beta")]
+            told = _cuts_said(name, cuts["miou"])
+            lines = f"solid: over α at β {at[0]}, dashed: over β at α {at[1]}, rings: in use"
+            charts[f"curves-{group}"] = curves(cuts, used) | _words(told, name, lines)
         members = (data.group == group) & data.evaluated
         shown = {"main": data.main, "rival": data.rival, "upper_bound": "upper_bound"}
         iou = {part: data.iou[rule][members] for part, rule in shown.items() if rule is not None}
         labels = {part: label_of(rule) for part, rule in shown.items() if rule is not None}
-        charts[f"iou-{group}"] = histogram(iou, labels) | {"description": _histogram_said(name, iou, labels)}
+        parts = ", ".join(f"{_MARKS[part]}: {label.lower()}" for part, label in labels.items())
+        charts[f"iou-{group}"] = histogram(iou, labels) | _words(_histogram_said(name, iou, labels), name, parts)
     return charts
+
+
+def _words(description: str, *title: str) -> dict[str, Any]:
+    return {"description": description, "usermeta": {"title": list(title)}}
 
 
 def _said(best: dict[str, Any], used: dict[str, Any] | None) -> str:

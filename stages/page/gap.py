@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.page.comparison import signed
 from stages.page.data import Data
 from stages.page.expressions import FAILED, Expressions
 from stages.page.surface import Cut, cut
@@ -176,23 +177,20 @@ def single_text(single: Single) -> str:
     The causes of a difference are not in the tables, so none is named.
     """
     label, mixed = label_of(single.rule), label_of(MIXED).lower()
-    words = [
-        f"{label} has mIoU {100 * single.miou:.2f}, {mixed} {100 * single.mixed:.2f}: "
-        f"{100 * (single.miou - single.mixed):.2f} points more"
-    ]
+    more = f"{signed(100 * (single.miou - single.mixed))} points"
     if single.versus:
         low, high = (100 * bound for bound in single.versus["miou_ci"])
-        told = "does not hold 0" if low > 0 else "holds 0, so the difference may be chance"
-        words[0] += f" (95 % interval {low:.2f} to {high:.2f}, which {told})"
-    words.append(
-        f"The two choose differently for {single.differ:,} of {single.n:,} expressions: {label.lower()} has the higher IoU "
-        f"for {single.better:,}, the lower for {single.worse:,}"
-    )
-    parts = ((single.without_words, "without a word of position or relation"), (single.with_words, "with one"))
-    means = [f"{100 * part[0]:+.2f} over {part[1]:,} expressions {what}" for part, what in parts if part]
-    words.append(f"Mean difference of IoU, in points: {' and '.join(means)}".replace("-", "−"))
+        what = "without 0" if low > 0 else "with 0 inside: the difference may be chance"
+        more += f", 95 % interval {signed(low)} to {signed(high)}, {what}"
+    means = [
+        f"{signed(100 * part[0])} over {part[1]:,} expressions {which} a word of position or relation"
+        for part, which in ((single.without_words, "without"), (single.with_words, "with"))
+        if part
+    ]
     alpha, peak = single.curve.peak
-    words.append(
-        f"Over α at β {single.curve.at:g} mIoU is highest at α {alpha:g} with {100 * peak:.2f}; α in use is {single.alpha:g}"
+    return (
+        f"{label} has mIoU {100 * single.miou:.2f}, {mixed} {100 * single.mixed:.2f} ({more}). "
+        f"They choose differently for {single.differ:,} of {single.n:,} expressions; {label.lower()} has the higher IoU for "
+        f"{single.better:,} and the lower for {single.worse:,}. Mean difference of IoU in points: {', '.join(means)}. "
+        f"Over α at β {single.curve.at:g} mIoU is highest at α {alpha:g} with {100 * peak:.2f}; α in use is {single.alpha:g}."
     )
-    return ". ".join(words) + "."

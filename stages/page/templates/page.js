@@ -25,14 +25,18 @@
     };
   }
 
+  const specs = JSON.parse(byId("specs").textContent);
+
+  async function embedded(element, spec) {
+    if (spec.params) spec.params[0].value = metric;
+    const options = { mode: "vega-lite", actions: false, renderer: "canvas", config: config() };
+    return (await window.vegaEmbed(element, spec, options)).view;
+  }
+
   async function draw() {
-    const specs = JSON.parse(byId("specs").textContent);
     for (const [id, spec] of Object.entries(specs)) {
       views.get(id)?.finalize();
-      if (spec.params) spec.params[0].value = metric;
-      const options = { mode: "vega-lite", actions: false, renderer: "canvas", config: config() };
-      const result = await window.vegaEmbed(byId(id), spec, options);
-      views.set(id, result.view);
+      views.set(id, await embedded(byId(id), spec));
     }
     document.body.dataset.ready = String(views.size);
   }
@@ -50,13 +54,24 @@
     });
   }
 
+  // A saved chart has a title, which says what the page says around it.
+
+  async function save(button) {
+    const { save: kind, chart, file } = button.dataset;
+    const spec = specs[chart];
+    const text = [...spec.usermeta.title, ...(spec.params ? [metric === "miou" ? "mIoU" : "oIoU"] : [])];
+    const title = { text, anchor: "start", fontSize: 11, color: config().axis.titleColor };
+    const view = await embedded(document.createElement("div"), { ...spec, title });
+    const link = document.createElement("a");
+    link.href = await view.toImageURL(kind, kind === "png" ? 2 : 1);
+    link.download = `${file}.${kind}`;
+    link.click();
+    view.finalize();
+  }
+
   for (const button of document.querySelectorAll("button[data-save]")) {
-    button.addEventListener("click", async () => {
-      const kind = button.dataset.save;
-      const link = document.createElement("a");
-      link.href = await views.get(button.dataset.chart).toImageURL(kind, kind === "png" ? 2 : 1);
-      link.download = `${button.dataset.file}.${kind}`;
-      link.click();
+    button.addEventListener("click", () => {
+      save(button).catch((error) => { document.body.dataset.error = String(error); });
     });
   }
 
@@ -75,7 +90,7 @@
     show() {
       const wanted = Object.fromEntries(new FormData(form));
       const order = sorted(this.items, wanted.sort);
-      const found = order.filter((item) => matches({ ...item.dataset, text: `${item.dataset.text} ${item.textContent}` }, wanted));
+      const found = order.filter((item) => matches(item.dataset, wanted));
       const shown = new Set(found.slice(0, this.limit));
       if (this.opened) shown.add(this.opened);
       for (const item of order) item.hidden = !shown.has(item);
