@@ -81,7 +81,8 @@ def build(
 ) -> report.Paths:
     """A store of 3 images, 4 refs and 6 expressions in ``root``.
 
-    ``without_truth``: rows of ``groups`` whose data set has no ground truth. ``config``: settings of score. ``configs``: those of index, proposals and parse in place of the usual.
+    ``without_truth``: rows of ``groups`` whose data set has no ground truth. ``config``: settings of
+    score. ``configs``: those of index, proposals and parse in place of the usual.
     """
     own: dict[str, dict[str, Any]] = {
         "index": {"splits": ["val", "test"]},
