@@ -60,10 +60,10 @@ class Card:
     problem: str
 
 
-def make_cards(data: Data, images: Path, count: int, width: int, seed: int, context: Context) -> list[Card]:
+def make_cards(known: Expressions, images: Path, count: int, width: int, seed: int, context: Context) -> list[Card]:
     """Cards of up to ``count`` expressions of each kind in each split, split by split; ``width`` in pixels."""
-    known = Expressions(data)
-    picked = pick(data, known, count, seed)
+    data = known.data
+    picked = pick(known, count, seed)
     order = sorted(picked, key=lambda e: int(data.pairs["expression_image"][e]))
     by_image = [list(group) for _, group in groupby(order, key=lambda e: int(data.pairs["expression_image"][e]))]
     facts = {expression: known.facts(expression) for expression in picked}
@@ -75,7 +75,7 @@ def make_cards(data: Data, images: Path, count: int, width: int, seed: int, cont
     return [cards[expression] for expression in picked]
 
 
-def pick(data: Data, expressions: Expressions, count: int, seed: int) -> dict[int, tuple[str, ...]]:
+def pick(known: Expressions, count: int, seed: int) -> dict[int, tuple[str, ...]]:
     """Expressions to show and the kinds they stand for, in order of split, kind and rank.
 
     Where there is a ground truth: best and worst by the IoU of the run's rule, differ by the gap between it and its rival
@@ -83,12 +83,13 @@ def pick(data: Data, expressions: Expressions, count: int, seed: int) -> dict[in
     are put in an order drawn from ``seed``; other images come before further expressions of one image.
     """
     picked: dict[int, tuple[str, ...]] = {}
+    data = known.data
     measured = data.measured
     for group in range(len(data.groups)):
         shown = data.evaluated if group in measured else data.usable
         members = np.flatnonzero((data.group == group) & shown)
         members = np.random.default_rng([seed, group]).permutation(members)
-        ranked = _by_iou(data, members) if group in measured else _by_margin(data, expressions, members)
+        ranked = _by_iou(data, members) if group in measured else _by_margin(known, members)
         for kind, order in ranked.items():
             for expression in islice(_spread(order, data.pairs["expression_image"]), count):
                 picked[expression] = (*picked.get(expression, ()), kind)
@@ -106,10 +107,10 @@ def _by_iou(data: Data, members: NDArray[np.int64]) -> dict[str, NDArray[np.int6
     }
 
 
-def _by_margin(data: Data, expressions: Expressions, members: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+def _by_margin(known: Expressions, members: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     """Kind -> ``members`` of that kind, the first to be shown first; a choice without another proposal is the surest."""
-    margin = np.nan_to_num(expressions.margin, nan=np.inf)
-    decided, different = _decided(data, members)
+    margin = np.nan_to_num(known.margin, nan=np.inf)
+    decided, different = _decided(known.data, members)
     several = decided[np.isfinite(margin[decided])]
     return {
         "wide": decided[np.argsort(-margin[decided], kind="stable")],

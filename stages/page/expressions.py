@@ -63,10 +63,10 @@ class Failures:
 
 
 class Expressions:
-    """The facts of a run's expressions."""
+    """The facts of a run's expressions; what is asked for is worked out once."""
 
     def __init__(self, data: Data) -> None:
-        self._data = data
+        self.data = data
 
     @cached_property
     def margin(self) -> NDArray[np.float64]:
@@ -74,7 +74,7 @@ class Expressions:
 
         NaN without a choice, or without a second proposal; 0 where the two are equal.
         """
-        data = self._data
+        data = self.data
         offsets, chosen = data.pairs["expression_offsets"], data.chosen(data.main)
         others = np.where(data.kept(), data.scores["score"].astype(np.float64), -np.inf)
         decided = np.flatnonzero(chosen >= 0)
@@ -93,17 +93,17 @@ class Expressions:
     @cached_property
     def regret(self) -> NDArray[np.float64]:
         """IoU of each best proposal less IoU of the choice (E,); means nothing without a ground truth."""
-        difference: NDArray[np.float64] = self._data.iou["upper_bound"] - self._data.iou[self._data.main]
+        difference: NDArray[np.float64] = self.data.iou["upper_bound"] - self.data.iou[self.data.main]
         return difference
 
     @cached_property
     def _length(self) -> dict[int, str]:
-        classes = by_length(self._data.parse["sentence"])
+        classes = by_length(self.data.parse["sentence"])
         return {int(row): name for name, rows in classes.items() for row in rows}
 
     def facts(self, expression: int) -> Facts:
         """What is known of the expression in a row of the tables."""
-        data, index, parse = self._data, self._data.index, self._data.parse
+        data, index, parse = self.data, self.data.index, self.data.parse
         ref, (dataset, split) = int(data.pairs["expression_ref"][expression]), data.groups[data.group[expression]]
         evaluated, margin = bool(data.evaluated[expression]), float(self.margin[expression])
         identifier = int(index["expression_id"][expression])
@@ -127,11 +127,11 @@ class Expressions:
 
     def has_spatial_word(self, expression: int) -> bool:
         """Whether the sentence has a word of position or relation."""
-        return any(self._data.parse[f"{sort}_words"][expression] != "[]" for sort in ("position", "relation"))
+        return any(self.data.parse[f"{sort}_words"][expression] != "[]" for sort in ("position", "relation"))
 
     def failures(self, listed: int = LISTED) -> Failures:
         """The failures with the greatest regret, up to ``listed`` of each split; of equal regret the lower IoU first."""
-        data = self._data
+        data = self.data
         failed = data.counted & (data.iou[data.main] <= FAILED)
         rows: list[Facts] = []
         for group in data.measured:

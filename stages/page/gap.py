@@ -92,14 +92,14 @@ class Single:
     curve: Cut
 
 
-def singles(data: Data) -> list[Single]:
+def singles(known: Expressions) -> list[Single]:
     """Every measured split and single feature where the run's rule global_local is behind; [] for another rule."""
-    return list(_singles(data)) if data.main == MIXED else []
+    return list(_singles(known)) if known.data.main == MIXED else []
 
 
-def _singles(data: Data) -> Iterator[Single]:
-    expressions = Expressions(data)
-    spatial = np.array([expressions.has_spatial_word(row) for row in range(len(data.group))], np.bool_)
+def _singles(known: Expressions) -> Iterator[Single]:
+    data = known.data
+    spatial = np.array([known.has_spatial_word(row) for row in range(len(data.group))], np.bool_)
     for group in data.measured:
         dataset, split = data.groups[group]
         content, used = data.metrics[dataset][split], data.point(group)
@@ -149,21 +149,22 @@ class Choices:
     agree: int | None
 
 
-def choices(data: Data) -> list[Choices]:
+def choices(known: Expressions) -> list[Choices]:
     """What there is to say about every split without metrics."""
-    margins, ours = Expressions(data).margin, data.chosen(data.main)
+    data = known.data
+    margins, ours = known.margin, data.chosen(data.main)
     found = []
     for group in data.unmeasured:
         rows = np.flatnonzero((data.group == group) & data.usable)
         decided = rows[ours[rows] >= 0]
-        known = margins[decided][~np.isnan(margins[decided])]
-        quartiles = np.percentile(known, [25, 50, 75]).tolist() if len(known) else None
+        defined = margins[decided][~np.isnan(margins[decided])]
+        quartiles = np.percentile(defined, [25, 50, 75]).tolist() if len(defined) else None
         found.append(
             Choices(
                 *data.groups[group],
                 expressions=int((data.group == group).sum()),
                 chosen=len(decided),
-                only=len(decided) - len(known),
+                only=len(decided) - len(defined),
                 margin=None if quartiles is None else (quartiles[0], quartiles[1], quartiles[2]),
                 agree=None if data.rival is None else int((data.chosen(data.rival)[decided] == ours[decided]).sum()),
             )

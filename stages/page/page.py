@@ -13,7 +13,7 @@ from typing import Any
 from stages.contract import Context, Summary
 from stages.page import charts, comparison, gap, tables
 from stages.page.cards import MEASURED, UNMEASURED, Card, make_cards
-from stages.page.data import Data, Inputs, load_data
+from stages.page.data import Inputs, load_data
 from stages.page.expressions import Expressions, Facts
 from stages.page.reported import MARKS
 from stages.scoring.rules.registry import label_of
@@ -43,13 +43,14 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
         libraries = background.submit(_vega, context.work)  # seconds the first time, so in parallel with the rest
         with summary.timed("read"):
             data = load_data(inputs)
+            known = Expressions(data)
         with summary.timed("pictures"):
-            shown = make_cards(data, inputs.images, cards, image_width, seed, context)
+            shown = make_cards(known, inputs.images, cards, image_width, seed, context)
         with summary.timed("chart library"):
             library = libraries.result()
         with summary.timed("page"):
             specs = charts.specs(data)
-            page = _render(**_values(data, shown), charts=specs, library=library)
+            page = _render(**_values(known, shown), charts=specs, library=library)
     write_file(out, page)
     summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
     summary.wrote = {"pictures": len(shown), "charts": len(specs), "bytes": out.stat().st_size}
@@ -57,9 +58,9 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
     return summary
 
 
-def _values(data: Data, cards: list[Card]) -> dict[str, Any]:
+def _values(known: Expressions, cards: list[Card]) -> dict[str, Any]:
     """What the templates print, by the names that they use."""
-    failures = Expressions(data).failures()
+    data, failures = known.data, known.failures()
     return {
         "title": ", ".join(data.datasets),
         "synthetic": [name for name in data.datasets if name.startswith("refshapes")],
@@ -69,7 +70,7 @@ def _values(data: Data, cards: list[Card]) -> dict[str, Any]:
         "encoder": data.encoder,
         "identity": tables.identity(data),
         "setting": tables.setting(data),
-        "choices": gap.choices(data),
+        "choices": gap.choices(known),
         "failures": failures,
         "cards": cards,
         "pictured": {card.facts.anchor for card in cards},
@@ -82,12 +83,13 @@ def _values(data: Data, cards: list[Card]) -> dict[str, Any]:
         "stages": tables.stages(data.records),
         "warnings": tables.warnings(data.records),
         "reasons": tables.reasons(data),
-        **_measurements(data),
+        **_measurements(known),
     }
 
 
-def _measurements(data: Data) -> dict[str, Any]:
+def _measurements(known: Expressions) -> dict[str, Any]:
     """What the templates print of the splits with a ground truth; "measured" is False where there is none."""
+    data = known.data
     metrics = tables.metrics_of(data)
     groups = list(tables.measured(data).values())
     differences = comparison.differences(data.differences, groups)
@@ -98,7 +100,7 @@ def _measurements(data: Data) -> dict[str, Any]:
         "empty": data.scoring.empty,
         "singles": [
             {"place": f"{single.dataset} {single.split}", "rule": single.rule, "text": gap.single_text(single)}
-            for single in gap.singles(data)
+            for single in gap.singles(known)
         ],
         "gaps": gap.gaps(data),
         "encoders": tables.encoders(data),

@@ -295,12 +295,13 @@ def reasons(data: Data) -> list[Json]:
     images = zip(index["image_name"], index["image_status"], strict=True)
     entries += [("image", "skipped", name, status) for name, status in images]
     alone = zip(index["image_name"], data.proposals["status"], index["image_status"], strict=True)
-    entries += [("image", "without proposals", name, status) for name, status, unusable in alone if not unusable]
+    entries += [("image", "without proposals", name, status) for name, status, problem in alone if not problem]
     refs = zip(index["ref_id"], index["ref_status"], strict=True)
     entries += [("ref", "without ground truth", f"ref {ref}", status) for ref, status in refs]
+    unusable = zip(data.usable, data.pairs["expression_status"], strict=True)
     statuses = (
         ("text", "odd", parse["status"]),
-        ("expression", "not evaluated", data.pairs["expression_status"]),
+        ("expression", "not evaluated", ["" if usable else status for usable, status in unusable]),
     )
     for what, fate, column in statuses:
         entries += [(what, fate, f"expression {e}", s) for e, s in zip(index["expression_id"], column, strict=True)]

@@ -11,6 +11,7 @@ import pytest
 
 from stages.page import gap
 from stages.page.data import load_data
+from stages.page.expressions import Expressions
 from tests.helpers.report_page import CHOSEN, GROUPS, SCORES, Element, build, card, make, without_vega
 
 no_vega = pytest.fixture(without_vega)
@@ -42,6 +43,7 @@ def test_a_run_without_any_ground_truth_shows_choices_and_margins_and_no_iou(tmp
         assert "data-regret" not in shown.attributes
         scores = sorted(SCORES[expression], reverse=True)
         assert [line.text.split()[1] for line in shown.tags("li")] == [f"{score:.2f}" for score in scores[:3]]
+    assert "no ground truth" not in page.tags("section", id="reasons")[0].text, "nothing is wrong with these rows"
     form = {e.attributes["name"] for e in page.tags("form", id="filters")[0].find(lambda e: "name" in e.attributes)}
     assert "margin" in form
     assert not form & {"iou", "regret"}
@@ -49,7 +51,7 @@ def test_a_run_without_any_ground_truth_shows_choices_and_margins_and_no_iou(tmp
 
 def test_quartiles_of_margins_and_agreement_are_counted(tmp_path: Path, no_vega: None) -> None:
     paths = build(tmp_path, without_truth=[1])
-    (line,) = gap.choices(load_data(paths))
+    (line,) = gap.choices(Expressions(load_data(paths)))
     own = [3, 4]  # expression 5 has no proposal
     assert (line.dataset, line.split, line.expressions, line.chosen, line.only) == (*GROUPS[1], 3, 2, 0)
     assert line.margin == pytest.approx(tuple(np.quantile([MARGINS[e] for e in own], [0.25, 0.5, 0.75])))
