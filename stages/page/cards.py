@@ -220,7 +220,7 @@ def _draw(data: Data, image: Image.Image, expression: int, ranking: NDArray[np.i
     return overlay(
         image,
         choice=None if ours is None else by_row[ours],
-        truth=masks[0] if truth else None,
+        truth=masks[0],
         rival=None if rival is None or rival == ours else by_row[rival],
         proposals=masks[1 : 1 + len(outlined)],
         tags=[str(rank + 1) for rank in range(_RANKED)],

@@ -152,6 +152,10 @@ def test_a_single_feature_above_the_mixed_one_is_said_with_its_numbers(tmp_path:
     worse = sum(iou(e, others[e]) < iou(e, ours[e]) for e in range(3))
     assert f"choose differently for {len(differ)} of 3 expressions" in text
     assert f"higher IoU for {better} and the lower for {worse}" in text
+    change = [100 * (iou(e, others[e]) - iou(e, ours[e])) for e in range(3)]  # only expression 2 has such a word
+    without = f"{(change[0] + change[1]) / 2:+.2f} over 2 expressions without a word"
+    assert without.replace("-", "−") in text
+    assert f"{change[2]:+.2f} over 1 expressions with a word".replace("-", "−") in text
     grid = data_sets(paths.grid)
     column = [row[2] for row in grid["splits"]["refshapes"]["val"]["miou"]]  # beta 0.5 is the third of five
     peak = max(range(5), key=lambda place: column[place])

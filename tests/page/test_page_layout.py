@@ -178,12 +178,17 @@ def test_at_thirteen_splits_no_table_has_a_column_for_each(tmp_path: Path) -> No
         row = invented_ablations(groups)["ablations"][0]
         content["ablations"] = [row | {"dataset": name, "split": split} for name, split in groups]
     data = load_data(paths)
-    lines = tables.by_dataset(tables.ablations(data.ablations, groups), groups)
+    rows = tables.ablations(data.ablations, groups)
+    lines = tables.by_dataset(rows, groups)
     assert [(line["dataset"], line["splits"]) for line in lines] == list(
         (names | {"cut": ["a", "b", "c", "d"]}).items()
     )
     assert all(len(row["cells"]) == len(line["splits"]) for line in lines for row in line["lines"])
     assert sum(cell is not None for line in lines for row in line["lines"] for cell in row["cells"]) == 13
+    first = [
+        line | {"cells": [cell if place < 3 else None for place, cell in enumerate(line["cells"])]} for line in rows
+    ]
+    assert [line["dataset"] for line in tables.by_dataset(first, groups)] == ["refcoco"], "no table without a number"
 
 
 def test_wide_tables_scroll_beside_a_first_column_that_stays(made: Element) -> None:

@@ -95,7 +95,8 @@
       if (this.opened) shown.add(this.opened);
       for (const item of order) item.hidden = !shown.has(item);
       this.box.append(...order);
-      byId(`${this.id}-count`).value = `${found.length} ${found.length === 1 ? this.singular : this.plural}`;
+      const part = found.length > this.limit ? `${this.limit} of ` : "";
+      byId(`${this.id}-count`).value = `${part}${found.length} ${found.length === 1 ? this.singular : this.plural}`;
       byId(`${this.id}-none`).hidden = found.length > 0;
       byId(`${this.id}-more`).hidden = found.length <= this.limit;
     }
