@@ -65,7 +65,7 @@ def _words(description: str, *title: str) -> dict[str, Any]:
 
 
 def _said(best: dict[str, Any], used: dict[str, Any] | None) -> str:
-    at = [] if used is None else [("In use", used["miou"], used)]
+    at = [] if used is None or used["miou"] is None else [("In use", used["miou"], used)]
     at.append(("Best of the grid", best["miou"]["value"], best["miou"]))
     return " ".join(f"{what}: mIoU {percent(v)} % at alpha {p['alpha']:g}, beta {p['beta']:g}." for what, v, p in at)
 

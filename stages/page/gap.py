@@ -126,6 +126,10 @@ def _singles(known: Expressions) -> Iterator[Single]:
             )
 
 
+def _counted(expressions: int) -> str:
+    return f"{expressions:,} expression{'' if expressions == 1 else 's'}"
+
+
 def _mean(values: NDArray[np.float64]) -> tuple[float, int] | None:
     return (float(values.mean()), len(values)) if len(values) else None
 
@@ -184,7 +188,7 @@ def single_text(single: Single) -> str:
         what = "without 0" if low > 0 else "with 0 inside: the difference may be chance"
         more += f", 95 % interval {signed(low)} to {signed(high)}, {what}"
     means = [
-        f"{signed(100 * part[0])} over {part[1]:,} expressions {which} a word of position or relation"
+        f"{signed(100 * part[0])} over {_counted(part[1])} {which} a word of position or relation"
         for part, which in ((single.without_words, "without"), (single.with_words, "with"))
         if part
     ]

@@ -155,7 +155,7 @@ def test_a_single_feature_above_the_mixed_one_is_said_with_its_numbers(tmp_path:
     change = [100 * (iou(e, others[e]) - iou(e, ours[e])) for e in range(3)]  # only expression 2 has such a word
     without = f"{(change[0] + change[1]) / 2:+.2f} over 2 expressions without a word"
     assert without.replace("-", "−") in text
-    assert f"{change[2]:+.2f} over 1 expressions with a word".replace("-", "−") in text
+    assert f"{change[2]:+.2f} over 1 expression with a word".replace("-", "−") in text
     grid = data_sets(paths.grid)
     column = [row[2] for row in grid["splits"]["refshapes"]["val"]["miou"]]  # beta 0.5 is the third of five
     peak = max(range(5), key=lambda place: column[place])
