@@ -50,7 +50,7 @@ smoke: env
 	python -m pytest -m smoke tests/pipeline/test_true_size.py
 
 test-browser: env
-	python -m pytest -m browser tests/page/test_report.py
+	python -m pytest -m browser tests/page/test_page_browser.py
 
 bench: env data/refshapes/.made
 	python -m benchmarks

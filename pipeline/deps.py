@@ -24,15 +24,20 @@ from store.publish import write_file
 DVC_FILE, DEMO = ROOT / "dvc.yaml", "demo"
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 """Names of folders that a shell takes as they are."""
+TEMPLATES = {"report": "stages/page/templates"}
+"""Stage -> folder of files that it reads beside its code."""
 _CODE = re.compile(r"^ +- (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
 _DEPS = re.compile("^( +)deps:\n", re.MULTILINE)
 
 
 def code_deps(stage: str) -> list[str]:
-    """The files of this project that ``stage`` imports, directly or not; for `variants` also what its reruns do."""
+    """The files of this project that ``stage`` imports, directly or not, and its templates; for `variants` also what its
+    reruns do."""
     stages = [stage, *(UP_TO_PAIR if stage == "variants" else ())]
     modules = [*map(module_name, stages), *(tower for each in stages for tower in _towers(each))]
     files = {path.relative_to(ROOT).as_posix() for module in modules for path in import_closure(module)}
+    if stage in TEMPLATES:
+        files |= {f"{TEMPLATES[stage]}/{path.name}" for path in (ROOT / TEMPLATES[stage]).iterdir() if path.is_file()}
     return sorted(files | ({"pipeline/registry.py", "pipeline/reruns.py"} if stage == "variants" else set()))
 
 

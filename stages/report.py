@@ -15,7 +15,7 @@ from stages.page.data import Inputs
 class Params(BaseParams):
     """How much the page shows."""
 
-    cards: int = Field(6, ge=0, description="pictures of each kind (best, worst, differ) and split")
+    cards: int = Field(6, ge=0, description="pictures of each kind (best, worst, differ; by margin) and split")
     image_width: int = Field(320, ge=64, le=4096, description="width of a picture, pixels")
     seed: int = Field(0, ge=0, description="of the choice among equally good pictures")
 

@@ -17,13 +17,17 @@ from PIL import Image
 
 from stages.contract import Context
 from stages.page.data import Data
+from stages.page.expressions import Expressions, Facts
 from stages.page.overlay import overlay
 from stages.scoring.metrics import iou_of
 from store.errors import DataError
 from store.images import read_image
 from store.segmentation import decode
 
-KINDS = ("best", "worst", "differ")
+MEASURED = {"best": "best", "worst": "worst", "differ": "choices differ"}
+"""Kinds of pictures of a split with a ground truth, and what the page calls them."""
+UNMEASURED = {"wide": "widest margin", "narrow": "narrowest margin", "differ": "choices differ"}
+"""Kinds of pictures of a split without."""
 _RANKED = 3
 _THREADS = min(4, cpu_count())
 _QUALITY = 80
@@ -33,26 +37,22 @@ _OUTLINED = 8
 
 @dataclass(frozen=True)
 class Ranked:
-    """A proposal of a card: its score and IoU, and whether it is the choice of the run's rule and of its rival."""
+    """A proposal of a card: its score, its IoU (None without a ground truth), and whether it is the choice of the run's
+    rule and of its rival."""
 
     score: float
-    iou: float
+    iou: float | None
     chosen: bool
     rival: bool
 
 
 @dataclass(frozen=True)
 class Card:
-    """One expression as shown. ``iou`` by rule is None without a choice; ``picture`` is a data URI or "" for a problem."""
+    """One expression as shown. ``iou`` by rule is None without a choice or a ground truth; ``picture`` is a data URI or ""
+    for a problem."""
 
-    dataset: str
-    split: str
+    facts: Facts
     kinds: tuple[str, ...]
-    expression_id: int
-    ref_id: int
-    image: str
-    expression: str
-    noun_phrase: str
     iou: dict[str, float | None]
     ranked: list[Ranked]
     proposals: int
@@ -60,43 +60,70 @@ class Card:
     problem: str
 
 
-def make_cards(data: Data, images: Path, count: int, width: int, seed: int, context: Context) -> list[Card]:
+def make_cards(known: Expressions, images: Path, count: int, width: int, seed: int, context: Context) -> list[Card]:
     """Cards of up to ``count`` expressions of each kind in each split, split by split; ``width`` in pixels."""
-    picked = pick(data, count, seed)
+    data = known.data
+    picked = pick(known, count, seed)
     order = sorted(picked, key=lambda e: int(data.pairs["expression_image"][e]))
     by_image = [list(group) for _, group in groupby(order, key=lambda e: int(data.pairs["expression_image"][e]))]
+    facts = {expression: known.facts(expression) for expression in picked}
     cards: dict[int, Card] = {}
     with ThreadPoolExecutor(_THREADS) as pool:  # decoding, resizing and encoding run outside Python's lock
-        drawn = [pool.submit(_image_cards, data, images, expressions, picked, width) for expressions in by_image]
+        drawn = [pool.submit(_image_cards, data, images, expressions, facts, picked, width) for expressions in by_image]
         for done in context.track(drawn, "pictures"):
             cards.update(done.result())
     return [cards[expression] for expression in picked]
 
 
-def pick(data: Data, count: int, seed: int) -> dict[int, tuple[str, ...]]:
+def pick(known: Expressions, count: int, seed: int) -> dict[int, tuple[str, ...]]:
     """Expressions to show and the kinds they stand for, in order of split, kind and rank.
 
-    best and worst by the IoU of the run's rule, differ by the gap between it and its rival where their choices differ.
-    Equals are put in an order drawn from ``seed``; other images come before further expressions of one image.
+    Where there is a ground truth: best and worst by the IoU of the run's rule, differ by the gap between it and its rival
+    where their choices differ. Elsewhere: wide and narrow by the margin of its choice, differ by the narrowest. Equals
+    are put in an order drawn from ``seed``; other images come before further expressions of one image.
     """
     picked: dict[int, tuple[str, ...]] = {}
-    rival = data.rival or data.main
-    ours, others = data.iou[data.main], data.iou[rival]
-    chosen, rivals = data.chosen(data.main), data.chosen(rival)
+    data = known.data
+    measured = data.measured
     for group in range(len(data.groups)):
-        members = np.flatnonzero((data.group == group) & data.evaluated)
+        shown = data.evaluated if group in measured else data.usable
+        members = np.flatnonzero((data.group == group) & shown)
         members = np.random.default_rng([seed, group]).permutation(members)
-        decided = members[chosen[members] >= 0]
-        different = decided[chosen[decided] != rivals[decided]]
-        ranked = {
-            "best": decided[np.argsort(-ours[decided], kind="stable")],
-            "worst": members[np.argsort(ours[members], kind="stable")],
-            "differ": different[np.argsort(-np.abs(ours - others)[different], kind="stable")],
-        }
-        for kind in KINDS:
-            for expression in islice(_spread(ranked[kind], data.pairs["expression_image"]), count):
+        ranked = _by_iou(data, members) if group in measured else _by_margin(known, members)
+        for kind, order in ranked.items():
+            for expression in islice(_spread(order, data.pairs["expression_image"]), count):
                 picked[expression] = (*picked.get(expression, ()), kind)
     return picked
+
+
+def _by_iou(data: Data, members: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Kind -> ``members`` of that kind, the first to be shown first."""
+    ours, others = data.iou[data.main], data.iou[data.rival or data.main]
+    decided, different = _decided(data, members)
+    return {
+        "best": decided[np.argsort(-ours[decided], kind="stable")],
+        "worst": members[np.argsort(ours[members], kind="stable")],
+        "differ": different[np.argsort(-np.abs(ours - others)[different], kind="stable")],
+    }
+
+
+def _by_margin(known: Expressions, members: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Kind -> ``members`` of that kind, the first to be shown first; a choice without another proposal is the surest."""
+    margin = np.nan_to_num(known.margin, nan=np.inf)
+    decided, different = _decided(known.data, members)
+    several = decided[np.isfinite(margin[decided])]
+    return {
+        "wide": decided[np.argsort(-margin[decided], kind="stable")],
+        "narrow": several[np.argsort(margin[several], kind="stable")],
+        "differ": different[np.argsort(margin[different], kind="stable")],
+    }
+
+
+def _decided(data: Data, members: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The ``members`` for which the run's rule chose, and those of them for which its rival chose otherwise."""
+    chosen, rivals = data.chosen(data.main), data.chosen(data.rival or data.main)
+    decided = members[chosen[members] >= 0]
+    return decided, decided[chosen[decided] != rivals[decided]]
 
 
 def _spread(expressions: NDArray[np.int64], image_of: NDArray[np.int64]) -> Iterable[int]:
@@ -113,35 +140,34 @@ def _spread(expressions: NDArray[np.int64], image_of: NDArray[np.int64]) -> Iter
 
 
 def _image_cards(
-    data: Data, images: Path, expressions: list[int], picked: dict[int, tuple[str, ...]], width: int
+    data: Data,
+    images: Path,
+    expressions: list[int],
+    facts: dict[int, Facts],
+    picked: dict[int, tuple[str, ...]],
+    width: int,
 ) -> dict[int, Card]:
     """Cards of expressions that share one image, which is read once."""
-    row = int(data.pairs["expression_image"][expressions[0]])
-    image, problem = _open(data, images, row)
+    image, problem = _open(data, images, int(data.pairs["expression_image"][expressions[0]]))
     cards = {}
     for expression in expressions:
-        ref = int(data.pairs["expression_ref"][expression])
         ranking = _ranking(data, expression)
-        dataset, split = data.groups[data.group[expression]]
         cards[expression] = Card(
-            dataset=dataset,
-            split=split,
+            facts=facts[expression],
             kinds=picked[expression],
-            expression_id=int(data.index["expression_id"][expression]),
-            ref_id=int(data.index["ref_id"][ref]),
-            image=data.index["image_name"][row],
-            expression=data.index["expression_raw"][expression],
-            noun_phrase=data.parse["noun_phrase"][expression],
-            iou={
-                rule: float(data.iou[rule][expression]) if _choice(data, expression, rule) is not None else None
-                for rule in data.iou
-            },
+            iou={rule: _iou(data, expression, rule) for rule in data.iou},
             ranked=_ranked(data, expression, ranking[:_RANKED]),
             proposals=len(ranking),
             picture=_data_uri(_draw(data, image, expression, ranking, width)) if image else "",
             problem=problem,
         )
     return cards
+
+
+def _iou(data: Data, expression: int, rule: str) -> float | None:
+    """IoU of what a rule chose; None without a choice or a ground truth."""
+    measured = data.evaluated[expression] and _choice(data, expression, rule) is not None
+    return float(data.iou[rule][expression]) if measured else None
 
 
 def _open(data: Data, images: Path, row: int) -> tuple[Image.Image | None, str]:
@@ -175,10 +201,12 @@ def _ranking(data: Data, expression: int) -> NDArray[np.int64]:
 
 
 def _ranked(data: Data, expression: int, rows: NDArray[np.int64]) -> list[Ranked]:
-    iou = iou_of(data.pairs["intersection"][rows], data.pairs["union"][rows])
+    overlaps: list[float | None] = iou_of(data.pairs["intersection"][rows], data.pairs["union"][rows]).tolist()
+    if not data.evaluated[expression]:
+        overlaps = [None] * len(rows)
     ours, rival = (_choice(data, expression, rule) for rule in (data.main, data.rival))
     scores = data.scores["score"][rows].tolist()
-    return [Ranked(s, i, row == ours, row == rival) for s, i, row in zip(scores, iou.tolist(), rows, strict=True)]
+    return [Ranked(s, i, row == ours, row == rival) for s, i, row in zip(scores, overlaps, rows, strict=True)]
 
 
 def _draw(data: Data, image: Image.Image, expression: int, ranking: NDArray[np.int64], width: int) -> Image.Image:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.page.data import Data
+from stages.page.surface import Axis, Cut, cut
 from stages.scoring.rules.registry import label_of
 
 METRICS = ("oiou", "miou")
@@ -17,6 +18,8 @@ _CELLS = 41
 """Grid points shown along an axis; a finer grid is thinned, the marked points stay exact."""
 _BINS = 20
 _SIDE = 200
+_OTHER: dict[Axis, Axis] = {"alpha": "beta", "beta": "alpha"}
+_MARKS = {"main": "solid", "rival": "dashed", "upper_bound": "area"}
 _LOOKS: dict[str, dict[str, Any]] = {
     "best": {"shape": "cross", "fill": "#ffffff", "stroke": "#11151c", "strokeWidth": 1},
     "in use": {"shape": "circle", "fill": "transparent", "stroke": "#ff2f8b", "strokeWidth": 3},
@@ -24,18 +27,101 @@ _LOOKS: dict[str, dict[str, Any]] = {
 
 
 def specs(data: Data) -> dict[str, dict[str, Any]]:
-    """Id of an element of the page -> its chart: ``heat-<group>`` and ``iou-<group>``."""
+    """Id of an element of the page -> its chart, for every measured split: ``heat-<group>``, ``curves-<group>`` (where there
+    is a point in use) and ``iou-<group>``.
+
+    Each has a ``description``, which a screen reader says in its place, and in ``usermeta.title`` the lines that stand over
+    it where it is saved.
+    """
     charts: dict[str, dict[str, Any]] = {}
-    for group, (dataset, split) in enumerate(data.groups):
-        surface = data.grid["splits"][dataset][split]
-        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, data.point(group))
+    for group in data.measured:
+        name, used = " ".join(data.groups[group]), data.point(group)
+        surface = data.grid["splits"][data.groups[group][0]][data.groups[group][1]]
+        charts[f"heat-{group}"] = heat_map(data.grid["alphas"], data.grid["betas"], surface, used) | _words(
+            f"Heat map of oIoU and mIoU over alpha and beta, {name}. {_said(surface['best'], used)}",
+            name,
+            "ring: in use, plus: best of the grid" if used else "plus: best of the grid",
+        )
+        if used is not None:
+            cuts = {
+                metric: {axis: cut(data.grid, data.groups[group], metric, axis, used[_OTHER[axis]]) for axis in _OTHER}
+                for metric in METRICS
+            }
+            at = [f"{cuts['miou'][axis].at:g}" for axis in ("alpha", "beta")]
+            told = _cuts_said(name, cuts["miou"])
+            lines = f"solid: over α at β {at[0]}, dashed: over β at α {at[1]}, rings: in use"
+            charts[f"curves-{group}"] = curves(cuts, used) | _words(told, name, lines)
         members = (data.group == group) & data.evaluated
         shown = {"main": data.main, "rival": data.rival, "upper_bound": "upper_bound"}
-        charts[f"iou-{group}"] = histogram(
-            {part: data.iou[rule][members] for part, rule in shown.items() if rule is not None},
-            {part: label_of(rule) for part, rule in shown.items() if rule is not None},
-        )
+        iou = {part: data.iou[rule][members] for part, rule in shown.items() if rule is not None}
+        labels = {part: label_of(rule) for part, rule in shown.items() if rule is not None}
+        parts = ", ".join(f"{_MARKS[part]}: {label.lower()}" for part, label in labels.items())
+        charts[f"iou-{group}"] = histogram(iou, labels) | _words(_histogram_said(name, iou, labels), name, parts)
     return charts
+
+
+def _words(description: str, *title: str) -> dict[str, Any]:
+    return {"description": description, "usermeta": {"title": list(title)}}
+
+
+def _said(best: dict[str, Any], used: dict[str, Any] | None) -> str:
+    at = [] if used is None or used["miou"] is None else [("In use", used["miou"], used)]
+    at.append(("Best of the grid", best["miou"]["value"], best["miou"]))
+    return " ".join(f"{what}: mIoU {percent(v)} % at alpha {p['alpha']:g}, beta {p['beta']:g}." for what, v, p in at)
+
+
+def _cuts_said(name: str, cuts: dict[Axis, Cut]) -> str:
+    peaks = [
+        f"over {axis} at {_OTHER[axis]} {line.at:g} mIoU is highest at {line.peak[0]:g} with {percent(line.peak[1])} %"
+        for axis, line in cuts.items()
+    ]
+    return f"Curves of oIoU and mIoU, {name}: {'; '.join(peaks)}."
+
+
+def _histogram_said(name: str, iou: dict[str, NDArray[np.float64]], labels: dict[str, str]) -> str:
+    shares = [f"{labels[part]} {percent(float((values > 0.5).mean()))} %" for part, values in iou.items()]
+    return f"Histogram of IoU, {name}. Share of the expressions with IoU above 0.5: {', '.join(shares)}."
+
+
+def curves(cuts: dict[str, dict[Axis, Cut]], used: dict[str, Any]) -> dict[str, Any]:
+    """oIoU and mIoU in percent along alpha, and along beta, through the point in use (``used``), which is marked.
+
+    Its parameter ``metric`` (oiou or miou) says which of the two is shown.
+
+    Args:
+        cuts: metric -> axis -> the surface along it.
+    """
+    names: dict[Axis, str] = {"alpha": "α", "beta": "β"}
+    lines = [
+        {"axis": names[axis], "value": value, **{metric: percent(cuts[metric][axis].metric[i]) for metric in METRICS}}
+        for axis in names
+        for i, value in enumerate(cuts["miou"][axis].values)
+    ]
+    places = [
+        {"axis": names[axis], "value": used[axis], **{metric: percent(used[metric]) for metric in METRICS}}
+        for axis in names
+    ]
+    x = {"field": "value", "type": "quantitative", "title": "α or β", "scale": {"domain": [0, 1]}}
+    y = {"field": "shown", "type": "quantitative", "title": "%", "scale": {"zero": False}}
+    shown = [{"calculate": "datum[metric]", "as": "shown"}]
+    tooltip = _tooltip(axis="along", value="at", oiou="oIoU %", miou="mIoU %")
+    layers = [
+        {
+            "data": {"values": [line for line in lines if line["axis"] == name]},
+            "transform": shown,
+            "mark": {"type": "line", "style": style, "point": "transparent"},
+            "encoding": {"x": x, "y": y, "tooltip": tooltip},
+        }
+        for name, style in (("α", "main"), ("β", "rival"))
+    ]
+    ring = {
+        "data": {"values": places},
+        "transform": shown,
+        "mark": _LOOKS["in use"] | {"type": "point", "size": 90, "opacity": 1},
+        "encoding": {"x": x, "y": y, "tooltip": tooltip},
+    }
+    params = [{"name": "metric", "value": "miou"}]
+    return {"width": _SIDE + 60, "height": 150, "params": params, "layer": [*layers, ring]}
 
 
 def heat_map(

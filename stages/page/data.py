@@ -16,6 +16,7 @@ from store.agreement import disagreements
 from store.document import RUN, content_of, read_document, read_record
 from store.errors import StoreError, reading, repair
 from store.schema import members
+from store.states import USABLE
 from store.table import Table, read_table, require_same
 
 _STAGES = (
@@ -30,17 +31,20 @@ _INDEX = (
     "image_status",
     "expression_id",
     "expression_raw",
+    "ref_category",
     "ref_id",
     "ref_mask",
     "ref_status",
 )
-_PROPOSALS, _PARSE = ("mask", "status"), ("noun_phrase", "status")
+_PROPOSALS = ("mask", "status")
+_PARSE = ("sentence", "noun_phrase", "position_words", "relation_words", "status")
 _PAIRS = (
     "expression_offsets",
     "expression_image",
     "expression_ref",
     "expression_group",
     "expression_area",
+    "expression_state",
     "expression_status",
     "proposal",
     "intersection",
@@ -71,7 +75,8 @@ class Data:
 
     Attributes:
         groups: (data set, split) of each group. group: row of it for each expression (E,).
-        evaluated: whether the expression has a ground truth (E,).
+        evaluated: whether the metrics are about the expression (E,).
+        usable: whether nothing is wrong with it, with a ground truth or without (E,).
         iou: rule -> IoU of its choice (E,), 0 without a choice.
         metrics, ablations, differences, grid: as their stages wrote them. others: metrics by the other encoders' names.
         records: of the other stages, in order of the pipeline.
@@ -87,6 +92,7 @@ class Data:
     groups: list[tuple[str, str]]
     group: NDArray[np.int32]
     evaluated: NDArray[np.bool_]
+    usable: NDArray[np.bool_]
     iou: dict[str, NDArray[np.float64]]
     metrics: dict[str, Any]
     others: dict[str, dict[str, Any]]
@@ -105,8 +111,8 @@ class Data:
 
     @property
     def run_encoder(self) -> str:
-        """The name of the main encoder in the profile."""
-        return str(next(name for name in self.run["encoders"] if name not in self.others))
+        """The name of the main encoder in the profile, "" where the metrics file names none."""
+        return next((str(name) for name in self.run.get("encoders", ()) if name not in self.others), "")
 
     @property
     def scoring(self) -> Scoring:
@@ -122,6 +128,30 @@ class Data:
             return None
         alpha = scoring.alpha_of(self.groups)[group]
         return {"alpha": alpha, "beta": scoring.beta, "oiou": scores["oiou"], "miou": scores["miou"]}
+
+    @property
+    def measured(self) -> list[int]:
+        """The groups that metrics are about: those with an expression that is evaluated."""
+        return [group for group in range(len(self.groups)) if self.evaluated[self.group == group].any()]
+
+    @property
+    def unmeasured(self) -> list[int]:
+        """The other groups: choices were made, and nothing says how good they are."""
+        measured = self.measured
+        return [group for group in range(len(self.groups)) if group not in measured]
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """The expressions that the metrics of the run's rule count (E,), as its setting ``empty`` says."""
+        return self.evaluated if self.scoring.empty == "count" else self.evaluated & (self.chosen(self.main) >= 0)
+
+    def kept(self) -> NDArray[np.bool_]:
+        """The pairs whose proposal the filters of stage score admit and that have a score (P,)."""
+        offsets, proposal = self.pairs["expression_offsets"], self.pairs["proposal"]
+        place = np.arange(len(proposal)) - np.repeat(offsets[:-1], np.diff(offsets))
+        score, area = (self.pairs[f"proposal_{name}"][proposal] for name in ("score", "area"))
+        kept: NDArray[np.bool_] = self.scoring.keeps(score, area, place) & np.isfinite(self.scores["score"])
+        return kept
 
     def chosen(self, rule: str) -> NDArray[np.int64]:
         """The choices of a rule (E,), positions among each expression's pairs, -1 for none."""
@@ -158,6 +188,7 @@ def load_data(paths: Inputs) -> Data:
         groups=groups,
         group=pairs["expression_group"],
         evaluated=np.array([not status for status in pairs["expression_status"]], np.bool_),
+        usable=np.array([state in USABLE for state in pairs["expression_state"]], np.bool_),
         iou={
             rule: outcome_of_choice(scores[f"chosen.{rule}"], *counts).iou
             for rule in members(scores.columns, "chosen")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,8 +24,15 @@ _COUNTS = {
     "no_choice": "without a choice",
 }
 _EXAMPLES = 3
+_FATES = {
+    "embed_masks": "not computed",
+    "embed_text": "cut to the context length",
+    "pair": "not evaluated",
+    "score": "not computed",
+}
+"""Stage -> what became of the rows that it reports; elsewhere they were skipped."""
 _SOURCES = ("index", "propose", "parse", "pair")
-"""Stages whose tables say why a row was skipped; those of other stages are taken from their records."""
+"""Stages whose tables give the reason for a row; those of other stages are taken from their records."""
 
 
 def percent(value: float | None) -> str:
@@ -118,7 +126,7 @@ def encoders(data: Data) -> list[Json]:
         return []
     by_name = {data.run_encoder: data.metrics, **data.others}
     lines = []
-    for dataset, split in data.groups:
+    for dataset, split in measured(data).values():
         contents = [metrics[dataset][split] for metrics in by_name.values()]
         rules = [rule for rule in _rules(contents[0]) if rule not in ("upper_bound", "random")]
         rows = [
@@ -134,12 +142,45 @@ def encoders(data: Data) -> list[Json]:
 
 
 def points(data: Data) -> list[Json]:
-    """The point in use and the best points of every split."""
+    """The point in use and the best points of every measured split; ``group``: its row of the groups."""
     splits = data.grid["splits"]
     return [
-        {"dataset": dataset, "split": split, "used": data.point(group), "best": splits[dataset][split]["best"]}
-        for group, (dataset, split) in enumerate(data.groups)
+        {"group": group, "dataset": dataset, "split": split}
+        | {"used": data.point(group), "best": splits[dataset][split]["best"]}
+        for group, (dataset, split) in measured(data).items()
     ]
+
+
+def measured(data: Data) -> dict[int, tuple[str, str]]:
+    """Row of the groups -> (data set, split) of every split that metrics are about."""
+    return {group: data.groups[group] for group in data.measured}
+
+
+def metrics_of(data: Data) -> Json:
+    """The metrics by data set and split, without the splits that no metric is about."""
+    kept: Json = {}
+    for dataset, split in measured(data).values():
+        kept.setdefault(dataset, {})[split] = data.metrics[dataset][split]
+    return kept
+
+
+def by_dataset(lines: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[Json]:
+    """A table of a column for each split, cut into one for each data set, so that it stays narrow.
+
+    Args:
+        lines: rows with ``cells``, one (or None) for each of ``groups``.
+
+    Returns:
+        ``dataset``, ``splits`` and ``lines`` of each table; a line without any cell in it is left out.
+    """
+    tables = []
+    for dataset in dict.fromkeys(name for name, _ in groups):
+        places = [place for place, (name, _) in enumerate(groups) if name == dataset]
+        own = [line | {"cells": [line["cells"][place] for place in places]} for line in lines]
+        kept = [line for line in own if any(cell is not None for cell in line["cells"])]
+        if kept:
+            tables.append({"dataset": dataset, "splits": [groups[place][1] for place in places], "lines": kept})
+    return tables
 
 
 def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[Json]:
@@ -157,6 +198,18 @@ def identity(data: Data) -> list[tuple[str, str]]:
     """(name, value) rows that identify this run: its code and date where known, and the full encoder identity."""
     code = [(name, str(data.run[name])) for name in ("version", "commit", "date") if data.run.get(name)]
     return code + [(f"encoder {name}", value) for name, value in data.encoder.items() if value]
+
+
+def setting(data: Data) -> list[tuple[str, str]]:
+    """(name, value) of the point at which the run was scored; alpha also for each data set that has its own."""
+    scoring = data.scoring
+    own = ", ".join(f"{name} {alpha:g}" for name, alpha in scoring.alpha_by_dataset.items())
+    return [
+        ("α", f"{scoring.alpha:g}{f' ({own})' if own else ''}"),
+        ("β", f"{scoring.beta:g}"),
+        ("k", str(scoring.k)),
+        ("expressions", f"{len(data.evaluated):,}"),
+    ]
 
 
 def parameters(data: Data) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -186,11 +239,35 @@ def stages(records: Sequence[Json]) -> list[Json]:
             "share": record.get("total_seconds", 0.0) / longest if longest else 0.0,
             "parts": ", ".join(f"{name} {seconds:.1f}" for name, seconds in record.get("seconds", {}).items()),
             **{kind: _counts(record.get(kind, {})) for kind in ("read", "computed", "reused", "wrote")},
-            "skipped": len(record.get("skipped", [])),
+            "noted": ", ".join(f"{count:,} {word}" for word, count in noted(record).items()),
             "size": size(sum(record.get("bytes", {}).values())),
         }
         for record in records
     ]
+
+
+def noted(record: Json) -> dict[str, int]:
+    """What became of the rows that a stage gave a reason for, the most frequent first -> how many.
+
+    A degenerate mask has its vector, and a cut text too: they are used like all others, so they are not skipped.
+    """
+    counts = Counter(fate_of(record, reason) for reason in record.get("skipped", []))
+    return dict(counts.most_common())
+
+
+def fate_of(record: Json, reason: str) -> str:
+    """What became of the row that the stage of ``record`` gave ``reason`` for.
+
+    >>> fate_of({"stage": "embed_masks@vit"}, "proposal 3: mask empty on the patch grid")
+    'degenerate'
+    >>> fate_of({"stage": "embed_masks@vit"}, "an encoder of kind vit does not offer all views")
+    'not computed'
+    """
+    stage = record["stage"].partition("@")[0]
+    if stage == "embed_masks" and reason.startswith("proposal "):
+        lost = {pattern(found["reason"]) for loss in record.get("losses", []) for found in loss["reasons"]}
+        return "lost" if pattern(reason.partition(": ")[2]) in lost else "degenerate"
+    return _FATES.get(stage, "skipped")
 
 
 def warnings(records: Sequence[Json]) -> list[tuple[str, list[str]]]:
@@ -211,30 +288,39 @@ def size(count: float) -> str:
     raise AssertionError  # the loop returns at GB
 
 
-def skipped(data: Data) -> list[Json]:
-    """Rows without a result, grouped by what they are and why, the most frequent first."""
+def reasons(data: Data) -> list[Json]:
+    """Rows with a reason, grouped by what they are, why, and what became of them, the most frequent first."""
     index, parse = data.index, data.parse
-    entries: list[tuple[str, str, str]] = []
-    entries += [("image", name, s) for name, s in zip(index["image_name"], index["image_status"], strict=True)]
+    entries: list[tuple[str, str, str, str]] = []
+    images = zip(index["image_name"], index["image_status"], strict=True)
+    entries += [("image", "skipped", name, status) for name, status in images]
     alone = zip(index["image_name"], data.proposals["status"], index["image_status"], strict=True)
-    entries += [("image without proposals", name, status) for name, status, unusable in alone if not unusable]
-    entries += [("ref", f"ref {ref}", s) for ref, s in zip(index["ref_id"], index["ref_status"], strict=True)]
-    statuses = (("text", parse["status"]), ("expression not evaluated", data.pairs["expression_status"]))
-    for what, column in statuses:
-        entries += [(what, f"expression {e}", s) for e, s in zip(index["expression_id"], column, strict=True)]
+    entries += [("image", "without proposals", name, status) for name, status, problem in alone if not problem]
+    refs = zip(index["ref_id"], index["ref_status"], strict=True)
+    entries += [("ref", "without ground truth", f"ref {ref}", status) for ref, status in refs]
+    unusable = zip(data.usable, data.pairs["expression_status"], strict=True)
+    statuses = (
+        ("text", "odd", parse["status"]),
+        ("expression", "not evaluated", ["" if usable else status for usable, status in unusable]),
+    )
+    for what, fate, column in statuses:
+        entries += [(what, fate, f"expression {e}", s) for e, s in zip(index["expression_id"], column, strict=True)]
     for record in data.records:
-        if record["stage"] not in _SOURCES:
-            entries += [(f"reported by {record['stage']}", "", reason) for reason in record.get("skipped", [])]
-    groups: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for what, row, reason in entries:
+        stage = record["stage"]
+        if stage not in (*_SOURCES, f"pair@{data.run_encoder}"):
+            found = record.get("skipped", [])
+            entries += [(f"reported by {stage}", fate_of(record, reason), "", reason) for reason in found]
+    groups: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for what, fate, row, reason in entries:
         if reason:
-            groups.setdefault((what, pattern(reason)), []).append((row, reason))
+            groups.setdefault((what, fate, pattern(reason)), []).append((row, reason))
     return [
         {
             "what": what,
+            "fate": fate,
             "reason": rows[0][1] if len({reason for _, reason in rows}) == 1 else kind,
             "count": len(rows),
             "examples": [row or reason for row, reason in rows[:_EXAMPLES]],
         }
-        for (what, kind), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
+        for (what, fate, kind), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]

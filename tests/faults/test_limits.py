@@ -13,11 +13,9 @@ from pipeline.project import load_project
 from pipeline.registry import STAGES
 from pipeline.setup.estimates import Counts, estimates, memory_of_machine
 from stages.datasets.ground_truth import union as union_of
-from stages.page.page import _with_script
 from stages.proposals.boxes import boxes_by_rule
 from stages.proposals.items import item_of
 from stages.scoring.metrics import resampled_sums
-from store.errors import CodeError
 from store.overlap_counts import overlap_counts
 from store.segmentation import areas, as_rle, decode, encode
 from tests.helpers.profile import ROOT
@@ -64,15 +62,6 @@ def test_the_bootstrap_is_drawn_in_blocks() -> None:
     assert peak < 150 * 2**20
     assert drawn.shape == (60_000, 2)
     np.testing.assert_allclose(drawn.mean(0), sums.sum(0), rtol=1e-3)
-
-
-def test_the_chart_library_has_one_place_that_no_value_can_take() -> None:
-    page = "<p>/*vega*/ &lt;script&gt;/*vega*/&lt;/script&gt;</p><script>/*vega*/</script><p>/*vega*/</p>"
-    made = _with_script(page, "CHARTS \\1 /*vega*/")
-    assert made == page.replace("<script>/*vega*/</script>", "<script>CHARTS \\1 /*vega*/</script>")
-    for faulty in ("<p>/*vega*/</p>", page + page):
-        with pytest.raises(CodeError, match=r"expected .* once"):
-            _with_script(faulty, "CHARTS")
 
 
 def profile(folder: Path, **propose: object) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,6 +48,9 @@ CHOSEN = {
     "chosen.cropping": [0, 0, 1, 1, 1, -1],
 }
 SCORES = [[30.5, 20.25, 10.0], [5.0, 7.0, 9.0], [1.0, 3.0, 2.0], [4.0, 2.0], [2.0, 6.0], []]
+CATEGORIES = ["disc", "box", "disc", ""]
+POSITIONS = ["[]", "[]", "[]", "[]", '["left"]', "[]"]
+RELATIONS = ["[]", "[]", '["Big", "left"]', "[]", "[]", "[]"]
 RULES = ("global_local", "global", "cropping", "upper_bound", "random")
 
 
@@ -74,10 +77,12 @@ def build(
     score_rule: str = "cosine",
     configs: dict[str, dict[str, Any]] | None = None,
     encoder: dict[str, str] | None = None,
+    without_truth: Collection[int] = (),
 ) -> report.Paths:
     """A store of 3 images, 4 refs and 6 expressions in ``root``.
 
-    ``config``: settings of score. ``configs``: those of index, proposals and parse in place of the usual.
+    ``without_truth``: rows of ``groups`` whose data set has no ground truth. ``config``: settings of
+    score. ``configs``: those of index, proposals and parse in place of the usual.
     """
     own: dict[str, dict[str, Any]] = {
         "index": {"splits": ["val", "test"]},
@@ -103,8 +108,11 @@ def build(
         "ref_id": np.arange(10, 14),
         "ref_image": np.array([image for image, _ in TRUTHS]),
         "ref_group": np.array(GROUP_OF_REF, np.int32),
-        "ref_category": ["thing"] * 4,
-        "ref_mask": encode(np.stack([rectangle(box) for _, box in TRUTHS])),
+        "ref_category": CATEGORIES,
+        "ref_mask": [
+            b"" if group in without_truth else encode(rectangle(box)[None])[0]
+            for group, (_, box) in zip(GROUP_OF_REF, TRUTHS, strict=True)
+        ],
         "ref_status": [""] * 4,
     }
     images = {
@@ -132,14 +140,14 @@ def build(
         "state": ["", "", "no proposals"],
     }
     proposals = write_table(paths.proposals, "proposals", columns, own["proposals"], {"index": index.digest})
-    lists = {name: ["[]"] * 6 for name in ("other_phrases", "position_words", "relation_words")}
+    lists = {"other_phrases": ["[]"] * 6, "position_words": POSITIONS, "relation_words": RELATIONS}
     lists |= spatial_columns([NO_SPATIAL._asdict()] * 6)
     phrases = {"sentence": TEXTS, "noun_phrase": [*TEXTS[:5], ""], "status": [""] * 5 + ["empty sentence"]}
     parse = write_table(paths.parse, "parse", phrases | lists, own["parse"], {"index": index.digest})
     pairs = write_table(
         paths.pairs,
         "pairs",
-        pair_columns(proposals),
+        pair_columns(proposals, without_truth),
         {},
         {"index": index.digest, "proposals": proposals.digest, "parse": parse.digest},
         groups=groups,
@@ -166,7 +174,7 @@ def build(
         {"pairs": pairs.digest},
         rules=["global_local", "global", "cropping"],
     )
-    set_metrics(paths, invented_metrics(groups))
+    set_metrics(paths, invented_metrics(groups, without_truth))
     write_document(paths.ablations, invented_ablations(groups), "ablations", {"pairs": pairs.digest})
     write_document(paths.grid, invented_grid(groups), "sweep", {"pairs": pairs.digest})
     return paths
@@ -180,13 +188,14 @@ def set_metrics(paths: report.Paths, metrics: dict[str, Any]) -> None:
     write_document(paths.metrics, metrics, "score", RUN_OF)
 
 
-def pair_columns(proposals: Any) -> dict[str, Any]:
+def pair_columns(proposals: Any, without_truth: Collection[int] = ()) -> dict[str, Any]:
     image_of = [TRUTHS[ref][0] for ref in REF_OF]
     rows = [proposals["image_offsets"][image] + p for image in image_of for p in range(len(BOXES[image]))]
     overlaps = []
     for image, ref in zip(image_of, REF_OF, strict=True):
-        truth = rectangle(TRUTHS[ref][1])
+        truth = rectangle(TRUTHS[ref][1]) & (GROUP_OF_REF[ref] not in without_truth)
         overlaps += [((rectangle(b) & truth).sum(), (rectangle(b) | truth).sum()) for b in BOXES[image]]
+    unknown = [GROUP_OF_REF[ref] in without_truth for ref in REF_OF]
     dots = [f"dot.{view}*{text}" for view in ("local", "global.k3") for text in ("sentence", "phrase")]
     own = ("view_product.local*local", "view_product.global.k3*global.k3", "view_product.global.k3*local")
     texts = ("text_product.sentence*sentence", "text_product.phrase*phrase", "text_product.phrase*sentence")
@@ -195,9 +204,13 @@ def pair_columns(proposals: Any) -> dict[str, Any]:
         "expression_image": np.array(image_of),
         "expression_ref": np.array(REF_OF),
         "expression_group": np.array([GROUP_OF_REF[ref] for ref in REF_OF], np.int32),
-        "expression_area": np.array([rectangle(TRUTHS[ref][1]).sum() for ref in REF_OF]),
-        "expression_state": [""] * 5 + ["no proposals"],
-        "expression_status": [""] * 6,
+        "expression_area": np.array(
+            [0 if own else rectangle(TRUTHS[ref][1]).sum() for own, ref in zip(unknown, REF_OF, strict=True)]
+        ),
+        "expression_state": [
+            "not annotated" if own else state for own, state in zip(unknown, [""] * 5 + ["no proposals"], strict=True)
+        ],
+        "expression_status": ["its data set has no ground truth" if own else "" for own in unknown],
         "expression_truncated": np.zeros(6, np.bool_),
         **{name: np.ones(6, np.float32) for name in texts},
         **{name: np.ones(len(proposals["score"]), np.float32) for name in own},
@@ -225,8 +238,8 @@ def beyond(expressions: int, proposals: int) -> dict[str, Any]:
     }
 
 
-def invented_metrics(groups: list[tuple[str, str]]) -> dict[str, Any]:
-    """Numbers that nothing else in the page can produce by chance; one rule without any expression."""
+def invented_metrics(groups: list[tuple[str, str]], without_truth: Collection[int] = ()) -> dict[str, Any]:
+    """Numbers that nothing else in the page can produce by chance; None for what has no ground truth."""
     rng = np.random.default_rng(5)
     names = (
         "expressions",
@@ -238,7 +251,7 @@ def invented_metrics(groups: list[tuple[str, str]]) -> dict[str, Any]:
         "no_choice",
     )
     result: dict[str, Any] = {}
-    for dataset, split in groups:
+    for group, (dataset, split) in enumerate(groups):
         rules: dict[str, Any] = {}
         for rule in RULES:
             values = {name: float(rng.random()) for name in ("oiou", "miou", "p50", "p70", "p90")}
@@ -253,6 +266,9 @@ def invented_metrics(groups: list[tuple[str, str]]) -> dict[str, Any]:
                 low, middle, high = sorted((rng.random(3) - 0.5).tolist())
                 found = {"miou": middle, "miou_ci": [low, high], "p": 0.0004 if rule == "global" else 0.125}
                 rules[rule]["versus"] = {"rule": "global_local", **found}
+        if group in without_truth:
+            nothing = {**dict.fromkeys(("oiou", "miou", "p50", "p70", "p90")), "n": 0}
+            rules = {rule: {**nothing, "skip": {"oiou": None, "miou": None, "n": 0}} for rule in RULES}
         counts = {name: int(rng.integers(100, 999)) for name in names}
         result.setdefault(dataset, {})[split] = {**rules, "counts": counts}
     return result

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -162,13 +160,13 @@ def test_an_expression_without_a_choice_is_shown(page: Element) -> None:
     assert lost.tags("img")
 
 
-def test_skipped_rows_are_grouped_by_reason(page: Element) -> None:
+def test_rows_with_a_reason_are_grouped_by_it(page: Element) -> None:
     rows = [
         [c.text.strip() for c in row.children if isinstance(c, Element)]
-        for row in page.tags("section", id="skipped")[0].tags("tr")[1:]
+        for row in page.tags("section", id="reasons")[0].tags("tr")[1:]
     ]
-    assert ["image without proposals", "1", "no proposal above the thresholds", "2.png"] in rows
-    assert ["text", "1", "empty sentence", "expression 105"] in rows
+    assert ["image", "1", "without proposals", "no proposal above the thresholds", "2.png"] in rows
+    assert ["text", "1", "odd", "empty sentence", "expression 105"] in rows
     assert len(rows) == 2
 
 
@@ -191,7 +189,8 @@ def test_parameters_are_shown(page: Element) -> None:
 def test_heat_maps_hold_the_surface_and_both_points(real: report.Paths, page: Element) -> None:
     specs = json.loads(page.tags("script", id="specs")[0].text)
     grid, metrics = json.loads(real.grid.read_text()), data_sets(real.metrics)
-    assert set(specs) == {"heat-0", "heat-1", "iou-0", "iou-1"} == {e.attributes["id"] for e in page.classed("chart")}
+    names = {f"{kind}-{group}" for kind in ("heat", "curves", "iou") for group in (0, 1)}
+    assert set(specs) == names == {e.attributes["id"] for e in page.classed("chart")}
     for group, (dataset, split) in enumerate(GROUPS):
         surface = grid["splits"][dataset][split]
         cells, best, used = specs[f"heat-{group}"]["layer"]
@@ -208,48 +207,3 @@ def test_heat_maps_hold_the_surface_and_both_points(real: report.Paths, page: El
         assert values["best", "oiou"] == (0.25, 0.75, 90.0)
         assert "'best'" in best["transform"][0]["filter"]
         assert "'in use'" in used["transform"][0]["filter"]
-
-
-def opened_in_a_browser(file: Path, profile: Path) -> Element:
-    """The document as headless Chromium has it a (virtual) while after it opened ``file``, with nothing on its console."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next(filter(None, map(shutil.which, names)), None)
-    if browser is None:
-        pytest.fail(f"this test needs a browser: put one of {', '.join(names)} on PATH (apt-get install chromium)")
-    options = [
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=8000",
-        f"--user-data-dir={profile}",
-    ]
-    command = [browser, *options, "--enable-logging=stderr", "--dump-dom", file.resolve().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    assert "CONSOLE" not in done.stderr, done.stderr
-    return Reader(done.stdout).root
-
-
-@pytest.mark.browser
-def test_the_page_works_in_a_real_browser(real: report.Paths, tmp_path: Path) -> None:
-    page = opened_in_a_browser(real.report, tmp_path)
-    (body,) = page.tags("body")
-    assert body.attributes.get("data-ready") == "4", body.attributes
-    assert len(page.classed("card")) == 6
-    assert [len(chart.find(lambda e: e.tag in ("canvas", "svg"))) for chart in page.classed("chart")] == [1] * 4
-    assert page.tags("output")[0].text == "6 pictures"
-    assert card(page, 1).classed("expression")[0].text == f"“{HOSTILE}”"
-
-
-@pytest.mark.browser
-def test_pictures_are_filtered_in_a_real_browser(real: report.Paths, tmp_path: Path) -> None:
-    act = """const form = document.getElementById("filters");
-    form.elements.dataset.value = "refshapes"; form.elements.kind.value = "differ";
-    form.elements.text.value = "10 SCRIPT"; form.dispatchEvent(new Event("input"));
-    document.querySelector("button[data-metric=oiou]").click();"""
-    file = tmp_path / "acted.html"
-    content, end = real.report.read_text(encoding="utf-8").rsplit("</body>", 1)
-    file.write_text(f"{content}<script>{act}</script></body>{end}", encoding="utf-8")
-    page = opened_in_a_browser(file, tmp_path / "profile")
-    assert [int(c.attributes["data-expression"]) for c in page.classed("card") if "hidden" not in c.attributes] == [101]
-    assert page.tags("output")[0].text == "1 picture"
-    assert {p.attributes["data-metric"] for p in page.classed("points") if "hidden" not in p.attributes} == {"oiou"}

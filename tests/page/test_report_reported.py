@@ -321,15 +321,27 @@ def test_the_differences_are_a_table_of_the_page(tmp_path: Path, no_vega: None) 
         assert len(page.tags("section", id="differences")) == bool(rows)
         assert len(page.tags("a", href="#differences")) == bool(rows)
     (section,) = page.tags("section", id="differences")
-    shown = [
-        [" ".join(c.text.split()) for c in row.children if isinstance(c, Element)] for row in section.tags("tr")[1:]
+    shown = {
+        table.attributes["data-table"]: [
+            [" ".join(c.text.split()) for c in row.children if isinstance(c, Element)] for row in table.tags("tr")
+        ]
+        for table in section.tags("table")
+    }
+    assert shown["mine"][:4] == [
+        ["switch", "setting", "mine testB"],
+        [AS_CONFIGURED, "as configured", "40.0030.00"],
+        ["fill", "fill = mean", "42.00 +2.0031.00 +1.00"],
+        ["antialias", "antialias = never release", "–30.50 +0.50"],
     ]
-    assert shown[:3] == [
-        [AS_CONFIGURED, "as configured", "40.0030.00", "30.0050.00"],
-        ["fill", "fill = mean", "42.00 +2.0031.00 +1.00", "25.00 −5.0050.00 +0.00"],
-        ["antialias", "antialias = never release", "–30.50 +0.50", "–"],
+    assert shown["cut"][:3] == [
+        ["switch", "setting", "cut test"],
+        [AS_CONFIGURED, "as configured", "30.0050.00"],
+        ["fill", "fill = mean", "25.00 −5.0050.00 +0.00"],
     ]
-    assert shown[3][1] == " ".join(HOSTILE.split())
+    assert shown["cut"][3][1] == " ".join(HOSTILE.split())
+    assert len(shown["mine"]) == len(shown["cut"]) == 4, (
+        "a line without a number of a data set is left out of its table"
+    )
     assert [e.text for e in section.tags("dt")] == ["fill", "antialias"]
     assert all("scope" in heading.attributes for heading in section.tags("th"))
 

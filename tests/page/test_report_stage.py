@@ -85,7 +85,12 @@ def test_records_are_shown_in_the_order_of_the_pipeline(tmp_path: Path, no_vega:
         "skipped": [],
         "bytes": {"scores": 1000, "metrics": 500},
     }
-    lost = {**record, "stage": "embed_masks", "total_seconds": 3.0, "skipped": ["mask 1: empty", "mask 2: empty"]}
+    lost = {
+        **record,
+        "stage": "embed_masks",
+        "total_seconds": 3.0,
+        "skipped": ["proposal 1: mask empty", "proposal 2: mask empty"],
+    }
     for content in (record, lost, {**record, "stage": "report"}):
         write_record(paths.records, content)
     page, summary = make(paths)
@@ -105,9 +110,14 @@ def test_records_are_shown_in_the_order_of_the_pipeline(tmp_path: Path, no_vega:
         "",
         "",
         "",
-        "0",
+        "none",
     ]
-    assert "reported by embed_masks" in page.tags("section", id="skipped")[0].text
+    (degenerate,) = page.tags("tr", data_stage="embed_masks")
+    assert degenerate.classed("text")[-1].text.strip() == "2 degenerate"
+    text = page.tags("section", id="reasons")[0].text
+    assert "reported by embed_masks" in text
+    assert "degenerate" in text
+    assert "skipped" not in text
     assert summary.read["records"] == 2
 
 
