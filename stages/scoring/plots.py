@@ -37,8 +37,8 @@ def rule_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, float | None]]
     for dataset, splits in metrics.items():
         for split, content in splits.items():
             rules = [rule for rule in content if rule != "counts"]
-            for rule in sorted(rules, key=lambda rule: rule in REFERENCES):
-                rows.append((f"{dataset} {split}", rule, _percent(content[rule]["miou"])))
+            ordered = sorted(rules, key=lambda rule: rule in REFERENCES)
+            rows += [(f"{dataset} {split}", rule, _percent(content[rule]["miou"])) for rule in ordered]
     return rows
 
 
