@@ -102,6 +102,8 @@ def context(folder: Path) -> Context:
 
 
 def fields(made: Synthetic, stage: Any, **more: Path) -> Any:
+    if "metrics" in more and "summary" in stage.Paths.model_fields:
+        more = {"summary": more["metrics"].with_name("summary.json"), **more}
     return stage.Paths(**{n: p for n, p in made.paths.items() if n in stage.Paths.model_fields}, **more)
 
 

@@ -85,6 +85,10 @@ def test_files_gone_before_embed_masks_are_lost_features_and_come_back(profile: 
     image = Path(profile["images"], names(profile)[0])
     os.rename(image, tmp_path / "kept.png")
     shutil.rmtree(Path(profile["work"], "embed_masks@vit"))
+    record = run_stages(profile, "embed_masks")["embed_masks"]
+    assert not record["stopped"], "its last output has the features"
+    for features in (Path(profile["work"], "embed_masks@vit"), Path(profile["data"], "mask_features")):
+        shutil.rmtree(features)
     record = run_stages(profile, "embed_masks", "pair", "score")["embed_masks"]
     assert record["stopped"]
     found = metrics(profile)

@@ -111,6 +111,7 @@ def test_score_stage_against_loops(
             "faulty sentence": 0,
             "lost feature": 0,
             "no ground truth": len(every) - len(rows),
+            "not annotated": 0,
             "no proposals": sum(not len(made.rows_of(e)) for e in rows),
         }
 
