@@ -7,20 +7,18 @@
 The config key covers parameters, weights and code; the data do not enter it: a part says for which inputs (digests of
 images, strings) it stands. A run computes the inputs that no part holds. A part is written under a temporary name and
 renamed, and counts only once its line is in the manifest, so a kill loses at most one unit. Reading a part compares its
-label with that line, which detects parts that were swapped or belong elsewhere, and lines that changed. A lock excludes a
-second writer; the operating system releases it when the process ends.
+label with that line, which detects parts that were swapped or belong elsewhere, and lines that changed. A lock
+(``store.locks``) excludes a second writer.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 import shlex
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import schema
-from store.errors import BusyError, StoreError
+from store.errors import StoreError
 from store.fingerprint import canonical, fingerprint
 from store.publish import remove_leftovers, write_file, writing
 from store.ragged import offsets_of
@@ -39,26 +37,6 @@ Item = Mapping[str, NDArray[Any]]
 _OPEN_PARTS = 4
 _LABEL = "label"
 _DIGEST = "digest"
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the exclusive writer lock of ``folder``.
-
-    Raises:
-        BusyError: another process holds it. StoreError: it cannot be written.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                f"{folder}: another process writes here; wait for it, or stop it (killing only dvc leaves its child running)"
-            ) from error
-        yield
 
 
 def config_key(kind: str, config: Mapping[str, Any]) -> str:
