@@ -34,6 +34,8 @@ from store.ragged import offsets_of
 Item = Mapping[str, NDArray[Any]]
 """The result for one input: named arrays, ragged along their first axis."""
 
+KEY_LENGTH = 20
+"""Digits of a config key."""
 _OPEN_PARTS = 4
 _LABEL = "label"
 _DIGEST = "digest"
@@ -41,7 +43,7 @@ _DIGEST = "digest"
 
 def config_key(kind: str, config: Mapping[str, Any]) -> str:
     """What stands for a configuration of a kind: the name of the folder of its parts."""
-    return fingerprint(_described(kind, config))[:20]
+    return fingerprint(_described(kind, config))[:KEY_LENGTH]
 
 
 def _described(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class Parts:
         complete, newline, torn = text.rpartition(b"\n")
         if torn:  # the next line must not be appended to it
             write_file(path, complete + newline)
-        lines = [_line(text) for text in complete.split(b"\n")] if newline else []
+        lines = [manifest_line(text) for text in complete.split(b"\n")] if newline else []
         damaged = [str(number) for number, line in enumerate(lines, 1) if line is None]
         if damaged:
             command = f"sed -i '{';'.join(f'{number}d' for number in damaged)}' {shlex.quote(str(path))}"
@@ -137,13 +139,7 @@ class Parts:
 
     def _read(self, part: str) -> dict[str, NDArray[Any]]:
         if part not in self._open:
-            try:
-                with (self.folder / part).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    arrays = {name: stored[name] for name in stored.files}
-            except Exception as error:  # zip, numpy and OS errors alike: the part is not what was written
-                raise StoreError(f"{self.folder / part}: damaged part ({error}); remove it and run again") from error
-            _require_label(self.folder / part, arrays, self._inputs[part])
-            self._open[part] = arrays
+            self._open[part] = read_part(self.folder / part, self._inputs[part])
             if len(self._open) > _OPEN_PARTS:
                 self._open.popitem(last=False)
         self._open.move_to_end(part)
@@ -172,6 +168,21 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped
     part = part_name(keys)
     write_file(folder / part, buffer.getbuffer())
     return part
+
+
+def read_part(path: Path, inputs: list[str]) -> dict[str, NDArray[Any]]:
+    """The arrays of a part.
+
+    Raises:
+        StoreError: it is damaged, or not the part of these inputs in its folder (remedy: remove that file).
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:  # zip, numpy and OS errors alike: the part is not what was written
+        raise StoreError(f"{path}: damaged part ({error}); remove it and run again") from error
+    _require_label(path, arrays, inputs)
+    return arrays
 
 
 def skipped_of(folder: Path, keys: Sequence[str]) -> list[str] | None:
@@ -206,7 +217,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
+def manifest_line(text: bytes) -> dict[str, Any] | None:
     """A line of a manifest as it was written, else None."""
     try:
         line = json.loads(text)

@@ -18,6 +18,7 @@ from stages.page.reported import MARKS
 from stages.scoring.rules.registry import label_of
 from store.errors import CodeError
 from store.publish import write_file
+from store.seal import sealed
 
 _FOLDER = Path(__file__).parent
 _PLACE = "<script>/*vega*/</script>"
@@ -67,7 +68,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
             )
         with summary.timed("chart library"):
             page = _with_script(page, libraries.result())
-    write_file(out, page)
+    write_file(out, sealed(page))
     summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
     summary.wrote = {"pictures": len(shown), "charts": len(specs), "bytes": out.stat().st_size}
     summary.skipped = [f"picture of expression {card.expression_id}: {card.problem}" for card in shown if card.problem]

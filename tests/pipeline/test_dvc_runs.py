@@ -11,79 +11,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from demo.refshapes import write_benchmark
-from pipeline.registry import PER_ENCODER, STAGES, Instance
+from pipeline.registry import STAGES
 from store.document import content_of
 from store.table import read_table
-from tests.helpers.profile import ROOT, plain_values
+from tests.helpers.dvc_project import Project, flip
 
 AFTER_SCORE = ["score", "ablations", "report"]
 AFTER_PAIR = ["pair", "variants", "sweep", *AFTER_SCORE]
-
-
-class Project:
-    """A git and DVC project in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("pipeline", "stages", "store", "demo", "models", "extensions", ".dvc"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
-        for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
-            shutil.copy(ROOT / name, folder / name)
-        (folder / "demo/dvc.lock").unlink(missing_ok=True)
-        write_benchmark(folder / "data/refshapes", images_per_split=2)
-        variants = {"switches": ["polygon_overlap", "box", "fill"], "templates": ["a picture of {}"]}
-        (folder / "demo/params.yaml").write_text(
-            yaml.safe_dump(plain_values() | {"variants": variants}, sort_keys=False)
-        )
-        self.set(sweep={"alphas": 3, "betas": 3}, report={"cards": 1}, bootstrap={"resamples": 20})
-        for words in (
-            ["init", "-q"],
-            ["add", "-A"],
-            ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
-        ):
-            subprocess.run(["git", *words], cwd=folder, check=True)
-
-    def set(self, **sections: dict[str, Any]) -> None:
-        file = self.folder / "demo/params.yaml"
-        values = yaml.safe_load(file.read_text())
-        for section, change in sections.items():
-            values[section] |= change
-        file.write_text(yaml.safe_dump(values, sort_keys=False))
-
-    def typed(self, line: str, status: int = 0) -> str:
-        """What a line typed in the project's folder says; it is to end with ``status``."""
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder)}
-        for name in ("GLIMPSE_BATCH", "GLIMPSE_UNIT"):
-            environment.pop(name, None)
-        done = subprocess.run(
-            line, shell=True, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def dvc(self, *words: str) -> str:
-        return self.typed(shlex.join(["dvc", *words]))
-
-    def repro(self) -> list[str]:
-        """Names of the stages that ran."""
-        return re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)(?:@\w+)?'", self.dvc("repro", "demo/dvc.yaml"))
-
-    def record(self, stage: str) -> dict[str, Any]:
-        return dict(
-            json.loads(
-                (
-                    self.folder
-                    / f".work/demo/records/{Instance(stage, 'vit' if stage in PER_ENCODER else '').name}.json"
-                ).read_text()
-            )
-        )
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +85,6 @@ def test_status_follows_the_graph_from_changed_code(project: Project) -> None:
         assert state[stage] == "waits for parse"
     for stage in ("index", "propose", "embed_masks", "overlap"):
         assert state[stage] == "up to date"
-
-
-def flip(file: Path, at: int | None = None) -> None:
-    """Flip a bit (in the middle by default) as a disk does: neither the time nor the mode of the file tells."""
-    stat = file.stat()
-    place = stat.st_size // 2 if at is None else at
-    file.chmod(0o644)
-    with file.open("r+b") as opened:
-        opened.seek(place)
-        (byte,) = opened.read(1)
-        opened.seek(place)
-        opened.write(bytes([byte ^ 1]))
-    file.chmod(stat.st_mode & 0o777)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 TABLE = "from store.table import read_table; read_table(Path('data/demo/pairs/vit.h5'), 'pairs')"
