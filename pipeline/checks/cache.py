@@ -19,6 +19,8 @@ from store.fingerprint import file_digest
 from store.publish import remove
 
 _OF_FOLDER = ".dir"
+_NOT_NAMED_BY = ["size", "nfiles"]
+"""What the name of a record of a run, a digest, leaves out."""
 
 
 def check_cache(project: LoadedProject) -> Iterator[Fault]:
@@ -112,18 +114,22 @@ def _digest(path: Path) -> str:
 def _runs(repo: Any, project: LoadedProject) -> Iterator[Fault]:
     """Damaged objects of earlier runs of this profile, which DVC puts back in place when their values return."""
     import yaml
+    from dvc.utils import dict_sha256
 
     cache = repo.cache.local
     data = os.path.relpath(project.path(project.values.data), project.folder)
     for file in sorted(Path(cache.path, "runs").glob("*/*/*")):
         try:
-            outs = yaml.safe_load(file.read_bytes())["outs"]
-            named = {str(out["md5"]): str(out["path"]) for out in outs if "md5" in out}
+            run = yaml.safe_load(file.read_bytes())
+            named = {str(out["md5"]): str(out["path"]) for out in run["outs"] if "md5" in out}
+            whole = dict_sha256(run, exclude=_NOT_NAMED_BY) == file.name
         except (yaml.YAMLError, ValueError, TypeError, KeyError, OSError):
-            what = "DVC's record of an earlier run cannot be read"
+            named, whole = {}, False
+        if not whole:
+            what = "DVC's record of an earlier run is not what it is named by"
             yield Fault("cached run", "", _shown(file), what, partial(remove, file))
             continue
         for name, path in named.items():
             if path.startswith(data):
-                for object_ in _damaged(cache, name):
-                    yield _object(object_, "", Path(path))
+                for damaged in _damaged(cache, name):
+                    yield _object(damaged, "", Path(path))

@@ -89,7 +89,7 @@ def test_every_file_of_a_finished_run_is_looked_at(loaded: LoadedProject) -> Non
     for damaged in (lists, [f for f in files if f not in lists]):
         kept = {file.stat().st_ino: (file, file.read_bytes()) for file in damaged}
         for file, content in kept.values():
-            flip(file)
+            flip(file, content.index(b"md5: ") + 5 if "runs" in file.parts else None)
             if file.suffix == ".npz":
                 file.write_bytes(content[: len(content) // 2])
         names = {str(fault.path) for fault in faults(loaded)}
