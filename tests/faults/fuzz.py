@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from store.errors import GlimpseError
 from tests.faults.bench import Bench, Tally
 from tests.faults.injection import in_child
@@ -31,9 +33,12 @@ class Reader:
 
 def readers(bench: Bench, folder: Path) -> list[Reader]:
     """All readers of files that come from outside, and of what the store wrote."""
+    from safetensors.numpy import save_file
+
     from pipeline.params_file import read_params
     from stages.clip.state_dict import read_state_dict
     from stages.datasets.files import read_json
+    from stages.datasets.refer import read_refer
     from stages.proposals.forms.documents import document_rows
     from stages.proposals.forms.given import read_value
     from store.document import read_document
@@ -41,29 +46,39 @@ def readers(bench: Bench, folder: Path) -> list[Reader]:
     from store.seal import check_seal
     from store.table import read_table
     from store.untrusted import load_refs
-    from tests.helpers.profile import ROOT
 
     folder.mkdir(parents=True, exist_ok=True)
+    instances = bench.folder / "refer/refshapes/instances.json"
     refer, kept = bench.folder / "refer", bench.kept
     masks = folder / "masks.json"
     masks.write_text(
         '[{"image_id": 1, "score": 0.5, "segmentation": {"size": [4, 6], "counts": "07N4"}}, {"bbox": [1, 2]}]'
     )
     weights = folder / "weights.safetensors"
-    shutil.copyfile(ROOT / "demo/models/refshapes_freesolo.safetensors", weights)
-    weights.write_bytes(weights.read_bytes()[:60_000])
+    save_file({"a.weight": np.ones((4, 5), np.float32), "a.bias": np.zeros(5, np.float32)}, weights)
     pictures, refs = sorted((refer / "images").rglob("*.png")), sorted(refer.rglob("*.p"))
+    data_set = folder / "refer"
+    shutil.copytree(refer / "refshapes", data_set / "x", dirs_exist_ok=True)
+
+    def whole(name: str, path: Path) -> Any:
+        shutil.copyfile(path, data_set / "x" / name)
+        try:
+            return read_refer(data_set, "x", "synth", ["val"])
+        finally:
+            shutil.copyfile(refer / "refshapes" / name, data_set / "x" / name)
+
     found = [
         Reader("a table", kept / "data/overlap.h5", lambda path: read_table(path, "overlap")),
         Reader("a document", kept / "data/grid.json", lambda path: read_document(path, "sweep"), json_mutated),
         Reader("a page", kept / "data/report.html", check_seal),
-        Reader("annotations", sorted(refer.rglob("instances.json"))[0], lambda p: read_json(p, "x"), json_mutated),
+        Reader("annotations", instances, lambda path: read_json(path, "x"), json_mutated),
         Reader("proposals", masks, lambda path: list(document_rows(read_value(path), "x", "y")), json_mutated),
         Reader("a params file", bench.profile, read_params),
         Reader("weights", weights, read_state_dict),
         Reader("a picture", pictures[0], load_image),
         Reader("refs", refs[0], load_refs),
-        Reader("refs of another structure", refs[0], load_refs, _refs_mutated),
+        Reader("refs of another structure", refs[0], lambda p: whole("refs(synth).p", p), _refs_mutated),
+        Reader("annotations of another structure", instances, lambda p: whole("instances.json", p), json_mutated),
     ]
     parts = sorted((kept / "work").rglob("manifest.jsonl"))[0]
     return [*found, Reader("a manifest of parts", parts, lambda path: _open_parts(path, parts.parent))]
@@ -98,6 +113,8 @@ def fuzzed(bench: Bench, total: int, rng: random.Random) -> list[Tally]:
     tallies = []
     known = readers(bench, folder)
     for reader in known:
+        status, _, said = in_child(lambda r=reader: bool(r.read(_placed(r, folder, r.sample.read_bytes()))))  # type: ignore[misc]
+        assert not status, f"{reader.name}: {said}"  # a reader that refuses everything tests nothing
         tally = Tally(f"mutated input: {reader.name}")
         seeds = [rng.randrange(2**32) for _ in range(-(-total // len(known)))]
         for start in range(0, len(seeds), _BATCH):
@@ -118,10 +135,15 @@ def fuzzed(bench: Bench, total: int, rng: random.Random) -> list[Tally]:
     return tallies
 
 
+def _placed(reader: Reader, folder: Path, content: bytes) -> Path:
+    path = folder / f"input{reader.sample.suffix}"
+    path.write_bytes(content)
+    return path
+
+
 def _tried(reader: Reader, folder: Path, seed: int) -> str:
     """``repaired``: refused by an error of ours; ``harmless``: read; otherwise the error that it ended with."""
-    path = folder / f"input{reader.sample.suffix}"
-    path.write_bytes(reader.mutate(reader.sample.read_bytes(), random.Random(seed)))
+    path = _placed(reader, folder, reader.mutate(reader.sample.read_bytes(), random.Random(seed)))
     try:
         reader.read(path)
     except GlimpseError:

@@ -28,7 +28,7 @@ _PATHS = (
     "os.scandir",
     "os.utime",
 )
-_WRITES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime", "write", "fsync")
+_WRITES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime")
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 Act = Callable[[str], None]
 """What happens instead of an operation; gets the path that it is about."""
@@ -44,8 +44,8 @@ class Operations:
         self.root, self.at, self.act, self.writes_only = str(root), at, act, writes_only
         self.count = 0
         sys.addaudithook(self._hook)
-        self._wrap(os, "fsync")
-        self._wrap(DeferredErrors, "write")
+        self._wrap_fsync()
+        self._wrap_write()
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event not in _PATHS or not isinstance(args[0], str | bytes | os.PathLike):
@@ -60,14 +60,27 @@ class Operations:
             if self.count == self.at:
                 self.act(path)
 
-    def _wrap(self, owner: Any, name: str) -> None:
-        real = getattr(owner, name)
+    def _wrap_fsync(self) -> None:
+        real = os.fsync
 
-        def counted(*args: Any) -> Any:
+        def counted(file: Any) -> None:
             self._step(self.root)
-            return real(*args)
+            real(file)
 
-        setattr(owner, name, counted)
+        os.fsync = counted
+
+    def _wrap_write(self) -> None:
+        """Of HDF5, which hears of no error: the file remembers the first."""
+        real = DeferredErrors.write
+
+        def counted(file: DeferredErrors, data: Any) -> int:
+            try:
+                self._step(self.root)
+            except OSError as error:
+                file._error = file._error or error
+            return real(file, data)
+
+        DeferredErrors.write = counted  # type: ignore[method-assign]
 
 
 def kill(path: str) -> None:

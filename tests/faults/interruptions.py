@@ -36,11 +36,9 @@ def operations(bench: Bench, stage: str, writes_only: bool = False) -> int:
 
 def spread(total: int, wanted: int) -> list[int]:
     """``wanted`` numbers of 1 to ``total``, evenly apart; all of them where there are fewer."""
-    return (
-        sorted({1 + (2 * i + 1) * total // (2 * wanted) for i in range(wanted)})
-        if wanted < total
-        else [*range(1, total + 1)]
-    )
+    if wanted >= total:
+        return list(range(1, total + 1))
+    return sorted({1 + (2 * i + 1) * total // (2 * wanted) for i in range(wanted)})
 
 
 def interrupted(
