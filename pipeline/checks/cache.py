@@ -118,7 +118,7 @@ def _runs(repo: Any, project: LoadedProject) -> Iterator[Fault]:
 
     cache = repo.cache.local
     data = os.path.relpath(project.path(project.values.data), project.folder)
-    for file in sorted(Path(cache.path, "runs").glob("*/*/*")):
+    for file in sorted(Path(repo.stage_cache.cache_dir).glob("*/*/*")):
         try:
             run = yaml.safe_load(file.read_bytes())
             named = {str(out["md5"]): str(out["path"]) for out in run["outs"] if "md5" in out}
