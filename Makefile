@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "python -m pytest tests/pipeline/test_layers.py tests/pipeline/test_dvc.py"
 
-.PHONY: deps docs env demo fix test smoke test-browser check bench clean
+.PHONY: deps docs env demo fix test smoke test-browser check bench faults clean
 
 env: .venv/.installed
 
@@ -51,6 +51,10 @@ smoke: env
 
 test-browser: env
 	python -m pytest -m browser tests/page/test_page_browser.py
+
+# Kills, errors, corruption, mutated inputs: at most half an hour; writes benchmarks/faults.json and docs/reliability.md's table.
+faults: env
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m tests.faults
 
 bench: env data/refshapes/.made
 	python -m benchmarks

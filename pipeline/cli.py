@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli_pictures, cli_results
+from pipeline import cli_checks, cli_pictures, cli_results
 from pipeline.cli_shared import AsJson, DatasetName, ParamsFile, SplitName, opened
 from pipeline.foreign import close_output, report
 from pipeline.registry import DEFAULT_PARAMS
@@ -27,6 +27,7 @@ app.command()(cli_pictures.predict)
 app.command()(cli_pictures.segment)
 app.command()(cli_results.export)
 app.command()(cli_results.table)
+app.command()(cli_checks.check)
 GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]

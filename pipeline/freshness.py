@@ -77,18 +77,18 @@ def reasons(project: LoadedProject) -> dict[Instance, list[str]]:
             others = [
                 source
                 for source, digest in attrs.get("made_from", {}).items()
-                if _digest_now(project, instance, source, digests) not in (None, digest)
+                if digest_now(project, instance, source, digests) not in (None, digest)
             ]
             stale[instance] += (
                 [f"{_shown(field, instance, project)} was made from another {', '.join(others)}"] if others else []
             )
             stale[instance] += _changed_values(project, instance, attrs)
         if instance.stage == "score":
-            stale[instance] += _other_metrics(files["metrics"], by_field)
+            stale[instance] += other_metrics(files["metrics"], by_field)
     return stale
 
 
-def _digest_now(
+def digest_now(
     project: LoadedProject, instance: Instance, source: str, digests: Mapping[tuple[str, str], str | None]
 ) -> str | None:
     """The digest of an input as it lies there: ``source`` as ``made_from`` names it, ``field`` or ``field@encoder``."""
@@ -183,7 +183,7 @@ def _digest_of(project: LoadedProject, name: str, value: str) -> str | None:
     return file_digest(path) if path.is_file() else None
 
 
-def _other_metrics(file: Path, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def other_metrics(file: Path, outputs: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Whether the metrics file holds other numbers than the scores table records.
 
     A file that agrees is kept as it is (``store.agreement``), so the pair table that it names may be an earlier one.

@@ -24,6 +24,7 @@ from pipeline.reruns import Reruns, stage_values
 from stages.contract import Context, Profile, Summary
 from store.document import write_document
 from store.errors import ParameterError, plain
+from store.locks import locked
 from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
 
@@ -44,6 +45,7 @@ class Execution(BaseModel):
     unit: int = Field(16, ge=1, description="images per part: what a kill can lose")
     workers: int = Field(0, ge=0, description="processes to spread the units over; 0 for this one")
     scheduler: str = Field("", description="address of a dask scheduler to use instead, tcp://host:port")
+    wait: float = Field(0, ge=0, description="seconds to wait for another process that runs the same stage")
     allow_lost: bool = Field(False, description="files that are not there do not stop the run: it goes on without them")
 
     @classmethod
@@ -168,14 +170,16 @@ def run_stage(
     command line ends with status 1, so that DVC does not take the stage for done.
 
     Raises:
-        GlimpseError: any error of the stage.
+        GlimpseError: any error of the stage. BusyError: another process runs it, longer than ``execution.wait``.
     """
     instance = Instance(name, encoder if name in PER_ENCODER else "").name
     execution.check_device()
-    start = time.perf_counter()
-    with execution.executor() as execute:
+    with locked(work / instance, execution.wait), execution.executor() as execute:
+        start = time.perf_counter()
         context = Context(
-            work / instance, execution.device, execution.batch, execution.unit, track, execute, profile, identity()
+            *(work / instance, execution.device, execution.batch, execution.unit, track, execute, profile),
+            wait=execution.wait,
+            identity=identity(),
         )
         summary: Summary = stage_module(name).run(params, paths, context)
     summary.peak_bytes, summary.device_peak_bytes = peak_bytes(), device_peak_bytes(execution.device)

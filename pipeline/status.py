@@ -15,11 +15,11 @@ from pipeline.freshness import ancestors, reasons
 from pipeline.project import LoadedProject
 from pipeline.registry import STAGES, UP_TO_PAIR, Instance, instances
 from pipeline.reruns import stage_values
-from pipeline.runner import size_of
+from pipeline.runner import Execution, size_of
 from store.document import read_record
 from store.errors import StoreError
+from store.locks import locked
 from store.publish import remove
-from store.work import locked
 
 CURRENT = "up to date"
 _OTHER_COMMAND = "changed command"
@@ -176,9 +176,9 @@ def remove_unused_parts(project: LoadedProject, dry_run: bool = False) -> list[U
     work = project.path(project.values.work)
     known = records(project)
     used = {Path(folder).name for record in known.values() for folder in record["parts"]}  # variants uses others' parts
-    unused = []
+    unused, wait = [], Execution.from_environment().wait
     for instance, record in known.items():
-        with locked(work / instance.name):  # a run that goes on now may be filling a new one
+        with locked(work / instance.name, wait):  # a run that goes on now may be filling a new one
             for folder in sorted((work / instance.name).glob("*/*")):
                 if not folder.is_dir() or folder.name in used:
                     continue

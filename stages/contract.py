@@ -116,6 +116,7 @@ class Context:
         track: wraps a sequence to show progress under a label.
         execute: runs units, in this or other processes, in any order; the results are the same to the byte.
         profile: the params file that the run belongs to, where there is one.
+        wait: seconds to wait for another process that writes where this run must.
         identity: which code runs, and when, for outputs that record it: ``version``, ``commit``, ``date``.
     """
 
@@ -126,6 +127,7 @@ class Context:
     track: Callable[[Sequence[Any], str], Iterable[Any]] = _silent
     execute: Callable[[Load, Sequence[Unit], str], Iterable[Done]] = in_process
     profile: Profile | None = None
+    wait: float = 0.0
     identity: Mapping[str, str] = field(default_factory=dict)
 
 

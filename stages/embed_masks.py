@@ -21,12 +21,13 @@ from stages.views.known import VIEWS
 from stages.views.registry import labels_of
 from stages.visual.published import feature_columns, published_features
 from store.fingerprint import code_digest, fingerprint, library_versions
+from store.locks import locked
 from store.registry import record_digest
 from store.table import Table, read_table, require_same
 from store.units import Compute
 from store.usable import Lost, require_usable
 from store.vectors import write_vectors
-from store.work import Parts, locked
+from store.work import Parts
 
 Antialias = Literal["auto", "always", "never"]
 
@@ -93,7 +94,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     offsets = proposals["image_offsets"]
     images = np.flatnonzero(np.diff(offsets)).tolist()
     summary.read = {"images": len(images), "proposals": len(proposals["mask"])}
-    with locked(context.work):
+    with locked(context.work, context.wait):
         kinds = open_parts(params, paths, context.work)
         boxes = {label: view.reads_boxes for label, (view, _) in labels_of(params.views, params).items()}
         keys = {label: [_input_key(index, proposals, image, boxes[label]) for image in images] for label in kinds}

@@ -22,13 +22,14 @@ from stages.text.compute import embedder
 from stages.text.published import published_texts
 from stages.text.template import BETWEEN, Template, mean_of_prompts, prompts_of
 from store.fingerprint import code_digest, fingerprint, library_versions
+from store.locks import locked
 from store.ragged import offsets_of
 from store.registry import record_digest
 from store.states import State
 from store.table import read_table
 from store.usable import Lost, lost_vectors, require_usable
 from store.vectors import write_vectors
-from store.work import Parts, locked
+from store.work import Parts
 
 _UNIT = 512
 Prompts = tuple[str, ...]
@@ -67,7 +68,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(keys)}
     encoder = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
     config = key_of(params, paths)
-    with locked(context.work):
+    with locked(context.work, context.wait):
         parts = Parts(context.work, "text", config)
         load = partial(embedder, params, paths.weights, context.batch)
         results = compute_missing(

@@ -17,11 +17,12 @@ from stages.text.parsing import parser
 from stages.text.spacy_model import spacy_digest
 from stages.text.words import POSITIONS
 from store.fingerprint import code_digest, fingerprint, library_versions
+from store.locks import locked
 from store.ragged import offsets_of
 from store.states import State
 from store.table import as_rows, read_table, write_table
 from store.usable import Lost, require_usable
-from store.work import Parts, locked
+from store.work import Parts
 
 _UNIT = 512
 
@@ -46,7 +47,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     keys = [fingerprint(sentence) for sentence in raw]
     summary.read = {"expressions": len(raw)}
     config = key_of(params)
-    with locked(context.work):
+    with locked(context.work, context.wait):
         parts = Parts(context.work, "parse", config)
         load = partial(parser, params.spacy_model, config["spacy_model"])
         results = compute_missing(

@@ -27,7 +27,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("pipeline", "stages", "store")
 BOOKKEEPING = frozenset(
     {"stages.contract"}
-    | {f"store.{name}" for name in ("computing", "errors", "fingerprint", "loader", "publish", "schema")}
+    | {
+        f"store.{name}"
+        for name in ("computing", "errors", "fingerprint", "loader", "locks", "publish", "schema", "seal")
+    }
     | {f"store.{name}" for name in ("registry", "regular", "table", "units", "vectors", "work")}
 )
 """Modules that compute no value: how things lie on disk is covered by ``store.schema.VERSION``."""

@@ -8,12 +8,14 @@ A write that fails leaves the previous output as it was, and raises one ``StoreE
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import glob
 import io
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +24,8 @@ from typing import Any
 
 from store.errors import StoreError
 
+_HERE, _RENAME_EXCHANGE = -100, 2
+"""Of Linux: paths are relative to the working folder; two names are exchanged."""
 _ROOM = "free some (`glimpse clean` frees parts that nothing uses) or name another place in the params file"
 _IN_THE_WAY = "a folder stands where a file should be, or a file where a folder should be: move it away"
 _RIGHTS = "give yourself the right to write there, or name another place in the params file"
@@ -39,6 +43,7 @@ REMEDIES = {
     errno.ENOTEMPTY: _IN_THE_WAY,
     errno.EBUSY: "something else is mounted there: name another place in the params file",
     errno.ENOLCK: _LOCKS,
+    errno.ENOSYS: _LOCKS,
     errno.ENOTSUP: _LOCKS,
     errno.ELOOP: "its symbolic links lead in a circle: remove them",
     errno.ENAMETOOLONG: "name a shorter path",
@@ -88,8 +93,8 @@ def _free(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to ``path``; rename it to ``path`` on success, remove it on an error.
 
-    What is at ``path`` is replaced, never written to (it may be a hard link into DVC's cache). Several processes may
-    replace one path at once: each has its own temporary folder, and the result of the last to finish stays.
+    What is at ``path`` is replaced in one step, never written to (it may be a hard link into DVC's cache). Several
+    processes may replace one path at once: each has its own temporary folder, and the result of the last to finish stays.
 
     Raises:
         StoreError: it cannot be written: the disk is full, a limit, a missing right (see ``writing``).
@@ -108,8 +113,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _replace_folder(new: Path, path: Path, old: Path) -> None:
-    """Rename the folder at ``path`` to ``old`` and ``new`` to ``path``: two steps, because only files are replaced in one."""
+    """Put the folder ``new`` in the place of what is at ``path``, in one step, so that ``path`` is never without one.
+
+    Where the system or the file system cannot exchange two names, it is two steps, with ``old`` for what was there; a
+    reader that comes between them tries again (``store.vectors``).
+    """
     while True:
+        if _exchange(new, path):
+            return
         with suppress(FileNotFoundError):
             os.rename(path, old)
         try:
@@ -122,6 +133,20 @@ def _replace_folder(new: Path, path: Path, old: Path) -> None:
             with suppress(OSError):
                 os.rename(old, path)
             raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange what two names stand for (Linux: renameat2); False where this cannot be done or there is no ``other``."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    sys.audit("os.rename", str(one), str(other), -1, -1)  # as the functions of os do
+    if not rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _RENAME_EXCHANGE):
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOENT, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def write_file(path: Path, content: bytes | memoryview | str) -> None:

@@ -9,8 +9,10 @@ those that were written, or there is an error. A file that is replaced or gone a
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +38,8 @@ _CRC = 4
 """Bytes of a crc32c."""
 _NONE = "no file"
 _ATTEMPTS = 3
+_OPENINGS, _PAUSE = 20, 0.02
+"""How often a folder that is being replaced is opened, and the seconds between."""
 
 Blocks = Iterable[NDArray[np.float32]]
 
@@ -152,13 +156,34 @@ class Vectors:
     def __init__(self, path: Path, name: str) -> None:
         """Open the folder ``path`` as table ``name``.
 
+        Where it is replaced meanwhile, the new one is opened.
+
         Raises:
             StoreError: no folder, another table, a damaged manifest, or a file of it missing or not as it was written.
         """
-        import zarr
-
         self.path, self.name = path, name
         self.remedy = repair(path)
+        for attempt in range(1, _OPENINGS + 1):  # a writer may replace the folder between the files that are compared
+            before = file_identity(path / MANIFEST)
+            try:
+                self._open()
+            except StoreError:
+                if attempt == _OPENINGS or not self._is_replaced(before):
+                    raise
+            else:
+                if file_identity(path / MANIFEST) == before or attempt == _OPENINGS:
+                    return
+            time.sleep(_PAUSE)
+
+    def _is_replaced(self, before: tuple[int, ...]) -> bool:
+        """Whether the folder was replaced since its manifest had this identity, or a writer is at it where there is none."""
+        writers = self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")
+        return file_identity(self.path / MANIFEST) != before or (not before and any(writers))
+
+    def _open(self) -> None:
+        import zarr
+
+        path, name = self.path, self.name
         self._checked: dict[str, tuple[int, ...]] = {}
         with reading(path, self.remedy):
             self.attrs = check_description(path, name, (path / MANIFEST).read_bytes(), self.remedy)

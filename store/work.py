@@ -7,20 +7,18 @@
 The config key covers parameters, weights and code; the data do not enter it: a part says for which inputs (digests of
 images, strings) it stands. A run computes the inputs that no part holds. A part is written under a temporary name and
 renamed, and counts only once its line is in the manifest, so a kill loses at most one unit. Reading a part compares its
-label with that line, which detects parts that were swapped or belong elsewhere, and lines that changed. A lock excludes a
-second writer; the operating system releases it when the process ends.
+label with that line, which detects parts that were swapped or belong elsewhere, and lines that changed. A lock
+(``store.locks``) excludes a second writer.
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import os
 import shlex
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store import schema
-from store.errors import BusyError, StoreError
+from store.errors import StoreError
 from store.fingerprint import canonical, fingerprint
 from store.publish import remove_leftovers, write_file, writing
 from store.ragged import offsets_of
@@ -36,34 +34,16 @@ from store.ragged import offsets_of
 Item = Mapping[str, NDArray[Any]]
 """The result for one input: named arrays, ragged along their first axis."""
 
+KEY_LENGTH = 20
+"""Digits of a config key."""
 _OPEN_PARTS = 4
 _LABEL = "label"
 _DIGEST = "digest"
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the exclusive writer lock of ``folder``.
-
-    Raises:
-        BusyError: another process holds it. StoreError: it cannot be written.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BusyError(
-                f"{folder}: another process writes here; wait for it, or stop it (killing only dvc leaves its child running)"
-            ) from error
-        yield
-
-
 def config_key(kind: str, config: Mapping[str, Any]) -> str:
     """What stands for a configuration of a kind: the name of the folder of its parts."""
-    return fingerprint(_described(kind, config))[:20]
+    return fingerprint(_described(kind, config))[:KEY_LENGTH]
 
 
 def _described(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +90,7 @@ class Parts:
         complete, newline, torn = text.rpartition(b"\n")
         if torn:  # the next line must not be appended to it
             write_file(path, complete + newline)
-        lines = [_line(text) for text in complete.split(b"\n")] if newline else []
+        lines = [manifest_line(text) for text in complete.split(b"\n")] if newline else []
         damaged = [str(number) for number, line in enumerate(lines, 1) if line is None]
         if damaged:
             command = f"sed -i '{';'.join(f'{number}d' for number in damaged)}' {shlex.quote(str(path))}"
@@ -159,13 +139,7 @@ class Parts:
 
     def _read(self, part: str) -> dict[str, NDArray[Any]]:
         if part not in self._open:
-            try:
-                with (self.folder / part).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                    arrays = {name: stored[name] for name in stored.files}
-            except Exception as error:  # zip, numpy and OS errors alike: the part is not what was written
-                raise StoreError(f"{self.folder / part}: damaged part ({error}); remove it and run again") from error
-            _require_label(self.folder / part, arrays, self._inputs[part])
-            self._open[part] = arrays
+            self._open[part] = read_part(self.folder / part, self._inputs[part])
             if len(self._open) > _OPEN_PARTS:
                 self._open.popitem(last=False)
         self._open.move_to_end(part)
@@ -194,6 +168,21 @@ def write_part(folder: Path, keys: Sequence[str], items: Sequence[Item], skipped
     part = part_name(keys)
     write_file(folder / part, buffer.getbuffer())
     return part
+
+
+def read_part(path: Path, inputs: list[str]) -> dict[str, NDArray[Any]]:
+    """The arrays of a part.
+
+    Raises:
+        StoreError: it is damaged, or not the part of these inputs in its folder (remedy: remove that file).
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:  # zip, numpy and OS errors alike: the part is not what was written
+        raise StoreError(f"{path}: damaged part ({error}); remove it and run again") from error
+    _require_label(path, arrays, inputs)
+    return arrays
 
 
 def skipped_of(folder: Path, keys: Sequence[str]) -> list[str] | None:
@@ -228,7 +217,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
+def manifest_line(text: bytes) -> dict[str, Any] | None:
     """A line of a manifest as it was written, else None."""
     try:
         line = json.loads(text)

@@ -6,18 +6,15 @@ damages one damages both, and `dvc repro --force` would put the damaged object b
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline.checks.cache import damaged_objects
 from pipeline.foreign import how_it_ended
 from store.errors import StoreError
-from store.fingerprint import file_digest
 from store.publish import remove
 
 _ATTEMPTS = 3
@@ -76,24 +73,9 @@ def _find(path: Path) -> _Found:
                 except OutputNotFoundError:
                     continue
                 stage, project = output.stage, Path(repo.root_dir)
-                damaged = [file for out in stage.outs for file in _damaged(out)]
+                damaged = [file for out in stage.outs for file in damaged_objects(out)]
                 name = f"{os.path.relpath(stage.path, project)}:{stage.name}"
                 return _Found(Path(output.fs_path), project, name, damaged)
     except DvcException as error:
         raise StoreError(f"{path}: expected an output of a stage of a dvc.yaml ({error})") from error
     raise StoreError(f"{path}: expected an output of a stage of a dvc.yaml, no stage has it; run again what made it")
-
-
-def _damaged(output: Any) -> Iterator[Path]:
-    """The objects of a DVC output in DVC's cache of which the content is not what their name, an MD5 digest, says."""
-    if not output.use_cache or not output.hash_info:
-        return
-    names = [output.hash_info.value]
-    for name in names:
-        file = Path(output.cache.oid_to_path(name))
-        if not file.exists():
-            continue
-        if file_digest(file, "md5") != name.removesuffix(".dir"):
-            yield file
-        elif name.endswith(".dir"):  # lists the files of a folder
-            names += [entry["md5"] for entry in json.loads(file.read_bytes())]

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from pipeline.progress import byte_bar
 from pipeline.project import LoadedProject
+from pipeline.runner import Execution
 from pipeline.setup.download import FetchError, download
 from pipeline.setup.holdings import compare, installed, missing_files, needed_files, profile_files, record_of, recorded
 from pipeline.setup.sources import Archive, Item, Source, command, destination, listing_file
 from pipeline.setup.unpack import ArchiveError, check_room, place, place_files, unpack, unpacked_bytes
+from store.locks import locked
 from store.publish import replacing, write_file
-from store.work import locked
 
 
 def fetch(
@@ -40,7 +41,7 @@ def fetch(
     if source.package and installed(source.package[0]) == source.package[1]:
         say(f"{' '.join(source.package)} is installed already")
         return
-    with locked(project.path(project.values.work, "fetch", source.name)):
+    with locked(project.path(project.values.work, "fetch", source.name), Execution.from_environment().wait):
         run = _Fetch(project, source, given, accepted, say)
         fetched = [run.item(item) for item in source.items]
         if not any(fetched):

@@ -19,6 +19,7 @@ from stages.page.reported import MARKS
 from stages.scoring.rules.registry import label_of
 from store.errors import rerun
 from store.publish import write_file
+from store.seal import sealed
 
 SORTS = [
     ("iou", "lowest IoU first"),
@@ -51,7 +52,7 @@ def write_page(inputs: Inputs, out: Path, cards: int, image_width: int, seed: in
         with summary.timed("page"):
             specs = charts.specs(data)
             page = _render(**_values(known, shown), charts=specs, library=library)
-    write_file(out, page)
+    write_file(out, sealed(page))
     summary.read = {"expressions": len(data.evaluated), "records": len(data.records)}
     summary.wrote = {"pictures": len(shown), "charts": len(specs), "bytes": out.stat().st_size}
     summary.skipped = [f"picture of expression {c.facts.expression_id}: {c.problem}" for c in shown if c.problem]

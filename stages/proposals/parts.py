@@ -9,8 +9,9 @@ from stages.contract import compute_missing
 from stages.proposals.items import KIND, no_proposals
 from stages.proposals.published import published_proposals
 from stages.proposals.registry import Request
+from store.locks import locked
 from store.units import Load
-from store.work import Item, Parts, locked
+from store.work import Item, Parts
 
 
 def kept_items(request: Request, config: Mapping[str, Any], load: Load) -> list[Item]:
@@ -24,7 +25,7 @@ def kept_items(request: Request, config: Mapping[str, Any], load: Load) -> list[
     index, context = request.index, request.context
     names, digests = index["image_name"], index["image_digest"]
     usable = [row for row, status in enumerate(index["image_status"]) if not status]
-    with locked(context.work):
+    with locked(context.work, context.wait):
         parts = Parts(context.work, KIND, dict(config))
         keys, inputs = [digests[row] for row in usable], [(names[row], digests[row]) for row in usable]
         reads = {request.input: str(config["input"])} if "input" in config else {}

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from demo.refshapes import write_benchmark
-from pipeline.registry import PER_ENCODER, Instance
+from pipeline.registry import PER_ENCODER, STAGES, Instance
+from pipeline.runner import run_words
 from tests.helpers.profile import ROOT, plain_values
 
 
@@ -77,3 +78,32 @@ class Project:
                 ).read_text()
             )
         )
+
+
+def flip(file: Path, at: int | None = None) -> None:
+    """Flip a bit (in the middle by default) as a disk does: neither the time nor the mode of the file tells."""
+    stat = file.stat()
+    place = stat.st_size // 2 if at is None else at
+    file.chmod(0o644)
+    with file.open("r+b") as opened:
+        opened.seek(place)
+        (byte,) = opened.read(1)
+        opened.seek(place)
+        opened.write(bytes([byte ^ 1]))
+    file.chmod(stat.st_mode & 0o777)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def finished(folder: Path, **sections: dict[str, Any]) -> Project:
+    """A project whose stages have all run: in this process, which takes seconds, and then recorded by DVC."""
+    project = Project(folder)
+    project.set(**({"variants": {"switches": ["fill"], "templates": ["a picture of {}"]}} | sections))
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for stage in STAGES:
+            run_words(stage, ["--profile", "demo/params.yaml"])
+    finally:
+        os.chdir(before)
+    project.dvc("commit", "--force", "demo/dvc.yaml")
+    return project

@@ -18,7 +18,7 @@ import yaml
 from pipeline.registry import STAGES
 from store.document import content_of
 from store.table import read_table
-from tests.helpers.dvc_project import Project
+from tests.helpers.dvc_project import Project, flip
 
 AFTER_SCORE = ["score", "ablations", "report"]
 AFTER_PAIR = ["pair", "variants", "sweep", *AFTER_SCORE]
@@ -85,20 +85,6 @@ def test_status_follows_the_graph_from_changed_code(project: Project) -> None:
         assert state[stage] == "waits for parse"
     for stage in ("index", "propose", "embed_masks", "overlap"):
         assert state[stage] == "up to date"
-
-
-def flip(file: Path, at: int | None = None) -> None:
-    """Flip a bit (in the middle by default) as a disk does: neither the time nor the mode of the file tells."""
-    stat = file.stat()
-    place = stat.st_size // 2 if at is None else at
-    file.chmod(0o644)
-    with file.open("r+b") as opened:
-        opened.seek(place)
-        (byte,) = opened.read(1)
-        opened.seek(place)
-        opened.write(bytes([byte ^ 1]))
-    file.chmod(stat.st_mode & 0o777)
-    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 TABLE = "from store.table import read_table; read_table(Path('data/demo/pairs/vit.h5'), 'pairs')"

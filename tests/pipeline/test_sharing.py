@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.dvc_project import Project
+from tests.helpers.dvc_project import Project, finished
 
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
 
@@ -17,9 +17,7 @@ GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A finished project whose outputs are pushed, and whose lock and remote are in git."""
-    project = Project(tmp_path_factory.mktemp("first"))
-    project.set(variants={"switches": [], "templates": []})
-    project.repro()
+    project = finished(tmp_path_factory.mktemp("first"), variants={"switches": [], "templates": []})
     remote = tmp_path_factory.mktemp("remote")
     project.dvc("remote", "add", "-q", "-d", "storage", str(remote))
     assert "pushed" in project.dvc("push")

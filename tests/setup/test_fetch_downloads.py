@@ -19,7 +19,7 @@ from pipeline.project import LoadedProject
 from pipeline.setup.download import FetchError, download
 from pipeline.setup.sources import SOURCES, destination
 from store.errors import BusyError
-from store.work import locked
+from tests.helpers.busy import holding
 from tests.helpers.fetch_sources import (
     DATA,
     clip,
@@ -131,5 +131,5 @@ def test_too_little_disk_room_is_said_before_anything_comes(
 
 
 def test_a_second_fetch_of_the_same_thing_is_kept_out(project: LoadedProject) -> None:
-    with locked(project.path(project.values.work, "fetch", "clip")), pytest.raises(BusyError):
+    with holding(project.path(project.values.work, "fetch", "clip")), pytest.raises(BusyError):
         run(project, clip())

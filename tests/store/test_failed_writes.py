@@ -17,8 +17,8 @@ import pytest
 
 from store import publish, table
 from store.errors import StoreError
+from store.locks import locked
 from store.table import read_table
-from store.work import locked
 from tests.helpers.full_disk import small_disk
 from tests.helpers.profile import ROOT
 from tests.helpers.store_files import proposals, write, write_features

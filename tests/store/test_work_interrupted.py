@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from store.errors import BusyError, StoreError
-from store.work import Parts, locked, part_name, skipped_of, write_part
+from store.locks import locked
+from store.work import Parts, part_name, skipped_of, write_part
 from tests.helpers.profile import ROOT
 from tests.helpers.work_runs import KEYS, item, manifest, part_files, run, same
 
@@ -191,7 +192,8 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 import store.publish, store.work
 from stages.contract import Context, Summary, compute_missing
-from store.work import Parts, locked
+from store.locks import locked
+from store.work import Parts
 from tests.helpers.work_runs import Computer
 
 work, target, keys, spoken = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), []

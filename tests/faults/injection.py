@@ -1,0 +1,142 @@
+"""Faults at the n-th file operation of a process, by Python's audit events: before it, the process is killed or told to stop,
+or the operation fails with an error of the system."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from store.publish import DeferredErrors
+
+_PATHS = (
+    "open",
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.truncate",
+    "os.listdir",
+    "os.scandir",
+    "os.utime",
+)
+_WRITES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.utime")
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+Act = Callable[[str], None]
+"""What happens instead of an operation; gets the path that it is about."""
+
+
+class Operations:
+    """Counts the operations of this process on files below ``root``, and does ``act`` before number ``at`` (from 1).
+
+    Installed for good: for a process that ends with what it tries.
+    """
+
+    def __init__(self, root: Path, at: int, act: Act, writes_only: bool = False) -> None:
+        self.root, self.at, self.act, self.writes_only = str(root), at, act, writes_only
+        self.count = 0
+        sys.addaudithook(self._hook)
+        self._wrap_fsync()
+        self._wrap_write()
+
+    def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if event not in _PATHS or not isinstance(args[0], str | bytes | os.PathLike):
+            return
+        writes = event in _WRITES or (event == "open" and isinstance(args[2], int) and bool(args[2] & _WRITING))
+        if writes or not self.writes_only:
+            self._step(os.fsdecode(args[0]))
+
+    def _step(self, path: str) -> None:
+        if os.path.abspath(path).startswith(self.root):
+            self.count += 1
+            if self.count == self.at:
+                self.act(path)
+
+    def _wrap_fsync(self) -> None:
+        real = os.fsync
+
+        def counted(file: Any) -> None:
+            self._step(self.root)
+            real(file)
+
+        os.fsync = counted
+
+    def _wrap_write(self) -> None:
+        """Of HDF5, which hears of no error: the file remembers the first."""
+        real = DeferredErrors.write
+
+        def counted(file: DeferredErrors, data: Any) -> int:
+            try:
+                self._step(self.root)
+            except OSError as error:
+                file._error = file._error or error
+            return real(file, data)
+
+        DeferredErrors.write = counted  # type: ignore[method-assign]
+
+
+def kill(path: str) -> None:
+    """As by `kill -9`."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt(path: str) -> None:
+    """As by Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def failing(number: int) -> Act:
+    """An operation that fails with this error number."""
+
+    def act(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    return act
+
+
+def in_child(task: Callable[[], Any], seconds: float = 120, after: float | None = None) -> tuple[int, Any, str]:
+    """Do ``task`` in a fork of this process.
+
+    Args:
+        seconds: it is killed after so many. after: kill it after so many seconds, on purpose.
+
+    Returns:
+        Its exit status (negative: the signal that killed it), what it returned (JSON-able; None if it did not), and
+        what it printed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        said, returned = Path(folder, "said"), Path(folder, "returned")
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                with said.open("wb", buffering=0) as file:
+                    for stream in (1, 2):
+                        os.dup2(file.fileno(), stream)
+                result = task()
+                returned.write_text(json.dumps(result))
+                status = 0
+            except BaseException:
+                with contextlib.suppress(BaseException):
+                    os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(status)
+        end = time.monotonic() + (seconds if after is None else after)
+        ended, code = 0, 0
+        while not ended and time.monotonic() < end:
+            ended, code = os.waitpid(child, os.WNOHANG)
+            time.sleep(0.002)
+        if not ended:
+            os.kill(child, signal.SIGKILL)
+            _, code = os.waitpid(child, 0)
+        text = said.read_text(errors="replace") if said.exists() else ""
+        result = json.loads(returned.read_text()) if returned.exists() and returned.stat().st_size else None
+    return os.waitstatus_to_exitcode(code), result, text

@@ -1,0 +1,121 @@
+"""Stages that are killed, stopped or hindered at an operation: outputs are whole or absent, and the next run goes on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.registry import STAGES
+from tests.faults.bench import Bench, Tally
+from tests.faults.injection import Operations, failing, in_child, interrupt, kill
+from tests.helpers.full_disk import glimpse
+
+_INTERRUPTED = 128 + signal.SIGINT
+"""Exit status of a command that Ctrl-C ended, which says nothing more."""
+ERRORS = ("ENOSPC", "EROFS", "EACCES", "EFBIG", "EIO", "EDQUOT", "EMFILE")
+
+
+def operations(bench: Bench, stage: str, writes_only: bool = False) -> int:
+    """How many file operations a first run of ``stage`` does."""
+
+    def task() -> Any:
+        counted = Operations(bench.live, 0, kill, writes_only)
+        done = glimpse(bench.words(stage))
+        return [counted.count, *done]
+
+    bench.restore(stage)
+    status, result, said = in_child(task)
+    assert status == 0, said
+    assert result[1] == 0, result
+    return int(result[0])
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """``wanted`` numbers of 1 to ``total``, evenly apart; all of them where there are fewer."""
+    if wanted >= total:
+        return list(range(1, total + 1))
+    return sorted({1 + (2 * i + 1) * total // (2 * wanted) for i in range(wanted)})
+
+
+def interrupted(
+    bench: Bench,
+    tally: Tally,
+    stage: str,
+    before: Callable[[], Any] | None,
+    what: str,
+    fresh: bool,
+    allowed: Sequence[int],
+    after: float | None = None,
+) -> None:
+    """One try: do harm to a run of ``stage``, look at what it leaves, run it again, and compare."""
+    bench.restore(stage if fresh else "")
+    tally.tried += 1
+    limits = {} if after is None else {"after": after}
+    status, result, said = bench.run(stage, before, **limits)
+    text = said + (result[1] if result else "")
+    held = _parts(bench)
+    problems = [f"output {name}" for name in bench.wrong_outputs(stage)]
+    if status not in allowed or "Traceback" in text:
+        problems.append(f"it ended with {status}: {text[-300:]}")
+    if result and result[0] and not result[1].startswith("error: ") and result != [_INTERRUPTED, ""]:
+        problems.append(f"it said {result[1][:200]!r}")
+    if not fresh:
+        problems += [f"gone: {name}" for name in bench.absent(stage)]
+    status, result, said = bench.run(stage)
+    problems += [f"then {name} differs" for name in (*bench.wrong_outputs(stage), *bench.absent(stage))]
+    problems += [f"then {name} is left" for name in bench.leftovers()]
+    if status or result[0]:
+        problems.append(f"then it ended with {status}, {result}: {said[-200:]}")
+    if held - _parts(bench):
+        problems.append(f"lines of parts are gone: {held - _parts(bench)}")
+    tally.lost += bool(problems)
+    tally.repaired += not problems
+    tally.notes += [f"{stage} {what}: {problem}" for problem in problems]
+
+
+def _parts(bench: Bench) -> set[str]:
+    """The parts that count: of which there is a line, without what a kill left half written."""
+    found = set()
+    for manifest in (bench.live / "work").rglob("manifest.jsonl"):
+        for line in manifest.read_bytes().split(b"\n")[:-1]:
+            found.add(f"{manifest.parent}/{json.loads(line)['part']}")
+    return found
+
+
+def kills(bench: Bench, per_stage: int, rng: random.Random, stages: Sequence[str] = tuple(STAGES)) -> list[Tally]:
+    """By SIGKILL before the n-th operation, at a random moment, and by Ctrl-C at an operation."""
+    tallies = [Tally(f"{what}, every stage") for what in ("kill before a file operation", "kill at random", "Ctrl-C")]
+    for stage in stages:
+        total = operations(bench, stage)
+        for number, at in enumerate(spread(total, per_stage)):
+            before = _harm(bench, at, kill)
+            what = f"killed before operation {at} of {total}"
+            interrupted(bench, tallies[0], stage, before, what, number % 3 > 0, (-signal.SIGKILL, 0))
+        for _ in range(max(1, per_stage // 4)):
+            after = rng.uniform(0.01, 0.6)
+            interrupted(bench, tallies[1], stage, None, f"killed after {after} s", True, (-signal.SIGKILL, 0), after)
+        for at in spread(total, max(1, per_stage // 4)):
+            what = f"interrupted at operation {at} of {total}"
+            interrupted(bench, tallies[2], stage, _harm(bench, at, interrupt), what, True, (0,))
+    return tallies
+
+
+def _harm(bench: Bench, at: int, act: Any, writes_only: bool = False) -> Callable[[], Any]:
+    return lambda: Operations(bench.live, at, act, writes_only)
+
+
+def errors(bench: Bench, per_stage: int, rng: random.Random, stages: Sequence[str] = tuple(STAGES)) -> list[Tally]:
+    """An operation that writes fails as on a full, read-only, foreign or failing disk."""
+    tallies = {name: Tally(f"{name} at a write, every stage") for name in ERRORS}
+    for stage in stages:
+        total = operations(bench, stage, writes_only=True)
+        for position, at in enumerate(spread(total, per_stage)):
+            name = ERRORS[(position + rng.randrange(len(ERRORS))) % len(ERRORS)]
+            before = _harm(bench, at, failing(getattr(errno, name)), True)
+            what = f"{name} at write {at} of {total}"
+            interrupted(bench, tallies[name], stage, before, what, position % 2 > 0, (0,))
+    return list(tallies.values())
