@@ -205,6 +205,7 @@ COMMANDS = {
     "doctor": [],
     "status": [],
     "clean": ["--dry-run"],
+    "check": [],
     "score": [],
     "metrics": [],
     "sweep": ["--points", "3"],
