@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from pipeline.freshness import digest_now, other_metrics
 from pipeline.project import LoadedProject
 from pipeline.registry import FILES, Instance, instances, stage_module
 from pipeline.reruns import stage_values
+from stages.scoring.metrics import metrics_by_encoder
+from stages.scoring.plots import summary_of
 from store import schema
 from store.document import RUN, read_document
 from store.errors import StoreError
@@ -83,6 +86,9 @@ def read_output(path: Path, name: str) -> Read:
         return Read(path, {})
     if name == "variants":
         return _read_variants(path)
+    if name == "summary" or name.endswith("_plot"):  # views of other outputs: of metrics (see `_unfit`), in DVC's cache
+        path.read_bytes()
+        return Read(path, {})
     content = read_document(path, _PRODUCERS[name])
     return Read(path, {"made_from": {k: v for k, v in content[RUN].items() if k == "pairs" and name != "metrics"}})
 
@@ -171,6 +177,21 @@ def _unfit(
         elif name == "metrics" and read.get(("scores", "")) and ("scores", "") not in bad:
             for what in other_metrics(files["metrics"], {"scores": read["scores", ""].attrs}):
                 yield _fault("reference", instance, found.path, what)
+        elif name == "summary" and read.get(("metrics", "")) and ("metrics", "") not in bad:
+            if not _is_summary(found.path, files["metrics"], read):
+                yield _fault("reference", instance, found.path, "is not the summary of the metrics file")
+
+
+def _is_summary(path: Path, metrics: Path, read: Mapping[tuple[str, str], Read]) -> bool:
+    """Whether a summary has the numbers of the metrics file."""
+    scores = read.get(("scores", ""))
+    if scores is None:
+        return True
+    expected = summary_of(metrics_by_encoder(read_document(metrics, "score"))[""], scores.attrs["rules"][0])
+    try:
+        return bool(json.loads(path.read_bytes()) == expected)
+    except ValueError:
+        return False
 
 
 def _place(project: LoadedProject, instance: Instance, source: str) -> tuple[str, str]:
