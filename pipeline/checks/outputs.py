@@ -177,15 +177,14 @@ def _unfit(
         elif name == "metrics" and read.get(("scores", "")) and ("scores", "") not in bad:
             for what in other_metrics(files["metrics"], {"scores": read["scores", ""].attrs}):
                 yield _fault("reference", instance, found.path, what)
-        elif name == "summary" and read.get(("metrics", "")) and ("metrics", "") not in bad:
-            if not _is_summary(found.path, files["metrics"], read):
-                yield _fault("reference", instance, found.path, "is not the summary of the metrics file")
+        elif name == "summary" and not _is_summary(found.path, files["metrics"], read, bad):
+            yield _fault("reference", instance, found.path, "is not the summary of the metrics file")
 
 
-def _is_summary(path: Path, metrics: Path, read: Mapping[tuple[str, str], Read]) -> bool:
-    """Whether a summary has the numbers of the metrics file."""
+def _is_summary(path: Path, metrics: Path, read: Mapping[tuple[str, str], Read], bad: set[tuple[str, str]]) -> bool:
+    """Whether a summary has the numbers of the metrics file; True where that or the scores cannot tell."""
     scores = read.get(("scores", ""))
-    if scores is None:
+    if scores is None or ("metrics", "") not in read or bad & {("metrics", ""), ("scores", "")}:
         return True
     expected = summary_of(metrics_by_encoder(read_document(metrics, "score"))[""], scores.attrs["rules"][0])
     try:
