@@ -32,7 +32,7 @@ from store.table import read_table
 from store.vectors import Vectors
 from tests.datasets.test_index import Benchmark
 from tests.helpers.documents import data_sets
-from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, lookup, run_stages, unfolded
+from tests.helpers.profile import ROOT, command_of, demo_values, lookup, run_stages
 
 Values = dict[str, Any]
 
@@ -209,7 +209,7 @@ def test_another_precision_is_computed_anew_and_changes_little(
 def test_kill_9_loses_at_most_one_unit(finished: tuple[Values, dict[str, Any]], profile: Values) -> None:
     values, _ = finished
     run_stages(profile, "index")
-    words = unfolded(DVC_STAGES["propose"]["cmd"], profile)[1:]
+    words = command_of("propose", profile)[1:]
     threads = str(torch.get_num_threads())  # another number changes the last bits, and dask leaves its own
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "GLIMPSE_UNIT": "1"}
     child = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)

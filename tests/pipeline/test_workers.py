@@ -21,7 +21,7 @@ from pipeline.workers import Workers, _device_of
 from stages.contract import Context, Summary, compute_missing
 from store.errors import DataError, ParameterError
 from store.work import Parts
-from tests.helpers.profile import DVC_STAGES, ROOT, demo_values, unfolded
+from tests.helpers.profile import ROOT, command_of, demo_values
 from tests.helpers.worker_loads import logged, refusing
 
 KEYS = [f"key-{n}" for n in range(9)]
@@ -100,7 +100,7 @@ def test_the_stages_write_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mon
         Path(values["profile"]).write_text(yaml.safe_dump(values))
         environment = {**os.environ, "GLIMPSE_WORKERS": count, "GLIMPSE_UNIT": "2", "OMP_NUM_THREADS": "1"}
         for stage in ("index", "propose", "embed_masks", "parse", "embed_text"):
-            words = unfolded(DVC_STAGES[stage]["cmd"], values)[1:]
+            words = command_of(stage, values)[1:]
             subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, check=True, capture_output=True)
         record = json.loads((tmp_path / f"work-{name}/records/embed_masks@vit.json").read_text())
         assert record["computed"]["images"] >= 3, "several units"

@@ -11,7 +11,7 @@ from demo.refshapes import write_benchmark
 from stages import overlap, score
 from tests.helpers.full_disk import LEVELS, on_a_full_disk, small_disk
 from tests.helpers.oracles import make_pairs
-from tests.helpers.profile import DVC_STAGES, demo_values, unfolded
+from tests.helpers.profile import command_of, demo_values
 from tests.helpers.stores import synthetic
 
 KINDS = ("table", "vectors", "document", "page", "picture", "variants", "parts")
@@ -37,7 +37,7 @@ def test_stages_end_with_status_1_and_a_message(how: str, tmp_path: Path) -> Non
     write_benchmark(tmp_path / "refer", images_per_split=2)
     values = demo_values(tmp_path) | {"data": str(disk), "work": str(work)}
     Path(values["profile"]).write_text(yaml.safe_dump(values))
-    tasks = {"index": {"words": unfolded(DVC_STAGES["index"]["cmd"], values)[3:], "outputs": [disk / "index.h5"]}}
+    tasks = {"index": {"words": command_of("index", values)[3:], "outputs": [disk / "index.h5"]}}
     for stage in (overlap, score):
         name = stage.__name__.rpartition(".")[2]
         fields = stage.Paths.model_fields
