@@ -310,6 +310,7 @@ def test_an_image_that_is_not_what_was_indexed_is_recorded_and_tried_again(fault
     image = Path(faulty["images"], "image_1.png")
     data = image.read_bytes()
     shutil.rmtree(faulty["work"])
+    Path(faulty["data"], "proposals.h5").unlink()  # it would serve in place of the parts
     break_it(image)
     record = run_stages(faulty, "propose")["propose"]
     assert any("image_1.png" in line and "run stage index again" in line for line in record["skipped"])
@@ -318,6 +319,7 @@ def test_an_image_that_is_not_what_was_indexed_is_recorded_and_tried_again(fault
     image.write_bytes(data)
     assert run_stages(faulty, "propose")["propose"]["computed"]["images"] == 1
     shutil.rmtree(Path(faulty["work"], "embed_masks@vit"), ignore_errors=True)
+    shutil.rmtree(Path(faulty["data"], "mask_features"))
     break_it(image)
     record = run_stages(faulty, "embed_masks")["embed_masks"]
     assert any("image_1.png" in line for line in record["skipped"])
