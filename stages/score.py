@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from stages.contract import Paths as BasePaths
 from stages.scoring.comparison import Both, versus
 from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, metrics_by_encoder, outcome_of_random, summarise
-from stages.scoring.plots import iou_rows, rule_rows, summary_of, write_csv
+from stages.scoring.plots import iou_table, rules_table, summary_text
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import REFERENCES, Rule, Rules
 from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
@@ -120,10 +119,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 def _write_views_of_dvc(params: Params, paths: Paths, main: Scored, metrics: Mapping[str, Any]) -> None:
     """Write what `dvc metrics` and `dvc plots` show, from the numbers of the metrics file."""
     rule = params.enabled[0]
-    write_file(paths.summary, json.dumps(summary_of(metrics, rule), indent=1) + "\n")
-    write_csv(paths.rules_plot, ("split", "rule", "miou"), rule_rows(metrics))
-    outcomes = {name: main.pairs.outcome(main.chosen[name]) for name in (rule, "upper_bound")}
-    write_csv(paths.iou_plot, ("split", "rule", "iou", "share"), iou_rows(main.pairs, outcomes))
+    write_file(paths.summary, summary_text(metrics, rule))
+    write_file(paths.rules_plot, rules_table(metrics))
+    write_file(paths.iou_plot, iou_table(main.pairs, main.chosen, rule))
 
 
 def _tables(params: Params, folder: Path, context: Context) -> dict[str, Path]:

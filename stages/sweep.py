@@ -13,10 +13,11 @@ from pydantic import Field, field_validator
 from stages.contract import Context, Listed, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
-from stages.scoring.plots import surface_rows, write_csv
+from stages.scoring.plots import surface_table
 from stages.scoring.surface import load_kernel, surface
 from stages.scoring.table import LOCAL, PHRASE, SENTENCE, Evaluation, load_pairs, with_view
 from store.document import write_document
+from store.publish import write_file
 
 
 class Grid(BaseParams):
@@ -74,7 +75,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         }
     grid = {"alphas": alphas.tolist(), "betas": betas.tolist(), "splits": splits}
     write_document(paths.grid, grid, "sweep", {"pairs": attrs["digest"]}, indent=None)
-    write_csv(paths.surface_plot, ("split", "alpha", "beta", "miou"), surface_rows(grid))
+    write_file(paths.surface_plot, surface_table(grid))
     summary.wrote = {"grid points": len(alphas) * len(betas)}
     return summary
 

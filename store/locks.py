@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -74,7 +74,7 @@ def _sign(folder: Path) -> None:
     """Say who holds the lock. A full disk does not matter: the lock holds without it."""
     said = {
         "process": os.getpid(),
-        "host": socket.gethostname(),
+        "host": platform.node(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S%z"),
         "command": shlex.join(sys.argv)[:_LONGEST],
     }
@@ -89,10 +89,6 @@ def _holder(folder: Path) -> str:
         text = f"process {said['process']} on {said['host']}, since {said['since']} ({said['command']})"
     except (OSError, ValueError, KeyError, TypeError):  # it has only just begun, or its disk is full
         return "one that has not said who it is"
-    if (
-        said["host"] == socket.gethostname()
-        and not Path("/proc", str(said["process"])).exists()
-        and Path("/proc").exists()
-    ):
+    if said["host"] == platform.node() and not Path("/proc", str(said["process"])).exists() and Path("/proc").exists():
         return "one that has not said who it is"  # the file is that of a process that was killed
     return text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,8 @@ from pipeline.project import LoadedProject
 from pipeline.registry import FILES, Instance, instances, stage_module
 from pipeline.reruns import stage_values
 from stages.scoring.metrics import metrics_by_encoder
-from stages.scoring.plots import summary_of
+from stages.scoring.plots import iou_table, rules_table, summary_text, surface_table
+from stages.scoring.table import load_pairs
 from store import schema
 from store.document import RUN, read_document
 from store.errors import StoreError
@@ -177,20 +177,40 @@ def _unfit(
         elif name == "metrics" and read.get(("scores", "")) and ("scores", "") not in bad:
             for what in other_metrics(files["metrics"], {"scores": read["scores", ""].attrs}):
                 yield _fault("reference", instance, found.path, what)
-        elif name == "summary" and not _is_summary(found.path, files["metrics"], read, bad):
-            yield _fault("reference", instance, found.path, "is not the summary of the metrics file")
+        elif name in _VIEWS and not _is_view(project, name, files, read, bad):
+            bad.add(place)
+            yield _fault("reference", instance, found.path, f"is not what {_VIEWS[name]} says")
 
 
-def _is_summary(path: Path, metrics: Path, read: Mapping[tuple[str, str], Read], bad: set[tuple[str, str]]) -> bool:
-    """Whether a summary has the numbers of the metrics file; True where that or the scores cannot tell."""
-    scores = read.get(("scores", ""))
-    if scores is None or ("metrics", "") not in read or bad & {("metrics", ""), ("scores", "")}:
+_VIEWS = {"summary": "metrics", "rules_plot": "metrics", "iou_plot": "scores", "surface_plot": "grid"}
+"""Files for DVC's tables and plots -> the output whose numbers they show."""
+
+
+def _is_view(
+    project: LoadedProject,
+    name: str,
+    files: Mapping[str, Path],
+    read: Mapping[tuple[str, str], Read],
+    bad: set[tuple[str, str]],
+) -> bool:
+    """Whether a file for DVC's views is made of the output that it shows; True where that cannot tell."""
+    needed = {(_VIEWS[name], ""), ("scores", "")} if name != "surface_plot" else {("grid", "")}
+    if bad & needed or not needed <= read.keys():
         return True
-    expected = summary_of(metrics_by_encoder(read_document(metrics, "score"))[""], scores.attrs["rules"][0])
-    try:
-        return bool(json.loads(path.read_bytes()) == expected)
-    except ValueError:
-        return False
+    if name == "surface_plot":
+        expected = surface_table(read_document(read["grid", ""].path, "sweep"))
+    elif name == "iou_plot":
+        scores = read_table(read["scores", ""].path, "scores")
+        if ("pairs", project.values.encoder) in bad:
+            return True
+        pairs, _ = load_pairs(project.pairs(), scores.attrs["config"]["k"])
+        rule = scores.attrs["rules"][0]
+        expected = iou_table(pairs, {each: scores[f"chosen.{each}"] for each in (rule, "upper_bound")}, rule)
+    else:
+        metrics = metrics_by_encoder(read_document(read["metrics", ""].path, "score"))[""]
+        made = rules_table(metrics) if name == "rules_plot" else ""
+        expected = made or summary_text(metrics, read["scores", ""].attrs["rules"][0])
+    return bool(files[name].read_bytes() == expected.encode())
 
 
 def _place(project: LoadedProject, instance: Instance, source: str) -> tuple[str, str]:

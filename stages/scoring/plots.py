@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.scoring.metrics import Outcome
 from stages.scoring.rules.registry import REFERENCES
 from stages.scoring.table import PairTable
-from store.publish import write_file
 
 BINS = 20
 """Of IoU from 0 to 1."""
@@ -67,10 +67,31 @@ def surface_rows(grid: Mapping[str, Any]) -> Iterable[tuple[str, float, float, f
                     yield f"{dataset} {split}", alpha, beta, round(100 * value, 4)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV, completely or not at all; None is an empty cell."""
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV; None is an empty cell."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
     table.writerows(rows)
-    write_file(path, text.getvalue())
+    return text.getvalue()
+
+
+def rules_table(metrics: Mapping[str, Any]) -> str:
+    """The file of ``rule_rows``."""
+    return csv_text(("split", "rule", "miou"), rule_rows(metrics))
+
+
+def iou_table(pairs: PairTable, chosen: Mapping[str, NDArray[np.int64]], rule: str) -> str:
+    """The file of ``iou_rows``, of ``rule`` and of the upper bound. ``chosen``: by rule (E,)."""
+    outcomes = {name: pairs.outcome(chosen[name]) for name in (rule, "upper_bound")}
+    return csv_text(("split", "rule", "iou", "share"), iou_rows(pairs, outcomes))
+
+
+def surface_table(grid: Mapping[str, Any]) -> str:
+    """The file of ``surface_rows``."""
+    return csv_text(("split", "alpha", "beta", "miou"), surface_rows(grid))
+
+
+def summary_text(metrics: Mapping[str, Any], rule: str) -> str:
+    """The file of ``summary_of``."""
+    return json.dumps(summary_of(metrics, rule), indent=1) + "\n"

@@ -63,7 +63,7 @@ class Bench:
         self.folder, self.live, self.kept = folder, folder / "run", folder / "kept"
         write_benchmark(folder / "refer", images_per_split=1)
         values = demo_values(folder)
-        values |= {name: str(self.live / Path(values[name]).name) for name in ("data", "work", "metrics")}
+        values |= {name: str(self.live / Path(values[name]).name) for name in ("data", "work", "metrics", "summary")}
         values["propose"] |= {"source": "instances"}
         values |= {"variants": {"switches": ["polygon_overlap"]}, "sweep": {"alphas": 3, "betas": 3}}
         values |= {"report": {"cards": 1}, "bootstrap": {"resamples": 20, "seed": 0}}

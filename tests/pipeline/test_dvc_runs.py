@@ -70,16 +70,12 @@ def test_status_follows_the_graph_from_changed_code(project: Project) -> None:
         "PYTHONPATH": str(project.folder),
         "GLIMPSE_PARAMS": "demo/params.yaml",
     }
-    command = [sys.executable, "-m", "pipeline", "status"]
+    command = [sys.executable, "-m", "pipeline", "status", "--json"]
     said = subprocess.run(
         command, cwd=project.folder, env=environment, capture_output=True, text=True, check=True
     ).stdout
     file.write_text(code)
-    state = {
-        cells[1].strip().partition("@")[0]: cells[2].strip()
-        for line in said.splitlines()
-        if len(cells := line.split("│")) > 3
-    }
+    state = {stage["stage"].partition("@")[0]: stage["state"] for stage in json.loads(said)["stages"]}
     assert state["parse"] == "changed deps: stages/text/noun_phrase.py modified"
     for stage in ("embed_text", "pair", "score", "sweep"):
         assert state[stage] == "waits for parse"
@@ -136,6 +132,7 @@ def test_the_remedy_works_for_the_root_profile(tmp_path: Path) -> None:
         "data": "data/full",
         "work": ".work/full",
         "metrics": "metrics.json",
+        "summary": "summary.json",
     }
     (project.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     said = project.typed("glimpse repair data/full/parse.h5")  # nothing was ever run
@@ -176,7 +173,7 @@ def test_metrics_and_experiments_work_offline(project: Project) -> None:
     subprocess.run(
         ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "run"], cwd=project.folder, check=True
     )
-    assert "global_local" in project.dvc("metrics", "show")
+    assert "refshapes+.testA" in project.dvc("metrics", "show")
     said = project.dvc("exp", "run", "-S", "demo/params.yaml:score.alpha=0.75", "-n", "a75", "demo/dvc.yaml")
     assert sorted(re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", said)) == sorted(AFTER_SCORE)
     table = project.dvc("exp", "show", "--only-changed", "--csv")

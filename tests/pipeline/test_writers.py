@@ -19,8 +19,8 @@ from tests.helpers.stores import Synthetic, synthetic
 
 WITHOUT_PARTS = {
     "overlap": ("index", "proposals", "overlap"),
-    "score": ("pair_tables", "scores", "metrics"),
-    "sweep": ("pairs", "grid"),
+    "score": ("pair_tables", "scores", "metrics", "summary", "rules_plot", "iou_plot"),
+    "sweep": ("pairs", "grid", "surface_plot"),
 }
 
 
