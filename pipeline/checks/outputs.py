@@ -177,12 +177,12 @@ def _unfit(
         elif name == "metrics" and read.get(("scores", "")) and ("scores", "") not in bad:
             for what in other_metrics(files["metrics"], {"scores": read["scores", ""].attrs}):
                 yield _fault("reference", instance, found.path, what)
-        elif name in _VIEWS and not _is_view(project, name, files, read, bad):
+        elif name in VIEWS and not _is_view(project, name, files, read, bad):
             bad.add(place)
-            yield _fault("reference", instance, found.path, f"is not what {_VIEWS[name]} says")
+            yield _fault("reference", instance, found.path, f"is not what {VIEWS[name]} says")
 
 
-_VIEWS = {"summary": "metrics", "rules_plot": "metrics", "iou_plot": "scores", "surface_plot": "grid"}
+VIEWS = {"summary": "metrics", "rules_plot": "metrics", "iou_plot": "scores", "surface_plot": "grid"}
 """Files for DVC's tables and plots -> the output whose numbers they show."""
 
 
@@ -194,7 +194,7 @@ def _is_view(
     bad: set[tuple[str, str]],
 ) -> bool:
     """Whether a file for DVC's views is made of the output that it shows; True where that cannot tell."""
-    needed = {(_VIEWS[name], ""), ("scores", "")} if name != "surface_plot" else {("grid", "")}
+    needed = {(VIEWS[name], ""), ("scores", "")} if name != "surface_plot" else {("grid", "")}
     if bad & needed or not needed <= read.keys():
         return True
     if name == "surface_plot":
