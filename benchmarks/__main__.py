@@ -14,7 +14,7 @@ from benchmarks.freesolo import freesolo
 from benchmarks.growth import growth
 from benchmarks.harness import Result
 from benchmarks.heat_maps import grad_cam, pooling
-from benchmarks.libraries import dvc_add, dvc_checkout, lock, pair_blas
+from benchmarks.libraries import dvc_add, dvc_checkout, pair_blas
 from benchmarks.masks import boxes, decoding, overlap
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
@@ -44,7 +44,6 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "rescore_surface_full": rescore_surface_full,
     "noop_repro": noop_repro,
     "alpha_repro": alpha_repro,
-    "lock": lock,
     "dvc_add": dvc_add,
     "dvc_checkout": dvc_checkout,
     "precision_bf16": precision_bf16,

@@ -15,14 +15,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks.harness import Result, medians
 from benchmarks.rescore import COLUMNS, built
 from benchmarks.tables import PER_IMAGE, PROPOSALS, VAL, features
-from store.work import locked
 
 Floats = NDArray[np.float32]
 LINKED_GIB = float(os.environ.get("GLIMPSE_BENCH_GIB", 2))
@@ -59,23 +57,6 @@ def pair_blas() -> Result:
         error = max(float(np.abs(found[n] - expected[n]).max() / np.abs(expected[n]).max()) for n in "abcd")
         times = medians(plain, lambda: built(made), repeats=5, warm_up=False)
     return Result("pair_blas", *times, error=error, note="one BLAS thread in each of as many threads as cores")
-
-
-def lock() -> Result:
-    """Taking and leaving the writer lock of a folder a thousand times: filelock, and `store.work.locked`."""
-    with TemporaryDirectory() as folder:
-
-        def plain() -> None:
-            for _ in range(1000):
-                with FileLock(Path(folder, ".other"), timeout=0):
-                    pass
-
-        def ours() -> None:
-            for _ in range(1000):
-                with locked(Path(folder)):
-                    pass
-
-        return Result("lock", *medians(plain, ours))
 
 
 def dvc_add() -> Result:
