@@ -202,28 +202,48 @@ def compute_missing(
     """
     known = Results(kinds)
     summary.parts = [str(parts.folder) for parts in kinds.values()]
-    wanted = _wanted(kinds, keys)
-    if wanted and published is not None:
-        with summary.timed("take over"):
-            _take_over(kinds, keys, wanted, published())
-        wanted = _wanted(kinds, keys)
+    wanted = _left_to_compute(kinds, keys, published, summary)
     distinct = len(set(zip(*(keys[kind] for kind in kinds), strict=True)))
     summary.reused[what] = max(0, distinct - len(wanted))
     summary.computed[what] = len(wanted)
     if not wanted:
         return known
     units = [
-        Unit(
-            [inputs[p] for p in positions],
-            {kind: [keys[kind][p] for p in positions] for kind in missing},
-            {kind: kinds[kind].folder for kind in missing},
-        )
-        for positions, missing in _units(wanted, unit or context.unit)
+        _unit(positions, missing, inputs, keys, kinds) for positions, missing in _units(wanted, unit or context.unit)
     ]
     loader = Loader.of(load, kinds, reads or {}, modules)
     for _, done in zip(context.track(units, what), context.execute(loader, units, context.device), strict=True):
         _count(done, kinds, known, summary)
     return known
+
+
+def _left_to_compute(
+    kinds: Mapping[str, Parts],
+    keys: Mapping[str, Sequence[str]],
+    published: Callable[[], Published | None] | None,
+    summary: Summary,
+) -> dict[int, tuple[str, ...]]:
+    """`_wanted`, once the previous output has served for what it holds."""
+    wanted = _wanted(kinds, keys)
+    if not wanted or published is None:
+        return wanted
+    with summary.timed("take over"):
+        _take_over(kinds, keys, wanted, published())
+    return _wanted(kinds, keys)
+
+
+def _unit(
+    positions: Sequence[int],
+    missing: Sequence[str],
+    inputs: Sequence[Any],
+    keys: Mapping[str, Sequence[str]],
+    kinds: Mapping[str, Parts],
+) -> Unit:
+    return Unit(
+        [inputs[p] for p in positions],
+        {kind: [keys[kind][p] for p in positions] for kind in missing},
+        {kind: kinds[kind].folder for kind in missing},
+    )
 
 
 def _wanted(kinds: Mapping[str, Parts], keys: Mapping[str, Sequence[str]]) -> dict[int, tuple[str, ...]]:

@@ -95,59 +95,66 @@ def predictions(run: Run, rule: str, groups: Sequence[tuple[str, str]]) -> list[
         ParameterError: these splits have no expression.
     """
     ranking = rankings(run, [rule])[rule]
-    tables = _tables(run)
-    rows = rows_of(ranking, groups)
-    outcome = outcome_of_choice(
-        ranking.chosen, ranking.pairs.offsets, ranking.pairs.intersection, ranking.pairs.union, ranking.pairs.area
-    )
-    assert ranking.pairs.columns is not None
-    status = ranking.pairs.columns["expression_status"]
-    score, margin, counted = ranking.best(), ranking.margins(), ranking.counted
-    index, proposals, parse = tables
-    kept = np.bincount(owners_of(ranking.pairs.offsets)[ranking.kept], minlength=len(ranking.chosen))
-    categories = {name: 1 + place for place, name in enumerate(sorted(set(index["ref_category"])))}
-    found = []
-    for row in rows:
-        ref, image = int(index["expression_ref"][row]), int(ranking.pairs.image[row])
+    answers = _Answers(ranking, *_tables(run))
+    return [answers.at(row) for row in rows_of(ranking, groups)]
+
+
+class _Answers:
+    """The records of a ranking's expressions, from columns that are computed once for all of them."""
+
+    def __init__(self, ranking: Ranking, index: Table, proposals: Table, parse: Table) -> None:
+        pairs = ranking.pairs
+        assert pairs.columns is not None
+        self.ranking, self.index, self.proposals, self.parse = ranking, index, proposals, parse
+        self.status = pairs.columns["expression_status"]
+        self.outcome = outcome_of_choice(ranking.chosen, pairs.offsets, pairs.intersection, pairs.union, pairs.area)
+        self.score, self.margin, self.counted = ranking.best(), ranking.margins(), ranking.counted
+        self.kept = np.bincount(owners_of(pairs.offsets)[ranking.kept], minlength=len(ranking.chosen))
+        self.categories = {name: 1 + place for place, name in enumerate(sorted(set(index["ref_category"])))}
+
+    def at(self, row: int) -> Prediction:
+        """The record of the expression in ``row``."""
+        index, pairs = self.index, self.ranking.pairs
+        ref, image, chosen = int(index["expression_ref"][row]), int(pairs.image[row]), int(self.ranking.chosen[row])
+        (dataset, split), category = pairs.groups[pairs.group[row]], index["ref_category"][ref]
         height, width = index["image_size"][image].tolist()
-        chosen = int(ranking.chosen[row])
-        dataset, split = ranking.pairs.groups[ranking.pairs.group[row]]
-        why = status[row]
-        if not why and chosen < 0:
-            why = proposals["status"][image] if ranking.pairs.state[row] == State.NO_PROPOSALS else _NOTHING_LEFT
-        found.append(
-            Prediction(
-                dataset=dataset,
-                split=split,
-                ref_id=int(index["ref_id"][ref]),
-                expression_id=int(index["expression_id"][row]),
-                image_row=image,
-                image_id=int(index["image_id"][image]),
-                image=index["image_name"][image],
-                height=height,
-                width=width,
-                category=index["ref_category"][ref],
-                category_id=categories[index["ref_category"][ref]],
-                sentence=index["expression_raw"][row],
-                phrase=parse["noun_phrase"][row],
-                proposal=chosen,
-                score=_number(score[row]),
-                margin=_number(margin[row]),
-                intersection=int(outcome.intersection[row]),
-                union=int(outcome.union[row]),
-                proposals=int(kept[row]),
-                truncated=bool(ranking.pairs.truncated[row]),
-                iou=float(outcome.iou[row]) if index["ref_mask"][ref] else None,
-                counted=bool(counted[row]),
-                state=str(ranking.pairs.state[row]),
-                status=why,
-                mask=proposals["mask"][int(proposals["image_offsets"][image]) + chosen]
-                if chosen >= 0
-                else _no_pixels(height, width),
-                truth=index["ref_mask"][ref] or _no_pixels(height, width),
-            )
+        nothing, truth = _no_pixels(height, width), index["ref_mask"][ref]
+        return Prediction(
+            dataset=dataset,
+            split=split,
+            ref_id=int(index["ref_id"][ref]),
+            expression_id=int(index["expression_id"][row]),
+            image_row=image,
+            image_id=int(index["image_id"][image]),
+            image=index["image_name"][image],
+            height=height,
+            width=width,
+            category=category,
+            category_id=self.categories[category],
+            sentence=index["expression_raw"][row],
+            phrase=self.parse["noun_phrase"][row],
+            proposal=chosen,
+            score=_number(self.score[row]),
+            margin=_number(self.margin[row]),
+            proposals=int(self.kept[row]),
+            truncated=bool(pairs.truncated[row]),
+            intersection=int(self.outcome.intersection[row]),
+            union=int(self.outcome.union[row]),
+            iou=float(self.outcome.iou[row]) if truth else None,
+            counted=bool(self.counted[row]),
+            state=str(pairs.state[row]),
+            status=self._why(row, image),
+            mask=nothing if chosen < 0 else self.proposals["mask"][self.proposals["image_offsets"][image] + chosen],
+            truth=truth or nothing,
         )
-    return found
+
+    def _why(self, row: int, image: int) -> str:
+        """Why an expression has no choice, or is not evaluated; "" for one that has and is."""
+        why: str = self.status[row]
+        if why or self.ranking.chosen[row] >= 0:
+            return why
+        without = self.ranking.pairs.state[row] == State.NO_PROPOSALS
+        return str(self.proposals["status"][image]) if without else _NOTHING_LEFT
 
 
 def rows_of(ranking: Ranking, groups: Sequence[tuple[str, str]]) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from math import pi, sqrt
 from typing import Any
@@ -66,13 +66,8 @@ def overlay(
     Raises:
         DataError: a mask of another size than the image.
     """
-    shape = (image.height, image.width)
     named = {"choice": choice, "truth": truth, "rival": rival}
-    for name, mask in named.items():
-        if mask is not None and mask.shape != shape:
-            raise DataError(f"overlay: expected {name} bool (H, W) = {shape} as the image, got {mask.shape}")
-    if proposals is not None and proposals.shape[1:] != shape:
-        raise DataError(f"overlay: expected proposals bool (N, H, W) with (H, W) = {shape}, got {proposals.shape}")
+    _require_sizes((image.height, image.width), named, proposals)
     width = width or image.width
     size = (width, max(1, round(image.height * width / image.width)))
     picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
@@ -93,6 +88,15 @@ def overlay(
         _tag(picture, other.mask, tag, unit)
     shown = [key for key, mask in named.items() if mask is not None] if legend else []
     return _with_strip(picture, [*shown, *(["proposals"] if legend and others else [])], caption, unit)
+
+
+def _require_sizes(shape: tuple[int, int], named: Mapping[str, Mask | None], proposals: Mask | None) -> None:
+    """Raise a DataError for a mask of another size than the image."""
+    for name, mask in named.items():
+        if mask is not None and mask.shape != shape:
+            raise DataError(f"overlay: expected {name} bool (H, W) = {shape} as the image, got {mask.shape}")
+    if proposals is not None and proposals.shape[1:] != shape:
+        raise DataError(f"overlay: expected proposals bool (N, H, W) with (H, W) = {shape}, got {proposals.shape}")
 
 
 class _Outline:
