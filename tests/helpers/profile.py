@@ -49,6 +49,15 @@ def demo_values(folder: Path) -> dict[str, Any]:
     return values
 
 
+def profile_at(folder: Path, refer: Path) -> dict[str, Any]:
+    """``demo_values`` over the benchmark files in ``refer``, with a small sweep and page."""
+    values = demo_values(folder)
+    values["index"]["annotations"], values["images"] = str(refer), str(refer / "images")
+    values["sweep"] |= {"alphas": 3, "betas": 3}
+    values["report"] = {"cards": 1}
+    return values
+
+
 def run_stages(values: dict[str, Any], *names: str) -> dict[str, dict[str, Any]]:
     """Run the named stages (all by default) with the words of their dvc.yaml command; return their records."""
     Path(values["profile"]).write_text(yaml.safe_dump(values))
