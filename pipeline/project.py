@@ -93,6 +93,7 @@ class Project(Section):
     ablations: TriedFilters
     sweep: Grid
     report: report.Params
+    made_by: str = Field("", description="the command that makes the outputs, where that is not `dvc repro`")
 
     @model_validator(mode="after")
     def _encoders_can_be_told_apart(self) -> Project:
@@ -202,5 +203,7 @@ def with_params(project: LoadedProject, command: str) -> str:
 
 def repro(project: LoadedProject) -> str:
     """The command that brings a profile up to date."""
+    if project.values.made_by:
+        return project.values.made_by
     folder = project.file.parent
     return "dvc repro" if folder == Path() else f"dvc repro {shlex.quote(f'{folder}/dvc.yaml')}"

@@ -64,12 +64,19 @@ class Asked:
 
 
 def predict(
-    project: LoadedProject, pictures: Pictures, rows: Sequence[Any], folder: Path, asked: Asked, execution: Execution
+    project: LoadedProject,
+    pictures: Pictures,
+    rows: Sequence[Any],
+    folder: Path,
+    asked: Asked,
+    execution: Execution,
+    command: str = "",
 ) -> tuple[LoadedProject, list[Prediction]]:
     """Choose a mask for every phrase.
 
     Args:
         rows: of a table of phrases (``stages.datasets.phrases``). folder: of the results.
+        command: what does this again, for the messages of other commands that are given the profile.
 
     Returns:
         The profile below ``folder``, and a prediction for each row, in order.
@@ -82,7 +89,8 @@ def predict(
     file = folder.absolute() / ROOM / "params.yaml"
     lines = "".join(f"{json.dumps(row)}\n" for row in found)
     write_file(file.parent / "annotations" / DATASET / "phrases.jsonl", lines.encode())
-    write_file(file, yaml.safe_dump(_values(project, pictures.root, file, asked), sort_keys=False).encode())
+    values = _values(project, pictures.root, file, asked) | {"made_by": command}
+    write_file(file, yaml.safe_dump(values, sort_keys=False).encode())
     own = load_project(file)
     stages, log = Reruns(own), StringIO()
     try:
@@ -108,7 +116,8 @@ def predict_files(
     """
     rows = phrase_rows(table)
     options = {"allow_lost": True} | ({"device": device} if device else {})
-    own, found = predict(project, pictures, rows, folder, asked, Execution.from_environment(options))
+    command = _command(project, pictures, table, folder, asked)
+    own, found = predict(project, pictures, rows, folder, asked, Execution.from_environment(options), command)
     content = write_results(own, found, folder, overlays)
     without = [each for each in found if each.proposal < 0]
     for each in without[:_SHOWN]:
@@ -120,6 +129,21 @@ def predict_files(
     more = f"; {silent:,} of {len(pictures.names):,} pictures have no phrase" if silent else ""
     print(f"{len(found) - len(without):,} masks for {len(content['predictions']):,} phrases{more}")
     print(f"{folder / 'predictions.json'}; other commands take --params {shlex.quote(str(own.file))}")
+
+
+def _command(project: LoadedProject, pictures: Pictures, table: Path, folder: Path, asked: Asked) -> str:
+    """`predict_files` as it is typed, from anywhere."""
+    options = {"--rule": asked.rule, "--encoder": asked.encoder, "--alpha": asked.alpha, "--beta": asked.beta}
+    given = [word for name, value in options.items() if value not in ("", None) for word in (name, str(value))]
+    paths = [
+        "--phrases",
+        str(table.absolute()),
+        "--out",
+        str(folder.absolute()),
+        "--params",
+        str(project.file.absolute()),
+    ]
+    return shlex.join(["glimpse", "predict", str(pictures.root), *paths, *given])
 
 
 def _values(project: LoadedProject, images: Path, file: Path, asked: Asked) -> dict[str, Any]:

@@ -155,7 +155,9 @@ def test_more_phrases_cost_only_themselves(
     ]
 
 
-def test_other_commands_take_the_results_profile(predicted: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_other_commands_take_the_results_profile(
+    project: LoadedProject, photos: Path, predicted: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
     params = str(predicted[0] / "glimpse/params.yaml")
     shown = CliRunner().invoke(app, ["show", "1", "--params", params, "--out", str(tmp_path / "o.png")])
     assert shown.exit_code == 0, shown.output
@@ -163,6 +165,10 @@ def test_other_commands_take_the_results_profile(predicted: tuple[Path, list[dic
     assert "IoU" not in shown.output
     metrics = CliRunner().invoke(app, ["metrics", "--params", params])
     assert "not annotated 3" in " ".join(metrics.output.split())
+    command = (
+        f"glimpse predict {photos} --phrases {predicted[0] / 'rows.jsonl'} --out {predicted[0]} --params {project.file}"
+    )
+    assert f"run: {command}" in metrics.output, "no dvc.yaml makes these outputs"
 
 
 def test_another_rule_and_alpha(
