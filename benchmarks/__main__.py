@@ -16,6 +16,7 @@ from benchmarks.harness import Result
 from benchmarks.heat_maps import grad_cam, pooling
 from benchmarks.libraries import dvc_add, dvc_checkout, pair_blas
 from benchmarks.masks import boxes, decoding, overlap
+from benchmarks.pictures import predict
 from benchmarks.precision import precision_bf16, precision_fp16
 from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full, rescore_weighted
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[], Result]] = {
     "rescore_weighted": rescore_weighted,
     "rescore_surface": rescore_surface,
     "rescore_surface_full": rescore_surface_full,
+    "predict": predict,
     "noop_repro": noop_repro,
     "alpha_repro": alpha_repro,
     "dvc_add": dvc_add,

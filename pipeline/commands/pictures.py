@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
 from store.errors import ParameterError
+from store.path_ends import PathEnds
 
 
 @dataclass(frozen=True)
@@ -21,36 +22,20 @@ class Pictures:
     names: tuple[str, ...]
 
     @cached_property
-    def _known(self) -> frozenset[str]:
-        return frozenset(self.names)
-
-    @cached_property
-    def _by_call(self) -> Mapping[str, list[str]]:
-        """What a picture may be called -> the pictures: its path, any end of it, and each of these without the suffix."""
-        found: dict[str, list[str]] = {}
-        for name in self.names:
-            parts = PurePath(name).parts
-            for start in range(len(parts)):
-                end = PurePath(*parts[start:])
-                for call in {end.as_posix(), end.with_suffix("").as_posix()}:
-                    found.setdefault(call, []).append(name)
-        return found
+    def _ends(self) -> PathEnds:
+        return PathEnds(self.names)
 
     def called(self, name: str) -> str:
-        """The picture that a table calls ``name``: its path from here or below ``root``, the end of that, or without suffix;
-        or a longer path that ends in the one below ``root``.
+        """The picture that a table calls ``name``: its path from here or below ``root``, or what ``PathEnds`` finds.
 
         Raises:
             ParameterError: there is none, or it may be any of several.
         """
-        path = PurePath(os.path.normpath(name))
-        here = PurePath(os.path.abspath(name))
-        ends = [path, here.relative_to(self.root)] if here.is_relative_to(self.root) else [path]
-        ends += [PurePath(*path.parts[start:]) for start in range(1, len(path.parts))]
-        for end in ends:
-            if end.as_posix() in self._known:
-                return end.as_posix()
-        found = self._by_call.get(path.as_posix(), [])
+        here = Path(os.path.abspath(name))
+        below = here.relative_to(self.root).as_posix() if here.is_relative_to(self.root) else ""
+        found = [self.names[place] for place in self._ends.find(PurePath(os.path.normpath(name)).as_posix())]
+        if below in self.names and found != [below]:
+            return below
         if len(found) > 1:
             raise ParameterError(f"{name} may be any of {', '.join(found[:4])}; write more of its path")
         if not found:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from stages.datasets.fields import NO_ID, shown, whole_number
 from store.errors import DataError
+from store.path_ends import PathEnds, without_extension
 from store.table import Table
 
 SHOWN = 4
-_EXTENSION = re.compile(r"\.(jpe?g|png|bmp|tiff?|webp|gif)$", re.IGNORECASE)
 
 
 class ImageNames:
@@ -20,15 +19,12 @@ class ImageNames:
         self._names: list[str] = index["image_name"]
         self._ids: list[int] = index["image_id"].tolist()
         self._of_id: dict[int, list[int]] = {}
-        self._whole, self._stems = _Paths(), _Paths()
+        self._paths = PathEnds(self._names)
         self._of_number: dict[int, list[int]] = {}
         for row, (name, image_id) in enumerate(zip(self._names, self._ids, strict=True)):
             if image_id != NO_ID:
                 self._of_id.setdefault(image_id, []).append(row)
-            self._whole.add(name, row)
-            stem = _EXTENSION.sub("", name)
-            self._stems.add(stem, row)
-            if (number := whole_number(stem.rpartition("/")[2])) is not None:
+            if (number := whole_number(without_extension(name).rpartition("/")[2])) is not None:
                 self._of_number.setdefault(number, []).append(row)
 
     def named_by(self, file_name: object, image_id: object) -> tuple[str, list[int]]:
@@ -57,37 +53,10 @@ class ImageNames:
         return listed(f"image_id {self._ids[row]} ({self._names[row]})" for row in rows)
 
     def _by_text(self, text: str) -> list[int]:
-        name = text.replace("\\", "/").removeprefix("./")
-        return self._whole.find(name) or self._stems.find(_EXTENSION.sub("", name))
+        return self._paths.find(text.replace("\\", "/").removeprefix("./"))
 
     def _by_number(self, number: int | None) -> list[int]:
         return [] if number is None else self._of_id.get(number) or self._of_number.get(number, [])
-
-
-class _Paths:
-    """Rows by path, whole or in part."""
-
-    def __init__(self) -> None:
-        self._of: dict[str, list[int]] = {}
-        self._of_end: dict[str, list[int]] = {}
-
-    def add(self, path: str, row: int) -> None:
-        self._of.setdefault(path, []).append(row)
-        for end in _ends(path):
-            self._of_end.setdefault(end, []).append(row)
-
-    def find(self, path: str) -> list[int]:
-        """The rows of this path; else of those that end with it; else of the longest that it ends with."""
-        if found := self._of.get(path) or self._of_end.get(path):
-            return found
-        return next((self._of[end] for end in _ends(path) if end in self._of), [])
-
-
-def _ends(path: str) -> Iterator[str]:
-    """What follows each "/" of a path, the longest first."""
-    while "/" in path:
-        path = path.partition("/")[2]
-        yield path
 
 
 def listed(names: Iterable[str]) -> str:

@@ -246,8 +246,9 @@ def test_what_a_table_may_call_a_picture(call: str, name: str) -> None:
 
 def test_a_name_of_several_pictures_or_none() -> None:
     pictures = Pictures(Path("/root"), NAMES)
-    with pytest.raises(ParameterError, match=r"a may be any of a\.png, b/a\.png; write more"):
-        pictures.called("a")
+    assert pictures.called("a") == "a.png", "the whole path but for its extension"
+    with pytest.raises(ParameterError, match=r"a may be any of b/a\.png, c/a\.jpg; write more"):
+        Pictures(Path("/root"), ("b/a.png", "c/a.jpg")).called("a")
     with pytest.raises(ParameterError, match=r"no picture z/c\.jpg in /root \(4 pictures\)"):
         pictures.called("z/c.jpg")
 
