@@ -27,6 +27,7 @@ app.command()(cli_pictures.predict)
 app.command()(cli_pictures.segment)
 app.command()(cli_results.export)
 app.command()(cli_results.table)
+app.command()(cli_results.tune)
 app.command()(cli_checks.check)
 GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")

@@ -1,4 +1,4 @@
-"""The commands that write results for other tools: ``glimpse export`` and ``glimpse table`` (docs/results.md)."""
+"""The commands about results: ``glimpse export``, ``table`` (docs/results.md) and ``tune``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli_shared import DatasetName, ParamsFile, SplitName, opened
+from pipeline.cli_shared import AsJson, DatasetName, ParamsFile, SplitName, opened
 from pipeline.registry import DEFAULT_PARAMS
 
 RuleName = Annotated[
@@ -54,3 +54,33 @@ def table(
     rows = tables.listing(opened(params, "score", to_errors=out is None), per, rule, dataset, split)
     text = tables.write(rows, form, out)
     print(text if out is None else f"{out}: {len(rows.rows):,} rows", end="" if out is None else "\n")
+
+
+def tune(
+    on: Annotated[list[str], typer.Option(help="DATASET/SPLIT to search on, such as refcoco/val; may be repeated")],
+    rule: Annotated[str, typer.Option(help="the rule whose numbers are searched")] = "global_local",
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=LEAST:GREATEST, repeated: alpha, beta, a number among the rule's settings, or 'weights.VIEW*TEXT'; by "
+            "default alpha and beta from 0 to 1"
+        ),
+    ] = None,
+    measure: Annotated[
+        str, typer.Option(help="miou, oiou or p50: what is searched for, the mean over the splits")
+    ] = "miou",
+    evaluations: Annotated[int, typer.Option(help="at most so many points are tried")] = 200,
+    seed: Annotated[int, typer.Option(help="of the search; the same seed finds the same")] = 0,
+    encoder: Annotated[str, typer.Option(help="an encoder of the profile, by default the main one")] = "",
+    json: AsJson = False,
+    params: ParamsFile = DEFAULT_PARAMS,
+) -> None:
+    """Search for a rule's weights or parameters on some splits and report what they are worth on the others, never on the
+    same: glimpse tune --on refcoco/val --vary alpha=0:1. Expressions whose image was searched on are left out. Changes
+    nothing; prints what to write into the params file. A search under `ablations.tune` there stands on the page.
+    """
+    from pipeline.commands import tune as tuning
+
+    project = opened(params, "score", to_errors=json)
+    result = tuning.result_of(project, tuning.search_of(rule, on, vary or (), measure, evaluations, seed), encoder)
+    print(tuning.as_json(result)) if json else tuning.print_result(result)

@@ -14,12 +14,11 @@ from pipeline.arguments import checked
 from pipeline.params_file import read_params
 from pipeline.registry import DEFAULT_PARAMS, FILES
 from stages import embed_masks, embed_text, index, parse, propose, report, variants
-from stages.ablations import TriedFilters
+from stages.ablations import Tried
 from stages.clip.config import architecture_of, backbone_named, model_at, model_form
 from stages.device.precision import Precision
-from stages.score import Bootstrap
 from stages.scoring.rules.registry import Rules
-from stages.scoring.table import Scoring
+from stages.scoring.table import Bootstrap, Scoring
 from stages.sweep import Grid
 from stages.views.known import VIEWS
 from store.document import RUN
@@ -90,7 +89,7 @@ class Project(Section):
     score: Scoring
     bootstrap: Bootstrap
     rules: Rules
-    ablations: TriedFilters
+    ablations: Tried
     sweep: Grid
     report: report.Params
     made_by: str = Field("", description="the command that makes the outputs, where that is not `dvc repro`")

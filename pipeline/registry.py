@@ -25,7 +25,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "pair": (),
     "variants": ("variants",),
     "score": ("score", "bootstrap", "rules"),
-    "ablations": ("score", "ablations"),
+    "ablations": ("score", "bootstrap", "rules", "ablations"),
     "sweep": ("score", "sweep"),
     "report": ("report",),
 }

@@ -1,6 +1,7 @@
 """Stage ablations: the metrics with settings other than the profile's, from pair tables alone.
 
-Every stored k, sentence or phrase only, filters, prompts, and the deliberate differences from the released code.
+Every stored k, sentence or phrase only, filters, prompts, searches for better values, and the deliberate differences from the
+released code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.fusion import Floats
 from stages.scoring.metrics import Empty, summarise
-from stages.scoring.table import Evaluation, PairTable, Scoring, load_pairs, with_view
+from stages.scoring.rules.registry import Rules
+from stages.scoring.table import Bootstrap, Evaluation, PairTable, Scoring, load_pairs, with_view
+from stages.scoring.tuning import Search, tuned
 from store.document import read_document, write_document
 from store.errors import StoreError, repair
 
@@ -30,8 +33,14 @@ class TriedFilters(BaseParams):
     top_ns: Listed[Annotated[int, Field(ge=0)]] = Field([], description="numbers of proposals")
 
 
-class Params(Scoring, TriedFilters):
-    """The profile's point, and the filters that are tried besides it."""
+class Tried(TriedFilters):
+    """All that is tried."""
+
+    tune: dict[str, Search] = Field({}, description="name -> a search as of `glimpse tune`")
+
+
+class Params(Scoring, Bootstrap, Rules, Tried):
+    """The profile's point, its rules, and what is tried besides."""
 
 
 class Paths(BasePaths):
@@ -42,7 +51,8 @@ class Paths(BasePaths):
 
 
 def run(params: Params, paths: Paths, context: Context) -> Summary:
-    """Write the ablations file: ``ablations`` and ``differences``, lists of rows, one per setting and split.
+    """Write the ablations file: ``ablations`` and ``differences``, lists of rows, one per setting and split, and
+    ``tuned``, what each search found.
 
     Raises:
         StoreError: the variants were made for another pair table, or one of their tables is not the one listed.
@@ -61,10 +71,19 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         for source in variants["sources"]:
             ablation_rows += _rows_of_file(paths.variants, source, params, "masks", f"source = {source['source']}")
         difference_rows = differences(paths.variants, variants["switches"], pairs, scores, params)
-    content = {"ablations": ablation_rows, "differences": difference_rows}
+    with summary.timed("tune"):
+        searches = {name: searched(search, pairs, params) for name, search in params.tune.items()}
+    content = {"ablations": ablation_rows, "differences": difference_rows, "tuned": searches}
     write_document(paths.ablations, content, "ablations", {"pairs": attrs["digest"]})
     summary.wrote = {"ablations": len(ablation_rows), "differences": len(difference_rows)}
+    summary.wrote |= {"searches": len(searches)} if searches else {}
     return summary
+
+
+def searched(search: Search, pairs: PairTable, params: Params) -> dict[str, Any]:
+    """What `stages.scoring.tuning.tuned` says of a search that starts at the profile's values."""
+    settings = params.settings.get(search.rule, {})
+    return tuned(search, pairs, params, settings, params.resamples, params.seed)
 
 
 def ablations(pairs: PairTable, scores: Floats, params: Params) -> list[dict[str, Any]]:

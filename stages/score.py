@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.contract import Context, Summary
-from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.comparison import Both, versus
 from stages.scoring.fusion import Floats, fused_scores
@@ -20,7 +19,7 @@ from stages.scoring.metrics import Outcome, bootstrap, iou_of, metrics_by_encode
 from stages.scoring.plots import iou_table, rules_table, summary_text
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import REFERENCES, Rule, Rules
-from stages.scoring.table import MissingViewError, PairTable, Scoring, load_pairs
+from stages.scoring.table import Bootstrap, MissingViewError, PairTable, Scoring, load_pairs
 from store.agreement import agrees_with
 from store.document import RUN, read_document, write_document
 from store.errors import ParameterError, StoreError, nearest, rerun
@@ -30,13 +29,6 @@ from store.table import write_table
 from store.usable import LOST_SHARE
 
 __all__ = ["RULES", "Params", "Paths", "choose", "fused_scores", "metrics_of", "rule_scores", "run"]
-
-
-class Bootstrap(BaseParams):
-    """The confidence intervals: percentile bootstrap over images."""
-
-    resamples: int = Field(1000, ge=0, le=100_000, description="0 for no intervals")
-    seed: int = Field(0, ge=0, description="of the resampling")
 
 
 class Params(Scoring, Bootstrap, Rules):

@@ -14,6 +14,7 @@ from stages.page.surface import Axis, Cut, cut
 from stages.scoring.rules.registry import label_of
 
 METRICS = ("oiou", "miou")
+METRIC_NAMES = {"oiou": "oIoU", "miou": "mIoU", "p50": "P@0.5"}
 _CELLS = 41
 """Grid points shown along an axis; a finer grid is thinned, the marked points stay exact."""
 _BINS = 20
@@ -28,7 +29,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
 
 def specs(data: Data) -> dict[str, dict[str, Any]]:
     """Id of an element of the page -> its chart, for every measured split: ``heat-<group>``, ``curves-<group>`` (where there
-    is a point in use) and ``iou-<group>``.
+    is a point in use) and ``iou-<group>``; ``search-<n>`` for every search.
 
     Each has a ``description``, which a screen reader says in its place, and in ``usermeta.title`` the lines that stand over
     it where it is saved.
@@ -57,7 +58,35 @@ def specs(data: Data) -> dict[str, dict[str, Any]]:
         labels = {part: label_of(rule) for part, rule in shown.items() if rule is not None}
         parts = ", ".join(f"{_MARKS[part]}: {label.lower()}" for part, label in labels.items())
         charts[f"iou-{group}"] = histogram(iou, labels) | _words(_histogram_said(name, iou, labels), name, parts)
+    for number, (name, search) in enumerate(data.tuned.items()):
+        measure = METRIC_NAMES[search["measure"]]
+        charts[f"search-{number}"] = search_path(search) | _words(
+            f"Path of the search {name}: {measure} where it searched rises from {percent(search['start'])} % as the profile "
+            f"to {percent(search['best'])} % after {search['tried']} points.",
+            name,
+            f"{measure} on {', '.join(search['on'])}, where it searched",
+        )
     return charts
+
+
+def search_path(search: dict[str, Any]) -> dict[str, Any]:
+    """The best value so far, in percent, over the number of points tried; the profile's own as a rule."""
+    steps = [{"tried": step["tried"], "value": percent(step["value"])} for step in search["path"]]
+    if steps:
+        steps.append({"tried": search["tried"], "value": steps[-1]["value"]})
+    x = {"field": "tried", "type": "quantitative", "title": "points tried"}
+    y = {"field": "value", "type": "quantitative", "title": "%", "scale": {"zero": False}}
+    line = {
+        "data": {"values": steps},
+        "mark": {"type": "line", "interpolate": "step-after", "style": "main"},
+        "encoding": {"x": x, "y": y, "tooltip": _tooltip(tried="points tried", value="best so far %")},
+    }
+    start = {
+        "data": {"values": [{"value": percent(search["start"])}]},
+        "mark": {"type": "rule", "style": "rival"},
+        "encoding": {"y": y, "tooltip": _tooltip(value="as the profile %")},
+    }
+    return {"width": _SIDE + 60, "height": 150, "layer": [line, start]}
 
 
 def _words(description: str, *title: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Data:
         evaluated: whether the metrics are about the expression (E,).
         usable: whether nothing is wrong with it, with a ground truth or without (E,).
         iou: rule -> IoU of its choice (E,), 0 without a choice.
-        metrics, ablations, differences, grid: as their stages wrote them. others: metrics by the other encoders' names.
+        metrics, ablations, differences, tuned, grid: as their stages wrote them. others: metrics by the other encoders' names.
         records: of the other stages, in order of the pipeline.
         run: the metrics file's record of its run: encoder, values, code and date.
         main, rival: the rule of the run, and the one that pictures compare it with (None where it is the only one).
@@ -98,6 +98,7 @@ class Data:
     others: dict[str, dict[str, Any]]
     ablations: list[dict[str, Any]]
     differences: list[dict[str, Any]]
+    tuned: dict[str, dict[str, Any]]
     grid: dict[str, Any]
     records: list[dict[str, Any]]
     run: dict[str, Any]
@@ -246,10 +247,10 @@ def _all_splits(path: Path, by_dataset: dict[str, Any], groups: list[tuple[str, 
     return by_dataset
 
 
-def _lists(path: Path, pairs: str) -> dict[str, list[dict[str, Any]]]:
+def _lists(path: Path, pairs: str) -> dict[str, Any]:
     content = _of_these_pairs(path, "ablations", pairs)
     with reading(path, repair(path)):
-        return {name: content[name] for name in ("ablations", "differences")}
+        return {name: content[name] for name in ("ablations", "differences", "tuned")}
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:

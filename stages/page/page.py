@@ -112,6 +112,7 @@ def _measurements(known: Expressions) -> dict[str, Any]:
         "marks": MARKS,
         "differences": tables.by_dataset(differences, groups),
         "switches": comparison.switches(differences),
+        "searches": tables.searches(data),
     }
 
 

@@ -194,6 +194,21 @@ def ablations(rows: Sequence[Json], groups: Sequence[tuple[str, str]]) -> list[J
     ]
 
 
+def searches(data: Data) -> list[Json]:
+    """The searches for better values: what `stages.scoring.tuning.tuned` found, with its number and name."""
+    return [
+        {
+            "number": number,
+            "name": name,
+            **search,
+            "label": label_of(search["rule"]),
+            "splits": [line for line in search["splits"] if line["n"]],
+            "left_out": [line for line in search["splits"] if line["searched"]],
+        }
+        for number, (name, search) in enumerate(data.tuned.items())
+    ]
+
+
 def identity(data: Data) -> list[tuple[str, str]]:
     """(name, value) rows that identify this run: its code and date where known, and the full encoder identity."""
     code = [(name, str(data.run[name])) for name in ("version", "commit", "date") if data.run.get(name)]

@@ -95,6 +95,13 @@ class Scoring(Evaluation):
         return [self.alpha_by_dataset.get(dataset, self.alpha) for dataset, _ in groups]
 
 
+class Bootstrap(Params):
+    """The confidence intervals: percentile bootstrap over images."""
+
+    resamples: int = Field(1000, ge=0, le=100_000, description="0 for no intervals")
+    seed: int = Field(0, ge=0, description="of the resampling")
+
+
 @dataclass(frozen=True)
 class PairTable:
     """The pairs of all expressions for one k.

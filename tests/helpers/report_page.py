@@ -287,7 +287,7 @@ def invented_grid(groups: list[tuple[str, str]], size: int = 5) -> dict[str, Any
 
 def invented_ablations(groups: list[tuple[str, str]]) -> dict[str, Any]:
     ablation = {"name": "text", "setting": "<b>phrase</b> only", "dataset": groups[0][0], "split": groups[0][1]}
-    return {"ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}], "differences": []}
+    return {"ablations": [{**ablation, "oiou": 0.1234, "miou": 0.2345, "n": 3}], "differences": [], "tuned": {}}
 
 
 @dataclass

@@ -50,7 +50,7 @@
       for (const other of document.querySelectorAll("button[data-metric]"))
         other.setAttribute("aria-pressed", String(other === button));
       for (const line of document.querySelectorAll("p[data-metric]")) line.hidden = line.dataset.metric !== metric;
-      for (const [id, view] of views) if (!id.startsWith("iou-")) view.signal("metric", metric).runAsync();
+      for (const [id, view] of views) if (/^(heat|curves)-/.test(id)) view.signal("metric", metric).runAsync();
     });
   }
 
