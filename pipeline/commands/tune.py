@@ -31,7 +31,7 @@ def search_of(rule: str, on: Sequence[str], vary: Sequence[str], measure: str, e
         if name in ranges:
             raise ParameterError(f"--vary {name}: given twice")
         ranges[name] = (least, greatest)
-    values = {"rule": rule, "on": list(on), "measure": measure, "evaluations": evaluations, "seed": seed}
+    values = {"rule": rule, "splits": list(on), "measure": measure, "evaluations": evaluations, "seed": seed}
     return checked(Search, values | {"vary": ranges}, "tune")
 
 

@@ -34,7 +34,7 @@ class Search(Params):
     """A search: what is varied, where it is judged."""
 
     rule: str = Field("global_local", description="the rule whose parameters are searched")
-    on: Listed[str] = Field(min_length=1, description="<data set>/<split>, or several, to search on")
+    splits: Listed[str] = Field(min_length=1, description="<data set>/<split>, or several, to search on")
     vary: dict[str, Range] = Field(
         {},
         description="name -> least and greatest value: alpha, beta, a setting of the rule, or weights.<view>*<text>; "
@@ -118,22 +118,22 @@ def judged(search: Search, values: Mapping[str, float], scoring: Scoring, settin
 def tuned(
     search: Search, pairs: PairTable, scoring: Scoring, settings: Mapping[str, Any], resamples: int, seed: int
 ) -> dict[str, Any]:
-    """The best point found on ``search.on``, how the search got there, and its worth on all other splits.
+    """The best point found on ``search.splits``, how the search got there, and its worth on all other splits.
 
     Args:
         pairs: unfiltered, with ``columns``. scoring, settings: the profile's, where the search starts.
         resamples, seed: of the paired bootstrap over images.
 
     Returns:
-        ``rule``, ``on``, ``measure``, ``ranges``; ``found``: name -> value; ``tried``: number of points; ``start`` and
-        ``best``: the measure on ``on``; ``path``: [{``tried``, ``value``}] at each improvement; ``splits``: for every other
+        ``rule``, ``on`` (the splits searched on), ``measure``, ``ranges``; ``found``: name -> value; ``tried``: number of points; ``start`` and
+        ``best``: the measure on these splits; ``path``: [{``tried``, ``value``}] at each improvement; ``splits``: for every other
         split what `stages.scoring.comparison.compared` says of the tuned rule (A) and the profile's (B), with
         ``searched``, the expressions left out because their image was searched on.
 
     Raises:
         ParameterError: an unknown split, one without an expression that is evaluated, or as of ``judged``.
     """
-    rows = [_members(pairs, name) for name in search.on]
+    rows = [_members(pairs, name) for name in search.splits]
     before = Judged(RULES[search.rule], scoring, checked(RULES[search.rule].settings, dict(settings), search.rule))
     ranges = search.ranges
 
@@ -152,7 +152,7 @@ def tuned(
     after = judged(search, found, scoring, settings)
     return {
         "rule": search.rule,
-        "on": search.on,
+        "on": search.splits,
         "measure": search.measure,
         "ranges": {name: list(bounds) for name, bounds in ranges.items()},
         "found": found,
@@ -160,7 +160,7 @@ def tuned(
         "start": start,
         "best": value_of(after),
         "path": walk.path,
-        "splits": _worth(pairs, after.outcome(pairs), before.outcome(pairs), search.on, scoring, resamples, seed),
+        "splits": _worth(pairs, after.outcome(pairs), before.outcome(pairs), search.splits, scoring, resamples, seed),
     }
 
 
@@ -225,10 +225,10 @@ def _members(pairs: PairTable, name: str) -> NDArray[np.int64]:
     """The evaluated expressions of ``<data set>/<split>``."""
     names = ["/".join(group) for group in pairs.groups]
     if name not in names:
-        raise ParameterError(f"on: no split {name!r}; {nearest(name, names)}")
+        raise ParameterError(f"tune: no split {name!r}; {nearest(name, names)}")
     members = pairs.members(names.index(name))
     if not len(members):
-        raise ParameterError(f"on: {name} has no expression that is evaluated; search on another split")
+        raise ParameterError(f"tune: {name} has no expression that is evaluated; search on another split")
     return members
 
 

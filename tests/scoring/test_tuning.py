@@ -32,7 +32,7 @@ def pairs(made: Synthetic) -> PairTable:
 
 
 def search(pairs: PairTable, scoring: Scoring | None = None, settings: Any = None, **values: Any) -> dict[str, Any]:
-    given = Search(**{"on": ON, **values})
+    given = Search(**{"splits": ON, **values})
     return tuned(given, pairs, scoring or Scoring(alpha=0.5), settings or {}, resamples=50, seed=0)
 
 
@@ -70,7 +70,7 @@ def test_the_same_seed_finds_the_same(pairs: PairTable) -> None:
 
 
 def test_several_splits_count_alike(made: Synthetic, pairs: PairTable) -> None:
-    found = search(pairs, on=["toy/val", "other/val"], evaluations=20)
+    found = search(pairs, splits=["toy/val", "other/val"], evaluations=20)
     assert [(line["dataset"], line["split"]) for line in found["splits"]] == [("toy", "testA")]
     point = (found["found"]["alpha"], found["found"]["beta"], "cosine", Filters())
     expected = np.mean([plain_point(made, group, *point)["miou"] for group in (0, 2)])
@@ -117,7 +117,7 @@ def test_nothing_better_than_the_profile_is_said(pairs: PairTable) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"on": "toy/vall"}, "no split 'toy/vall'; did you mean 'toy/val'"),
+        ({"splits": "toy/vall"}, "no split 'toy/vall'; did you mean 'toy/val'"),
         ({"vary": {"gamma": (0, 1)}}, "vary.gamma: rule global_local has no such number"),
         ({"rule": "subtraction", "vary": {"view": (0, 1)}}, "vary.view: rule subtraction has no such number; .*weight"),
         ({"rule": "weighted", "vary": {"weights.gem*phrase": (0, 1)}}, "needs view 'gem'"),
@@ -140,7 +140,7 @@ def test_what_cannot_be_searched(pairs: PairTable, values: dict[str, Any], messa
 )
 def test_ranges(vary: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Search(on=[ON], vary=vary)
+        Search(splits=[ON], vary=vary)
 
 
 def test_command_line_words() -> None:
@@ -163,7 +163,7 @@ def test_a_declared_search_reaches_the_ablations(made: Synthetic, pairs: PairTab
     from stages import ablations
     from tests.helpers.oracles import context, fields, no_differences
 
-    declared = {"point": {"on": ON, "evaluations": 20}}
+    declared = {"point": {"splits": ON, "evaluations": 20}}
     params = ablations.Params(alpha=0.5, resamples=50, tune=declared)
     files = {"variants": no_differences(made), "ablations": tmp_path / "ablations.json"}
     ablations.run(params, fields(made, ablations, **files), context(tmp_path))
