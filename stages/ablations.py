@@ -20,7 +20,7 @@ from stages.scoring.rules.registry import Rules
 from stages.scoring.table import Bootstrap, Evaluation, PairTable, Scoring, load_pairs, with_view
 from stages.scoring.tuning import Search, tuned
 from store.document import read_document, write_document
-from store.errors import StoreError, repair
+from store.errors import ParameterError, StoreError, repair
 
 
 class TriedFilters(BaseParams):
@@ -72,7 +72,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             ablation_rows += _rows_of_file(paths.variants, source, params, "masks", f"source = {source['source']}")
         difference_rows = differences(paths.variants, variants["switches"], pairs, scores, params)
     with summary.timed("tune"):
-        searches = {name: searched(search, pairs, params) for name, search in params.tune.items()}
+        searches = {name: searched(name, search, pairs, params) for name, search in params.tune.items()}
     content = {"ablations": ablation_rows, "differences": difference_rows, "tuned": searches}
     write_document(paths.ablations, content, "ablations", {"pairs": attrs["digest"]})
     summary.wrote = {"ablations": len(ablation_rows), "differences": len(difference_rows)}
@@ -80,10 +80,17 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     return summary
 
 
-def searched(search: Search, pairs: PairTable, params: Params) -> dict[str, Any]:
-    """What `stages.scoring.tuning.tuned` says of a search that starts at the profile's values."""
+def searched(name: str, search: Search, pairs: PairTable, params: Params) -> dict[str, Any]:
+    """What `stages.scoring.tuning.tuned` says of a search that starts at the profile's values.
+
+    Raises:
+        ParameterError: it cannot be made on this pair table; with its name.
+    """
     settings = params.settings.get(search.rule, {})
-    return tuned(search, pairs, params, settings, params.resamples, params.seed)
+    try:
+        return tuned(search, pairs, params, settings, params.resamples, params.seed)
+    except ParameterError as error:
+        raise ParameterError(f"ablations.tune.{name}: {error}; or remove this search") from error
 
 
 def ablations(pairs: PairTable, scores: Floats, params: Params) -> list[dict[str, Any]]:

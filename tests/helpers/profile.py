@@ -19,13 +19,14 @@ FOREACH = {name: stage["foreach"] for name, stage in _STAGES.items() if "foreach
 
 
 def plain_values() -> dict[str, Any]:
-    """The demo's params with its main encoder alone, the views of global_local, the paper's own rules and no variants."""
+    """The demo's params with its main encoder alone, the views of global_local, the paper's own rules no variants and no searches."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
     main = values["encoder"]
     values["encoders"] = {main: values["encoders"][main]}
     values["embed_masks"] |= {"views": ["global", "local"], "masked_blocks": [3], "settings": {}}
     values["rules"] = {"enabled": ["global_local", "global", "cropping"]}
     values["variants"] = {"switches": [], "sources": [], "templates": []}
+    values["ablations"]["tune"] = {}
     return values
 
 

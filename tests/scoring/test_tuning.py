@@ -169,3 +169,6 @@ def test_a_declared_search_reaches_the_ablations(made: Synthetic, pairs: PairTab
     ablations.run(params, fields(made, ablations, **files), context(tmp_path))
     content = json.loads((tmp_path / "ablations.json").read_text())
     assert content["tuned"] == {"point": search(pairs, evaluations=20)}
+    wrong = params.model_copy(update={"tune": {"cells": Search(splits=["toy/none"])}})
+    with pytest.raises(ParameterError, match=r"ablations\.tune\.cells: .*no split 'toy/none'.*or remove this search"):
+        ablations.run(wrong, fields(made, ablations, **files), context(tmp_path))
