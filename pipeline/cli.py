@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -13,12 +14,12 @@ import typer
 from pipeline import cli_checks, cli_pictures, cli_results
 from pipeline.cli_shared import AsJson, DatasetName, ParamsFile, SplitName, opened
 from pipeline.foreign import close_output, report
+from pipeline.progress import VERBOSITY
 from pipeline.registry import DEFAULT_PARAMS
 from store.errors import plain
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 fetch = typer.Typer(help="Get weights and data from where their authors keep them. Nothing else ever downloads.")
@@ -29,6 +30,7 @@ app.command()(cli_results.export)
 app.command()(cli_results.table)
 app.command()(cli_results.tune)
 app.command()(cli_checks.check)
+HELP = "--help"
 GivenPath = Annotated[
     Path | None, typer.Option("--from", help="a file or folder that you have: linked or copied, no network")
 ]
@@ -52,6 +54,10 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()
+    except SystemExit as end:
+        if end.code == 128 + signal.SIGINT:
+            print("interrupted: what was computed is kept, the same command goes on from there", file=sys.stderr)
+        raise
     except BrokenPipeError:  # `glimpse metrics | head` has seen enough
         close_output()
         sys.exit(1)
@@ -76,13 +82,24 @@ def options(
     show_version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and end")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bars; of stages only warnings")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="of stages every row with a reason and the seconds of every step")
+    ] = False,
 ) -> None:
     """Zero-shot referring image segmentation with global-local CLIP, as a staged offline pipeline."""
+    if quiet and verbose:
+        raise typer.BadParameter("expected --quiet or --verbose, got both")
+    if quiet or verbose:
+        os.environ[VERBOSITY] = "quiet" if quiet else "verbose"  # for the stages that `dvc repro` starts, too
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(context: typer.Context, stage: str) -> None:
-    """Run one stage with explicit paths and values, as dvc.yaml does: glimpse run score --pairs FILE ... --alpha 0.5
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="--profile FILE [--NAME VALUE ...]",
+)
+def run(context: typer.Context, stage: Annotated[str, typer.Argument(help="as in dvc.yaml")] = HELP) -> None:
+    """Run one stage: glimpse run score --profile params.yaml --alpha 0.5. `glimpse run STAGE --help` lists all its values.
 
     Exit status 1 also where files were not there (see the message): what could be computed is kept.
     """
@@ -90,6 +107,13 @@ def run(context: typer.Context, stage: str) -> None:
     from pipeline.runner import run_words
     from store.errors import ParameterError, nearest
 
+    if stage == HELP or HELP in context.args:
+        from pipeline.commands.stage_help import stage_help, stages_help
+
+        if stage not in (HELP, *STAGES):
+            raise ParameterError(f"no stage {stage!r}; {nearest(stage, STAGES)}")
+        print(stages_help() if stage == HELP else stage_help(stage))
+        return
     if stage not in STAGES:
         raise ParameterError(f"no stage {stage!r}; {nearest(stage, STAGES)}")
     if run_words(stage, context.args)["stopped"]:

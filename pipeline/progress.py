@@ -1,16 +1,35 @@
-"""Progress bars on long steps: on a terminal, and nothing elsewhere."""
+"""Progress bars on long steps, in images where units of images are done: on a terminal, and nothing elsewhere."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from store.errors import ParameterError
+from store.units import Unit
+
+VERBOSITY = "GLIMPSE_VERBOSITY"
+"""Environment variable: quiet, verbose, or nothing for the usual."""
+
+
+def verbosity() -> str:
+    """quiet, usual or verbose.
+
+    Raises:
+        ParameterError: the variable says something else.
+    """
+    said = os.environ.get(VERBOSITY) or "usual"
+    if said not in ("quiet", "usual", "verbose"):
+        raise ParameterError(f"environment {VERBOSITY}: expected quiet, usual or verbose, got {said!r}")
+    return said
+
 
 def track(items: Sequence[Any], label: str) -> Iterable[Any]:
-    """Yield ``items`` and show how far they are, when standard error is a terminal."""
-    if not sys.stderr.isatty():
+    """Yield ``items`` and show how far they are, when standard error is a terminal; a unit counts as its inputs."""
+    if not sys.stderr.isatty() or verbosity() == "quiet":
         yield from items
         return
     from rich.console import Console
@@ -18,7 +37,14 @@ def track(items: Sequence[Any], label: str) -> Iterable[Any]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield from progress.track(items, description=label)
+        task = progress.add_task(label, total=sum(map(_size, items)))
+        for item in items:
+            yield item
+            progress.advance(task, _size(item))
+
+
+def _size(item: Any) -> int:
+    return len(item.inputs) if isinstance(item, Unit) else 1
 
 
 @contextmanager
@@ -36,6 +62,8 @@ def byte_bar(total: int, label: str) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal or verbosity() == "quiet"
+    ) as progress:
         task = progress.add_task(label, total=total or None)
         yield lambda done: progress.advance(task, done)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.identity import identity
-from pipeline.progress import track
+from pipeline.progress import VERBOSITY, track, verbosity
 from pipeline.project import LoadedProject, load_project
 from pipeline.registry import PER_ENCODER, Instance, stage_module
 from pipeline.reruns import Reruns, stage_values
@@ -192,7 +192,8 @@ def run_stage(
         "bytes": {output: size_of(getattr(paths, output)) for output in paths.outputs},
     }
     write_document(work / "records" / f"{instance}.json", record, instance)
-    print(plain(_line(record)), flush=True)  # names of files and reasons are the data's
+    if text := _line(record, verbosity()):
+        print(plain(text), flush=True)  # names of files and reasons are the data's
     return record
 
 
@@ -230,7 +231,13 @@ def _absent(record: dict[str, Any]) -> str:
     )
 
 
-def _line(record: dict[str, Any]) -> str:
+def _line(record: dict[str, Any], said: str) -> str:
+    """What a stage says of its run, as ``pipeline.progress.verbosity`` has it: quiet, its warnings alone."""
+    warnings = "".join(f"\n  warning: {warning}" for warning in record["warnings"])
+    if record["transient"]:
+        warnings += f"\n  {_absent(record)}"
+    if said == "quiet":
+        return f"{record['stage']}:{warnings}" if warnings else ""
     done = [
         f"{verb} {', '.join(f'{n:,} {what}' for what, n in record[verb].items())}"
         for verb in ("read", "computed", "reused", "wrote")
@@ -240,10 +247,10 @@ def _line(record: dict[str, Any]) -> str:
     if record["device_peak_bytes"] >= 2**20:  # less is the check of the device
         memory += f", {record['device_peak_bytes'] / 2**20:,.0f} MiB on the GPU"
     text = f"{record['stage']}: {'; '.join(done)}; {record['total_seconds']:.1f} s, {memory}"
-    text += "".join(f"\n  warning: {warning}" for warning in record["warnings"])
-    if record["transient"]:
-        text += f"\n  {_absent(record)}"
-    skipped = record["skipped"]
-    shown = "".join(f"\n  {reason}" for reason in skipped[:SHOWN_SKIPS])
-    more = f"\n  ... and {len(skipped) - SHOWN_SKIPS} more" if len(skipped) > SHOWN_SKIPS else ""
+    if said == "verbose":
+        text += "".join(f"\n  {step}: {seconds:.2f} s" for step, seconds in record["seconds"].items())
+    text += warnings
+    skipped, most = record["skipped"], len(record["skipped"]) if said == "verbose" else SHOWN_SKIPS
+    shown = "".join(f"\n  {reason}" for reason in skipped[:most])
+    more = f"\n  ... and {len(skipped) - most} more (-v, or {VERBOSITY}=verbose)" if len(skipped) > most else ""
     return f"{text}; {len(skipped)} rows with a reason:{shown}{more}" if skipped else text

@@ -19,7 +19,7 @@ FOREACH = {name: stage["foreach"] for name, stage in _STAGES.items() if "foreach
 
 
 def plain_values() -> dict[str, Any]:
-    """The demo's params with its main encoder alone, the views of global_local, the paper's own rules no variants and no searches."""
+    """The demo's params with its main encoder alone, the views and rules of global_local, no variants, no search."""
     values: dict[str, Any] = yaml.safe_load((ROOT / "demo/params.yaml").read_text())
     main = values["encoder"]
     values["encoders"] = {main: values["encoders"][main]}

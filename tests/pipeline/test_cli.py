@@ -210,6 +210,7 @@ COMMANDS = {
     "metrics": [],
     "sweep": ["--points", "3"],
     "compare": ["global_local", "cropping"],
+    "tune": ["--on", "refshapes/val"],
     "methods": [],
     "export": ["--format", "coco", "--out", "x.json"],
     "table": [],
