@@ -1,11 +1,11 @@
-# make env: the environment. make demo: the embedded benchmark. make test: everything tested. make check: lint, types, layers.
+# make env: the environment. make demo: the embedded benchmark. make methods: all methods on it. make test: everything tested. make check: lint, types, layers.
 # make fix: what lint, format and dependencies can mend. make docs: pages of the docstrings. make deps: code deps of dvc.yaml.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 CHECKS = "ruff check ." "ruff format --check ." "mypy" "python -m pytest tests/pipeline/test_layers.py tests/pipeline/test_dvc.py"
 
-.PHONY: deps docs env demo fix test smoke test-browser check bench faults clean
+.PHONY: deps docs env demo fix methods test smoke test-browser check bench faults clean
 
 env: .venv/.installed
 
@@ -18,6 +18,11 @@ demo: env data/refshapes/.made
 	dvc repro demo/dvc.yaml
 	@python -m pipeline metrics --params demo/params.yaml
 	@python -m demo.results
+
+# Every method on three splits of the benchmark: about ten minutes (docs/methods.md).
+methods: env data/refshapes/.made
+	dvc repro demo/methods/dvc.yaml
+	@python -m pipeline metrics --params demo/methods/params.yaml
 
 data/refshapes/.made: demo/refshapes.py demo/scenes.py demo/captions.py demo/outlines.py | env
 	rm -rf data/refshapes
@@ -61,4 +66,4 @@ bench: env data/refshapes/.made
 
 # The environment and the demo's files; never what you put under data/ for the full benchmark.
 clean:
-	rm -rf .venv build data/demo data/refshapes .work/demo
+	rm -rf .venv build data/demo data/methods data/refshapes .work/demo .work/methods

@@ -21,7 +21,7 @@ from store.errors import ParameterError
 from store.fingerprint import ROOT, import_closure
 from store.publish import write_file
 
-DVC_FILE, DEMO = ROOT / "dvc.yaml", "demo"
+DVC_FILE, DEMOS = ROOT / "dvc.yaml", ("demo", "demo/methods")
 _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 """Names of folders that a shell takes as they are."""
 TEMPLATES = {"report": "stages/page/templates"}
@@ -83,10 +83,10 @@ def for_profile(text: str, folder: str) -> str:
 
 
 def main(folders: Sequence[str] = (), file: Path = DVC_FILE) -> None:
-    """Write ``file`` with its code dependencies, and the dvc.yaml of the demo's and other profiles in ``folders``."""
+    """Write ``file`` with its code dependencies, and the dvc.yaml of the demos' and other profiles in ``folders``."""
     text = with_deps(file.read_text(encoding="utf-8"))
     write_file(file, text)
-    for folder in (DEMO, *folders):
+    for folder in (*DEMOS, *folders):
         write_file(file.parent / folder / file.name, for_profile(text, folder))
 
 

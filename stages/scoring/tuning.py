@@ -105,8 +105,9 @@ def judged(search: Search, values: Mapping[str, float], scoring: Scoring, settin
             continue
         field = rule.settings.model_fields.get(name)
         if field is None or field.annotation not in (int, float):
-            numbers = [name for name, own in rule.settings.model_fields.items() if own.annotation in (int, float)]
-            known = [*POINT, *numbers, *([f"{_CELLS}.<view>*<text>"] if _CELLS in rule.settings.model_fields else [])]
+            fields = rule.settings.model_fields
+            numbers = [other for other, kind in fields.items() if kind.annotation in (int, float)]
+            known = [*POINT, *numbers, *([f"{_CELLS}.<view>*<text>"] if _CELLS in fields else [])]
             raise ParameterError(f"vary.{name}: rule {rule.name} has no such number; {nearest(name, known)}")
         own[name] = round(value) if field.annotation is int else value
     values_of = {name: getattr(scoring, name) for name in Scoring.model_fields} | point

@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from pipeline.deps import code_deps, for_profile, with_deps
+from pipeline.deps import DEMOS, code_deps, for_profile, with_deps
 from pipeline.project import load_project
 from pipeline.registry import PER_ENCODER, STAGES, UP_TO_PAIR, stage_module
 from pipeline.reruns import stage_values
@@ -15,9 +15,10 @@ from store.errors import ParameterError
 from tests.helpers.profile import DVC_STAGES, FOREACH, ROOT, unfold
 
 
-def test_the_demo_has_the_same_stages_for_its_own_params_file() -> None:
+@pytest.mark.parametrize("folder", DEMOS)
+def test_the_demos_have_the_same_stages_for_their_own_params_file(folder: str) -> None:
     text = (ROOT / "dvc.yaml").read_text()
-    assert (ROOT / "demo/dvc.yaml").read_text() == for_profile(text, "demo"), "run: make deps"
+    assert (ROOT / folder / "dvc.yaml").read_text() == for_profile(text, folder), "run: make deps"
     other = yaml.safe_load(for_profile(text, "mine/small"))["stages"]
     assert other["parse"]["wdir"] == "../.."
     assert other["parse"]["cmd"] == "python -m pipeline run parse --profile mine/small/params.yaml"
@@ -56,7 +57,7 @@ def test_generated_dependencies_restore_what_was_removed_and_drop_what_is_not_im
     assert with_deps(damaged) == text
 
 
-@pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml"])
+@pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml", "demo/methods/params.yaml"])
 @pytest.mark.parametrize("name", STAGES)
 def test_files_fit_the_stage(name: str, file: str) -> None:
     """What DVC takes for a stage's inputs and outputs is what the stage's Paths are."""
