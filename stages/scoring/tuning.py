@@ -126,10 +126,10 @@ def tuned(
         resamples, seed: of the paired bootstrap over images.
 
     Returns:
-        ``rule``, ``on`` (the splits searched on), ``measure``, ``ranges``; ``found``: name -> value; ``tried``: number of points; ``start`` and
-        ``best``: the measure on these splits; ``path``: [{``tried``, ``value``}] at each improvement; ``splits``: for every other
-        split what `stages.scoring.comparison.compared` says of the tuned rule (A) and the profile's (B), with
-        ``searched``, the expressions left out because their image was searched on.
+        ``rule``, ``on`` (the splits searched on), ``measure``, ``ranges``; ``found``: name -> value; ``tried``: number of
+        points; ``start`` and ``best``: the measure on these splits; ``path``: [{``tried``, ``value``}] at each improvement;
+        ``splits``: for every other split what `stages.scoring.comparison.compared` says of the tuned rule (A) and the
+        profile's (B), with ``searched``, the expressions left out because their image was searched on.
 
     Raises:
         ParameterError: an unknown split, one without an expression that is evaluated, or as of ``judged``.
