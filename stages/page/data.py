@@ -37,7 +37,7 @@ _INDEX = (
     "ref_status",
 )
 _PROPOSALS = ("mask", "status")
-_PARSE = ("sentence", "noun_phrase", "position_words", "relation_words", "status")
+_PARSE = ("sentence", "noun_phrase", "position_words", "relation_words", "ordinal", "status")
 _PAIRS = (
     "expression_offsets",
     "expression_image",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.contract import Context, Summary
-from stages.page import charts, comparison, gap, tables
+from stages.page import charts, comparison, gap, rules, tables
 from stages.page.cards import MEASURED, UNMEASURED, Card, make_cards
 from stages.page.data import Inputs, load_data
 from stages.page.expressions import Expressions, Facts
@@ -113,6 +113,8 @@ def _measurements(known: Expressions) -> dict[str, Any]:
         "differences": tables.by_dataset(differences, groups),
         "switches": comparison.switches(differences),
         "searches": tables.searches(data),
+        "rules": rules.rules(data),
+        "classes": rules.CLASSES,
     }
 
 
