@@ -27,8 +27,8 @@ _POSITIONS = ("visual.positional_embedding", "visual.attnpool.positional_embeddi
 def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, *, quiet: bool = False) -> None:
     """Load ``state`` into ``net``, a CLIP of open_clip, under whichever names its tensors have.
 
-    Names of Hugging Face's CLIP and of either of open_clip's two classes are taken; a ``logit_scale`` of shape (1,) is one
-    number; position tables of another input size are interpolated (`resized_positions`).
+    Names of Hugging Face's CLIP and SigLIP and of either of open_clip's two classes are taken; a ``logit_scale`` of shape (1,)
+    is one number; position tables of another input size are interpolated (`resized_positions`).
 
     Args:
         path, model: the file and the model's name, for messages.
@@ -39,7 +39,8 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: st
     """
     expected = net.state_dict()
     tensors = from_hugging_face(state, path) if is_hugging_face(state) else dict(state)
-    tensors = from_siglip(tensors, path) if is_siglip(tensors) else tensors
+    if is_siglip(tensors) and any(name.startswith("visual.trunk.") for name in expected):
+        tensors = from_siglip(tensors, path)
     tensors = _text_as(tensors, in_text=any(name.startswith("text.") for name in expected))
     for name in _SCALARS:
         if name in tensors and name in expected and tensors[name].numel() == 1:

@@ -58,7 +58,8 @@ def load_clip(
     file = weights_file(weights)
     state = {name: value for name, value in read_state_dict(file).items() if isinstance(value, Tensor | int)}
     _require_activation(config, model, file, OPENAI_SCALARS & state.keys())
-    net, tokenizer = _build(config, model, tokenizer_of(config, model, weights))
+    net = _build(config, model)
+    tokenizer = _tokenizer(net, config, model, weights)
     tensors = {n: v for n, v in state.items() if isinstance(v, Tensor) and n not in OPENAI_SCALARS}
     load_into(net, tensors, file, model, quiet=image_size > 0)
     if network := config["vision_cfg"].get("timm_model_name"):
@@ -135,24 +136,25 @@ def _architecture(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "quick_gelu"}
 
 
-def _build(
-    config: dict[str, Any], model: str, tokenizer_files: list[Path]
-) -> tuple[Any, SimpleTokenizer | FileTokenizer]:
+def _build(config: dict[str, Any], model: str) -> Any:
     arguments = dict(config)
     build = open_clip.CustomTextCLIP if arguments.pop("custom_text", False) else open_clip.CLIP
-    text = arguments["text_cfg"]
     try:
         net: Any = build(**arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise WeightsError(f"{model}: open_clip cannot build this model config ({error}); correct the file") from error
     if config["vision_cfg"].get("timm_model_name"):
         fit_input(net.visual, model)
-    options = text.get("tokenizer_kwargs") or {}
-    if tokenizer_files:
-        return net, FileTokenizer(tokenizer_files, net.context_length, net.vocab_size, **options)
+    return net
+
+
+def _tokenizer(net: Any, config: dict[str, Any], model: str, weights: Path) -> SimpleTokenizer | FileTokenizer:
+    options = config["text_cfg"].get("tokenizer_kwargs") or {}
+    if files := tokenizer_of(config, model, weights):
+        return FileTokenizer(files, net.context_length, net.vocab_size, **options)
     tokenizer = SimpleTokenizer(context_length=net.context_length, **options)
     if net.vocab_size < tokenizer.vocab_size:
         raise WeightsError(
             f"{model}: expected a vocab_size of at least {tokenizer.vocab_size}, the tokenizer's, got {net.vocab_size}"
         )
-    return net, tokenizer
+    return tokenizer
