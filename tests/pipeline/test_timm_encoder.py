@@ -1,4 +1,4 @@
-"""An encoder of timm with a tokenizer of its own beside the demo's ViT: all stages, lists of what can be computed, preflight."""
+"""An encoder of timm with a tokenizer of its own beside the demo's ViT: all stages, what can be computed, preflight."""
 
 from __future__ import annotations
 
