@@ -17,6 +17,7 @@ from demo.refshapes import write_benchmark
 from pipeline.cli import app
 from pipeline.project import load_project
 from pipeline.setup.preflight import needs
+from stages.clip.config import encoder_identity
 from stages.clip.weights import load_clip
 from stages.scoring.metrics import metrics_by_encoder
 from store.document import read_document
@@ -107,13 +108,13 @@ def test_methods_and_preflight_know_it(profile: Values) -> None:
 
 
 def test_a_tokenizer_that_is_not_there(profile: Values) -> None:
-    folder = Path(profile["models"], "tokenizer")
+    folder, encoder = Path(profile["models"], "tokenizer"), profile["encoders"]["siglip"]
     folder.rename(folder.with_name("elsewhere"))
     try:
         (said,) = [need for need in needs(load_project(Path(profile["profile"]))) if "its tokenizer" in need.what]
         assert "models/tokenizer/tokenizer.json" in said.what
         assert said.remedy
         with pytest.raises(WeightsError, match=r"expected tokenizer\.json of its tokenizer 'tokenizer', found none"):
-            run_stages(profile | {"encoder": "siglip"}, "embed_text")
+            encoder_identity(encoder["model"], Path(encoder["weights"]), "float32")  # with it every stage begins
     finally:
         folder.with_name("elsewhere").rename(folder)
