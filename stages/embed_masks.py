@@ -153,7 +153,7 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
     }
     backbone = backbone_named(params.model)
     compute = [record_digest(backbone), code_digest(*_modules(params))]
-    libraries = library_versions("numpy", "open_clip_torch", "pillow", "torch")
+    libraries = library_versions("numpy", "open_clip_torch", "pillow", "torch", *backbone.libraries)
     kinds = {}
     for label, (view, arguments) in labels_of(params.views, params).items():
         view.check_backbone(backbone.name)

@@ -139,8 +139,10 @@ def modules_of(model: str) -> list[str]:
 def key_of(params: Params, paths: Paths) -> dict[str, Any]:
     """What a text vector depends on, apart from its string."""
     backbone = backbone_named(params.model)
+    identity = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
+    own = ("tokenizers",) if "tokenizer" in identity else ()
     return {
-        **vectors_of(encoder_identity(params.model, paths.weights, params.precision, params.image_size)),
+        **vectors_of(identity),
         "code": fingerprint([record_digest(backbone), code_digest(*modules_of(params.model))]),
-        "libraries": library_versions("ftfy", "numpy", "open_clip_torch", "regex", "torch"),
+        "libraries": library_versions("ftfy", "numpy", "open_clip_torch", "regex", "torch", *backbone.libraries, *own),
     }

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.project import LoadedProject, with_params
+from pipeline.project import LoadedProject, model_path, with_params
 from pipeline.runner import Execution
 from pipeline.setup.estimates import Counts, Estimate, estimates, memory_of_machine
 from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
+from stages.clip.config import model_config, read_document, tokenizer_of
 from stages.clip.forms import weights_file
 from stages.datasets.choice import annotation_files, read
 from stages.datasets.registry import KINDS
@@ -139,6 +140,7 @@ def _models(project: LoadedProject) -> Iterator[Need]:
             path = project.path(encoder.model)
             remedy = "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')"
             yield Need(str(path), f"architecture of encoder {name}", remedy, path)
+        yield from _tokenizer(project, name)
     name = values.parse.spacy_model
     package = next((source for source in SOURCES if source.package and source.package[0] == name), None)
     try:
@@ -151,6 +153,24 @@ def _models(project: LoadedProject) -> Iterator[Need]:
             yield Need(f"spaCy model {name}", "is not installed", command(project, package))
         else:
             yield Need("", str(error), f"{DOCS}, section 'spaCy'")
+
+
+def _tokenizer(project: LoadedProject, name: str) -> Iterator[Need]:
+    """The tokenizer of an encoder that has one of its own."""
+    encoder = project.values.encoders[name]
+    model, what = model_path(project, encoder.model), f"tokenizer of encoder {name}"
+    try:
+        config = model_config(read_document(model))
+    except GlimpseError:
+        return  # said of the architecture
+    try:
+        files = tokenizer_of(config, model, project.path(encoder.weights))
+    except GlimpseError as error:
+        yield Need("", str(error), f"{DOCS}, section 'Other encoders'")
+        return
+    if files:
+        there = find_spec("tokenizers") is not None
+        yield Need(str(files[0]), what, "" if there else "pip install 'glimpse-refseg[siglip]', whose library reads it")
 
 
 def _there(project: LoadedProject, path: Path) -> bool:

@@ -82,6 +82,7 @@ class Backbone(Record):
             can take another input size has ``image_size=`` too.
         visual: ``(model, masking) -> VisualTower``. text: ``(model, tokenizer, batch) -> TextTower``.
         score_rule: how its features become scores.
+        libraries: distributions that its vectors depend on, beside those that all kinds do.
     """
 
     meaning: str
@@ -91,6 +92,7 @@ class Backbone(Record):
     visual: str | Visual
     text: str | Text
     score_rule: ScoreRule
+    libraries: tuple[str, ...] = ()
 
     def loaded(
         self,
@@ -177,6 +179,12 @@ def _visual_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {} if foreign else dict(vision)  # type: ignore[arg-type]
 
 
+def _of_timm(config: Mapping[str, Any]) -> bool:
+    """Whether a config is of open_clip's form with an image encoder of timm."""
+    vision, text = config.get("vision_cfg"), config.get("text_cfg")
+    return isinstance(vision, dict) and isinstance(text, dict) and bool(vision.get("timm_model_name"))
+
+
 def _is(model: Any, module: str, name: str) -> bool:
     """Whether the image encoder of ``model`` is of a class, without importing where it is defined."""
     return any(
@@ -210,5 +218,19 @@ BACKBONES.add(
         visual="stages.visual.masked_resnet:open_tower",
         text="stages.text.encoder:open_tower",
         score_rule="unnormalised",
+    )
+)
+BACKBONES.add(
+    Backbone(
+        module=__name__,
+        name="timm",
+        meaning="an image encoder of timm in open_clip's form: SigLIP, SigLIP2, PE, EVA-02, ConvNeXt",
+        reads=_of_timm,
+        wraps=lambda model: _is(model, "open_clip.timm_model", "TimmModel"),
+        load="stages.clip.weights:load_clip",
+        visual="stages.visual.timm_tower:open_tower",
+        text="stages.text.encoder:open_tower",
+        score_rule="cosine",
+        libraries=("timm",),
     )
 )

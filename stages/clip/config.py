@@ -10,11 +10,14 @@ from typing import Any, Literal
 from stages.clip.backbone import Backbone, backbone_for
 from stages.clip.forms import text_instead, weights_digest, weights_file
 from stages.clip.hugging_face import is_hugging_face, open_clip_document
+from stages.clip.tokenizer_files import tokenizer_files
 from store.errors import ParameterError, WeightsError, nearest, reason
 from store.fingerprint import file_digest
 from store.regular import read_regular
 
 _MOST_BYTES = 1 << 24
+_TOKENIZER = ("tokenizer", "tokenizer_config")
+"""Names of the digests of a tokenizer's files in an encoder's identity."""
 ModelForm = Literal["name", "file", "folder"]
 OPEN_CLIP_CONFIG, HUGGING_FACE_CONFIG, HUGGING_FACE_PIXELS = (
     "open_clip_config.json",
@@ -131,6 +134,16 @@ def backbone_named(model: str) -> Backbone:
     return backbone_for(model_config(read_document(model)), model)
 
 
+def tokenizer_of(config: Mapping[str, Any], model: str, weights: Path) -> list[Path]:
+    """The files of the tokenizer of a model config (`stages.clip.tokenizer_files`); [] for CLIP's own.
+
+    They lie in the folder of the JSON config, the model's own folder, or the folder that ``weights`` names.
+    """
+    form = model_form(model)
+    own = {"file": [Path(model).parent], "folder": [Path(model)], "name": []}[form]
+    return tokenizer_files(config, model, [*own, *([weights] if weights.is_dir() and weights not in own else [])])
+
+
 def architecture_of(model: str) -> str:
     """The name of an architecture for people: open_clip's, or that of the JSON file or folder."""
     return {"name": model, "file": Path(model).stem, "folder": Path(model).name}[model_form(model)]
@@ -141,11 +154,14 @@ def encoder_identity(model: str, weights: Path, precision: str, image_size: int 
 
     ``architecture`` is its name for people, ``standard`` the field's name for its sizes (`standard_name`), ``model`` the
     digest of its config file or its open_clip name, ``pixels`` that of a second config file, where there is one,
-    ``weights`` the sha256 of the weights file. ``image_size`` is there where it is another one than the config's.
+    ``tokenizer`` and ``tokenizer_config`` those of its tokenizer's files, where that is not CLIP's, ``weights`` the sha256 of
+    the weights file. ``image_size`` is there where it is another one than the config's.
     """
     config = model_config(read_document(model))
     sized = with_image_size(config, image_size)
     files = dict(zip(("model", "pixels"), map(file_digest, config_files(model)), strict=False))
+    tokenizer = tokenizer_of(config, model, weights)
+    files |= zip(_TOKENIZER, map(file_digest, tokenizer), strict=False)
     return {
         "architecture": architecture_of(model),
         "standard": standard_name(sized),
@@ -161,6 +177,8 @@ def encoder_identity(model: str, weights: Path, precision: str, image_size: int 
 def encoder_files(model: str, weights: Path, identity: Mapping[str, str]) -> dict[Path, str]:
     """The files that loading an encoder reads, with their digests as its identity has them."""
     files = {file: identity[key] for file, key in zip(config_files(model), ("model", "pixels"), strict=False)}
+    tokenizer = tokenizer_of(model_config(read_document(model)), model, weights)
+    files |= {file: identity[key] for file, key in zip(tokenizer, _TOKENIZER, strict=False)}
     return {weights_file(weights): identity["weights"], **files}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from stages.clip.config import with_image_size
+from stages.clip.timm_model import check_timm
 from store.errors import ParameterError, WeightsError, nearest
 
 _TOP = frozenset(
@@ -38,9 +39,10 @@ def checked_config(document: Mapping[str, Any], model: str, image_size: int) -> 
         raise WeightsError(
             f"{model}: expected an open_clip model config with a vision_cfg and a text_cfg; give such a file"
         )
-    if foreign := foreign_part(config):
+    if foreign := _refused_part(config):
         raise ParameterError(
-            f"model: {model!r} has {foreign}, expected a CLIP with open_clip's own two encoders; choose another"
+            f"model: {model!r} has {foreign}, expected a CLIP with open_clip's own text encoder and its own image encoder or "
+            "one of timm; choose another"
         )
     if nested:
         _known(document, frozenset({"model_cfg", "preprocess_cfg"}), model, "")
@@ -51,6 +53,8 @@ def checked_config(document: Mapping[str, Any], model: str, image_size: int) -> 
         raise WeightsError(f"{model}: embed_dim: expected the width of the vectors, got {config.get('embed_dim')!r}")
     sized = with_image_size(config, image_size)
     sized.pop("preprocess_cfg", None)
+    if config["vision_cfg"].get("timm_model_name"):
+        check_timm(config["vision_cfg"], model)
     _check_size(sized["vision_cfg"], model)
     pixels = document.get("preprocess_cfg", {})
     return sized, _checked_pixels(pixels, config["vision_cfg"], model)
@@ -73,6 +77,15 @@ def foreign_part(config: Mapping[str, Any]) -> str:
     return ", ".join(name for name, there in foreign.items() if there)
 
 
+_TAKEN = ("timm_model_name", "hf_tokenizer_name")
+"""What is foreign and honoured all the same: `stages.clip.timm_model`, `stages.clip.tokenizer`."""
+
+
+def _refused_part(config: Mapping[str, Any]) -> str:
+    """What in a model config cannot be honoured: its `foreign_part` without `_TAKEN`."""
+    return ", ".join(name for name in foreign_part(config).split(", ") if name not in _TAKEN)
+
+
 def _known(section: Mapping[str, Any], known: frozenset[str], model: str, place: str) -> None:
     if unknown := sorted(map(str, section.keys() - known)):
         raise WeightsError(
@@ -84,6 +97,7 @@ def _check_size(vision: Mapping[str, Any], model: str) -> None:
     """The input size must be whole patches: those that are cut off would be missing unseen."""
     size, resnet = vision.get("image_size", 224), isinstance(vision.get("layers"), list)
     step = _RESNET_STRIDE if resnet else vision.get("patch_size", 16)
+    step = 1 if vision.get("timm_model_name") else step  # its patches show when it is built
     sides = size if isinstance(size, list | tuple) else [size]
     whole = isinstance(step, int) and step > 0 and len(sides) in ({1} if resnet else {1, 2})
     if not whole or not all(type(side) is int and 0 < side <= _LARGEST_SIDE and side % step == 0 for side in sides):

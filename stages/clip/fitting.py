@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stages.clip.layouts import from_hugging_face, is_hugging_face, looks_like
+from stages.clip.siglip import from_siglip, is_siglip
 from stages.clip.suggest import fitting_models
 from store.errors import WeightsError
 
@@ -20,14 +21,14 @@ NAMES_SHOWN = 6
 _TEXT = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final")
 """What stands under ``text.`` in open_clip's CustomTextCLIP, and at the top in its CLIP."""
 _SCALARS = ("logit_scale", "logit_bias")
-_POSITIONS = ("visual.positional_embedding", "visual.attnpool.positional_embedding")
+_POSITIONS = ("visual.positional_embedding", "visual.attnpool.positional_embedding", "visual.trunk.pos_embed")
 
 
 def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: str, *, quiet: bool = False) -> None:
     """Load ``state`` into ``net``, a CLIP of open_clip, under whichever names its tensors have.
 
-    Names of Hugging Face's CLIP and of either of open_clip's two classes are taken; a ``logit_scale`` of shape (1,) is one
-    number; position tables of another input size are interpolated (`resized_positions`).
+    Names of Hugging Face's CLIP and SigLIP and of either of open_clip's two classes are taken; a ``logit_scale`` of shape (1,)
+    is one number; position tables of another input size are interpolated (`resized_positions`).
 
     Args:
         path, model: the file and the model's name, for messages.
@@ -38,6 +39,8 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: st
     """
     expected = net.state_dict()
     tensors = from_hugging_face(state, path) if is_hugging_face(state) else dict(state)
+    if is_siglip(tensors) and any(name.startswith("visual.trunk.") for name in expected):
+        tensors = from_siglip(tensors, path)
     tensors = _text_as(tensors, in_text=any(name.startswith("text.") for name in expected))
     for name in _SCALARS:
         if name in tensors and name in expected and tensors[name].numel() == 1:
@@ -52,21 +55,21 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], path: Path, model: st
     for name in sized if not quiet else ():
         logging.getLogger(__name__).warning(
             "%s: %s has %d positions, the model %d: interpolated, as the model's input size is another one",
-            *(path, name, len(tensors[name]), len(expected[name])),
+            *(path, name, tensors[name].shape[-2], expected[name].shape[-2]),
         )
     net.load_state_dict(tensors | sized)
 
 
-def resized_positions(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A position table for another grid: float (1 + P, C) -> float32 (1 + rows * columns, C).
+def resized_positions(table: Tensor, grid: tuple[int, int], kept: int = 1) -> Tensor:
+    """A position table for another grid: float (kept + P, C) -> float32 (kept + rows * columns, C).
 
-    The first row, the class token's or the mean's, stays; the others, a square grid, are interpolated: bicubic,
-    antialiased, as open_clip's ``resize_pos_embed`` does.
+    The first ``kept`` rows, the class token's or the mean's, stay; the others, a square grid, are interpolated: bicubic,
+    antialiased, as open_clip's ``resize_pos_embed`` and timm's ``resample_abs_pos_embed`` do.
 
     Raises:
         ValueError: the table is no square grid.
     """
-    first, rest = table[:1].float(), table[1:].float()
+    first, rest = table[:kept].float(), table[kept:].float()
     side = math.isqrt(len(rest))
     if side * side != len(rest) or not side:
         raise ValueError(f"{len(rest)} positions are no square grid")
@@ -88,18 +91,28 @@ def _resized(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], net:
     sized = {}
     for name in _POSITIONS:
         old, new = tensors.get(name), expected.get(name)
-        if old is None or new is None or old.ndim != 2 or old.shape == new.shape or old.shape[1] != new.shape[1]:
+        if old is None or new is None or old.ndim != new.ndim or old.shape == new.shape:
             continue
-        side = math.isqrt(len(new) - 1)
-        grid = tuple(net.visual.grid_size) if hasattr(net.visual, "grid_size") else (side, side)
+        if old.shape[-1] != new.shape[-1] or old.shape[:-2] != new.shape[:-2]:
+            continue
+        grid, kept = _grid_of(net.visual, new)
         try:
-            sized[name] = resized_positions(old, grid)
+            sized[name] = resized_positions(old.flatten(0, -2), grid, kept).view_as(new)
         except ValueError as error:
             raise WeightsError(
-                f"{path}: {name}: expected a square grid of positions after the first, got {len(old)} rows; "
+                f"{path}: {name}: expected a square grid of positions after the first {kept}, got {old.shape[-2]} rows; "
                 f"give an image_size for which no positions are interpolated"
             ) from error
     return sized
+
+
+def _grid_of(visual: Any, table: Tensor) -> tuple[tuple[int, int], int]:
+    """The grid (rows, columns) of an image encoder's positions, and how many rows of its ``table`` stand before it."""
+    trunk = getattr(visual, "trunk", None)
+    if trunk is not None:  # of timm
+        return tuple(trunk.patch_embed.grid_size), 0 if trunk.no_embed_class else trunk.num_prefix_tokens
+    side = math.isqrt(len(table) - 1)
+    return tuple(visual.grid_size) if hasattr(visual, "grid_size") else (side, side), 1
 
 
 def _check(

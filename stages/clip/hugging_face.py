@@ -83,6 +83,12 @@ def open_clip_document(document: Mapping[str, Any], preprocessor: Mapping[str, A
     Raises:
         ParameterError: another model than a CLIP, or a key that open_clip's two encoders cannot honour.
     """
+    if document["model_type"] == "siglip":
+        raise ParameterError(
+            f"{source}: expected the config of a CLIP (model_type clip), got model_type 'siglip'; a SigLIP's weights of this "
+            "form are read all the same: name its architecture of open_clip as the model (ViT-B-16-SigLIP, ViT-B-16-SigLIP2, "
+            "...) and this folder as `weights`"
+        )
     if document["model_type"] != "clip":
         raise ParameterError(
             f"{source}: expected the config of a CLIP (model_type clip), got model_type {document['model_type']!r}; choose "

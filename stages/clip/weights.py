@@ -12,11 +12,13 @@ from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from stages.clip.config import config_files, model_config, read_document
+from stages.clip.config import config_files, model_config, read_document, tokenizer_of
 from stages.clip.config_check import checked_config, foreign_part
 from stages.clip.fitting import load_into
 from stages.clip.forms import WEIGHTS_NAMES, weights_file
 from stages.clip.state_dict import read_state_dict
+from stages.clip.timm_model import fit_input, published_pixels
+from stages.clip.tokenizer import FileTokenizer
 from stages.device.precision import Precision, torch_dtype
 from store.errors import GlimpseError, ParameterError, WeightsError
 
@@ -31,13 +33,16 @@ def load_clip(
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
     image_size: int = 0,
-) -> tuple[nn.Module, SimpleTokenizer]:
-    """An open_clip model in eval mode with the weights of a file, and CLIP's tokenizer for its context length.
+) -> tuple[nn.Module, SimpleTokenizer | FileTokenizer]:
+    """An open_clip model in eval mode with the weights of a file, and its tokenizer for its context length.
+
+    The tokenizer is CLIP's, which open_clip brings along, or where the config has an ``hf_tokenizer_name`` (SigLIP) the
+    ``tokenizer.json`` of `stages.clip.config.tokenizer_of`.
 
     Args:
         model: an architecture name of open_clip (``ViT-B-32-quickgelu``), the path of a JSON file in open_clip's
             model-config format, with or without ``model_cfg`` and ``preprocess_cfg`` around it, or a folder in open_clip's
-            or Hugging Face's form.
+            or Hugging Face's form. Its image encoder may be one of timm.
         weights: a file of any form that `read_state_dict` reads, under open_clip's or Hugging Face's names, in any float
             type; or such a folder.
         image_size: side of the input, pixels, instead of the model's own (0): position tables are interpolated.
@@ -53,9 +58,12 @@ def load_clip(
     file = weights_file(weights)
     state = {name: value for name, value in read_state_dict(file).items() if isinstance(value, Tensor | int)}
     _require_activation(config, model, file, OPENAI_SCALARS & state.keys())
-    net, tokenizer = _build(config, model)
+    net = _build(config, model)
+    tokenizer = _tokenizer(net, config, model, weights)
     tensors = {n: v for n, v in state.items() if isinstance(v, Tensor) and n not in OPENAI_SCALARS}
     load_into(net, tensors, file, model, quiet=image_size > 0)
+    if network := config["vision_cfg"].get("timm_model_name"):
+        pixels = published_pixels(network) | pixels
     net.visual.image_mean = tuple(pixels.get("mean", OPENAI_DATASET_MEAN))
     net.visual.image_std = tuple(pixels.get("std", OPENAI_DATASET_STD))
     return net.to(device=device, dtype=torch_dtype(precision)).eval().requires_grad_(False), tokenizer
@@ -128,17 +136,25 @@ def _architecture(config: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "quick_gelu"}
 
 
-def _build(config: dict[str, Any], model: str) -> tuple[Any, SimpleTokenizer]:
+def _build(config: dict[str, Any], model: str) -> Any:
     arguments = dict(config)
     build = open_clip.CustomTextCLIP if arguments.pop("custom_text", False) else open_clip.CLIP
-    text = arguments["text_cfg"]
     try:
         net: Any = build(**arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise WeightsError(f"{model}: open_clip cannot build this model config ({error}); correct the file") from error
-    tokenizer = SimpleTokenizer(context_length=net.context_length, **(text.get("tokenizer_kwargs") or {}))
+    if config["vision_cfg"].get("timm_model_name"):
+        fit_input(net.visual, model)
+    return net
+
+
+def _tokenizer(net: Any, config: dict[str, Any], model: str, weights: Path) -> SimpleTokenizer | FileTokenizer:
+    options = config["text_cfg"].get("tokenizer_kwargs") or {}
+    if files := tokenizer_of(config, model, weights):
+        return FileTokenizer(files, net.context_length, net.vocab_size, **options)
+    tokenizer = SimpleTokenizer(context_length=net.context_length, **options)
     if net.vocab_size < tokenizer.vocab_size:
         raise WeightsError(
             f"{model}: expected a vocab_size of at least {tokenizer.vocab_size}, the tokenizer's, got {net.vocab_size}"
         )
-    return net, tokenizer
+    return tokenizer

@@ -24,6 +24,7 @@ from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import Attention, CustomResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
 
+from stages.clip.tokenizer import FileTokenizer
 from stages.device.linear import linear
 from stages.text.prefixes import Forest, portions
 
@@ -45,8 +46,9 @@ def open_tower(model: Any, tokenizer: Callable[..., Tensor], batch: int) -> Text
 class TextEncoder:
     """Text vectors of an open_clip model; ``batch`` strings' worth of positions at most are held at a time.
 
-    Device and dtype are the model's. ``plain`` forces open_clip's own way; both give the same vectors within rounding
-    (tests: relative error under 1e-5 in float32).
+    Device and dtype are the model's. ``plain`` forces open_clip's own way, the only one of an encoder that reads texts in both
+    directions (SigLIP); where there are two, both give the same vectors within rounding (tests: relative error under 1e-5 in
+    float32).
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class TextEncoder:
         return features.float().cpu().numpy()[rows], truncated[rows]
 
     def truncated(self, strings: Sequence[str]) -> NDArray[np.bool_]:
-        """Which strings have more tokens than the model reads (77 in CLIP, start and end included): bool (S,)."""
+        """Which strings have more tokens than the model reads (CLIP: 77, start and end included; SigLIP: 64): bool (S,)."""
         return self._tokenise(strings)[1]
 
     def _tokenise(self, strings: Sequence[str]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Token ids int64 (S, context) and which strings were cut (S,)."""
+        if isinstance(self._tokenizer, FileTokenizer):
+            return self._tokenizer.with_cuts(strings)
         tokens = self._tokenizer([*strings, ""])
         padding = tokens[-1, -1]
         truncated = (tokens[:-1, -1] != padding).numpy()  # full, or more than full; most often none
@@ -87,7 +91,8 @@ class TextEncoder:
 
     def _plain(self, tokens: Tensor) -> Tensor:
         device = next(self._model.parameters()).device
-        return torch.cat([self._model.encode_text(part.to(device)) for part in tokens.split(self.batch)])
+        rows = 1 if device.type == "cpu" else self.batch  # one by one a vector's bytes do not depend on its neighbours
+        return torch.cat([self._model.encode_text(part.to(device)) for part in tokens.split(rows)])
 
     def _shared(self, tokens: Tensor, tower: Any) -> Tensor:
         ends = _pooled(tower, tokens).tolist()

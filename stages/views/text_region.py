@@ -26,10 +26,12 @@ class TextRegionSettings(Params):
 
 def features(encoder: MaskEncoder, image: Prepared, masks: Masks, boxes: Boxes, side: int | None = None) -> MaskVectors:
     """The token of each mask, unit; that of an empty mask is 0."""
-    from stages.visual.dense import text_regions
+    from stages.clip.backbone import backbone_of
+    from stages.visual.dense import pooled_regions, text_regions
     from stages.visual.pooling import pooling_weights
 
-    vectors = text_regions(encoder, image, lambda grid: pooling_weights(masks, grid)[0], side)
+    regions = pooled_regions if backbone_of(encoder.model).name == "timm" else text_regions
+    vectors = regions(encoder, image, lambda grid: pooling_weights(masks, grid)[0], side)
     empty = np.asarray(~masks.any((1, 2)))
     vectors[empty] = 0
     return MaskVectors(vectors, empty, "empty mask, no patch to average")
@@ -39,10 +41,10 @@ VIEWS.add(
     view_of(
         __name__,
         "text_region",
-        "the last block's values averaged over the mask, then on as the class token would go",
+        "the last block's (of timm: the pool's) values averaged over the mask, then on as the class token would go",
         TextRegionSettings,
         features,
-        backbones=("vit",),
+        backbones=("vit", "timm"),
         cost="one forward pass per image; for a mask the mean of a map, through the last projection",
     )
 )

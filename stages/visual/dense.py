@@ -24,6 +24,7 @@ from stages.visual.blocks import feed_forward, run_block
 from stages.visual.mask_encoder import MaskEncoder
 from stages.visual.masked_vit import MaskedViT
 from stages.visual.preprocess import Prepared
+from stages.visual.timm_tower import regions as timm_regions
 from store.errors import ParameterError, nearest
 
 Size = tuple[int, int]
@@ -274,3 +275,27 @@ def text_regions(
     regions = joined(last, weights @ values)[0]
     regions = regions + last.ls_2(feed_forward(last, last.ln_2(regions)))
     return functional.normalize(projected(visual, regions).float(), dim=-1).cpu().numpy()
+
+
+@torch.inference_mode()
+def pooled_regions(
+    encoder: MaskEncoder,
+    image: Image.Image | Prepared,
+    weights_of: Callable[[Size], NDArray[np.float32]],
+    side: int | None = None,
+) -> NDArray[np.float32]:
+    """`text_regions` of an encoder of timm: what its pool says where it attends evenly to a mask's patches.
+
+    Raises:
+        ParameterError: another ``side`` than the encoder's own, or an encoder that has no such pool.
+    """
+    size = encoder.tower.input_size
+    if side is not None and (side, side) != size:
+        raise ParameterError(
+            f"side: expected none or {size[0]}, the encoder's own input, got {side}; an encoder of timm is given another size "
+            "by image_size of its entry in `encoders`"
+        )
+    picture = image if isinstance(image, Image.Image) else image.original
+    pixels = squashed(picture, size, encoder.model.visual).to(encoder.device, encoder.dtype)
+    vectors = timm_regions(encoder.tower, pixels, weights_of)
+    return functional.normalize(vectors.float(), dim=-1).cpu().numpy()

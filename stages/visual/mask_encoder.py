@@ -37,7 +37,7 @@ class Encoded:
 
 
 class MaskEncoder:
-    """Global and local features of an open_clip CLIP: a vision transformer or CLIP's ResNet, put in eval mode.
+    """Global and local features of an open_clip model of any kind (`stages.clip.backbone`), put in eval mode.
 
     ``preprocess``: ``reference`` reads images as the released code does (ImageNet mean and std, no antialias on
     tensors), ``clip`` with the model's own mean and std and antialiased; a given ``antialias`` overrides that part.

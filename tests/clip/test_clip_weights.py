@@ -307,7 +307,7 @@ def test_models_that_cannot_be_built(state: dict[str, Tensor], tmp_path: Path) -
     [
         ("ViT-B-32-quickgel", "did you mean 'ViT-B-32-quickgelu'"),
         ("hf-hub:timm/ViT-B-16-SigLIP", "expected the path of a .json"),
-        ("ViT-B-16-SigLIP", "timm_model_name"),
+        ("nllb-clip-base-siglip", "hf_model_name"),
         ("xlm-roberta-base-ViT-B-32", "hf_model_name"),
         ("coca_ViT-B-32", "multimodal_cfg"),
     ],

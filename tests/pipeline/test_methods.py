@@ -80,7 +80,8 @@ def test_what_the_demo_can_compute(tmp_path: Path) -> None:
     assert {"global_local", "global", "cropping"} <= can["rule"]
     assert entries["view", "gem"]["reason"] == "not enabled: add gem to embed_masks.views"
     assert entries["view", "gem"]["needs"] == ["vit"]
-    assert entries["view", "local"]["needs"] == ["vit", "resnet"]
+    assert entries["view", "local"]["needs"] == ["vit", "resnet", "timm"]
+    assert entries["view", "text_region"]["needs"] == ["vit", "timm"]
     assert entries["rule", "score_map"]["needs"] == ["dot.score_map*sentence"]
     assert entries["rule", "score_map"]["reason"] == "needs view score_map: add score_map to embed_masks.views"
     assert entries["backbone", "resnet"]["reason"] == "no encoder of kind resnet: add one to encoders"

@@ -1,4 +1,4 @@
-"""The true sizes on a CPU (make smoke): R101 FreeSOLO, ViT-B/32 and RN50 of random weights, real pictures, DVC's own stages.
+"""The true sizes on a CPU (make smoke): R101 FreeSOLO, ViT-B/32, RN50, SigLIP of random weights, real pictures, all stages.
 
 Structure-faithful data of two photographs, the root dvc.yaml and params.yaml, the small spaCy model. What is checked: every
 stage runs, nothing is lost on the way, the numbers are finite, and no process takes more than 8 GB.
@@ -26,11 +26,14 @@ from safetensors.torch import save_file
 
 from pipeline.golden.folder import Folder
 from pipeline.registry import STAGES
+from stages.clip.weights import load_clip
+from stages.visual.encoder import MaskedClip
 from store.table import read_table
 from store.vectors import Vectors
 from tests.helpers.documents import data_sets
 from tests.helpers.profile import ROOT
 from tests.helpers.refer_generator import write_phrasecut, write_refer
+from tests.helpers.timm_files import write_tokenizer
 
 pytestmark = pytest.mark.smoke
 SEED = 13
@@ -152,3 +155,40 @@ def test_rn50_stands_beside_the_vit(project: Project) -> None:
 def test_no_process_took_more_memory_than_allowed() -> None:
     used = 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert 1e8 < used <= MEMORY, f"{used:,} bytes"
+
+
+@pytest.mark.timeout(300)
+def test_siglip_at_its_true_size(tmp_path: Path) -> None:
+    """ViT-B-16-SigLIP of random weights by its name, a tokenizer of the test's own: masks of two pictures, and texts."""
+    torch.manual_seed(0)
+    config = open_clip.get_model_config("ViT-B-16-SigLIP")
+    model = open_clip.CustomTextCLIP(**{key: value for key, value in config.items() if key != "custom_text"})
+    save_file(
+        {name: value.half().contiguous() for name, value in model.state_dict().items()}, tmp_path / "model.safetensors"
+    )
+    del model
+    write_tokenizer(tmp_path, 32_000)
+    loaded, tokenizer = load_clip("ViT-B-16-SigLIP", tmp_path)
+    clip = MaskedClip(loaded, tokenizer, "clip")
+    assert clip.pixels.mean == (0.5, 0.5, 0.5)
+    picture = Image.open(ROOT / "tests/golden/images/astronaut.png").convert("RGB")
+    for image in (picture, ImageOps.mirror(picture).resize((640, 480))):
+        masks = np.zeros((3, image.height, image.width), np.bool_)
+        masks[0, 50:300, 100:400] = masks[1, 200:, :200] = masks[2] = True
+        prepared = clip.prepare(image)
+        whole = clip.tower.encode(clip.pixels.global_view(prepared, clip.tower.input_size)).numpy()
+        for view in ("global", "local", "text_region"):
+            vectors = clip.view_features(view, prepared, masks)
+            assert vectors.shape == (3, 768)
+            assert np.isfinite(vectors).all()
+            assert np.linalg.norm(vectors[0] - vectors[1]) > 0
+            if view == "global":
+                np.testing.assert_allclose(vectors[2], whole[0], rtol=1e-3, atol=1e-4)
+    texts = ["the man in the red coat", "a dog"]
+    vectors = clip.text_features(texts)
+    with torch.inference_mode():
+        expected = loaded.encode_text(tokenizer(texts)).numpy()
+    np.testing.assert_allclose(vectors, expected, rtol=1e-3, atol=1e-4)
+    assert vectors.shape == (2, 768)
+    used = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert used < 6_000_000_000, f"{used:,} bytes"
