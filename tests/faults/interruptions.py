@@ -15,7 +15,7 @@ from tests.faults.injection import Operations, failing, in_child, interrupt, kil
 from tests.helpers.full_disk import glimpse
 
 _INTERRUPTED = 128 + signal.SIGINT
-"""Exit status of a command that Ctrl-C ended, which says nothing more."""
+"""Exit status of a command that Ctrl-C ended."""
 ERRORS = ("ENOSPC", "EROFS", "EACCES", "EFBIG", "EIO", "EDQUOT", "EMFILE")
 
 
@@ -61,7 +61,8 @@ def interrupted(
     problems = [f"output {name}" for name in bench.wrong_outputs(stage)]
     if status not in allowed or "Traceback" in text:
         problems.append(f"it ended with {status}: {text[-300:]}")
-    if result and result[0] and not result[1].startswith("error: ") and result != [_INTERRUPTED, ""]:
+    begins = "interrupted: " if result and result[0] == _INTERRUPTED else "error: "
+    if result and result[0] and not result[1].startswith(begins):
         problems.append(f"it said {result[1][:200]!r}")
     if not fresh:
         problems += [f"gone: {name}" for name in bench.absent(stage)]
