@@ -100,7 +100,7 @@ def mean_columns(columns: Mapping[str, Any], kinds: Sequence[str], index: Table,
         phrases = range(int(starts[image]), int(starts[image + 1]))
         maps = {(kind, row): map_at(columns, kind, row) for kind in kinds for row in phrases}
         for (name, row), means in _means(image, maps, index, proposals):
-            for expression in expressions[row]:
+            for expression in expressions.get(row, ()):
                 found[name][offsets[expression] : offsets[expression + 1]] = means
     return found
 
