@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from demo.refshapes import write_benchmark
+from pipeline.commands.pictures import find_pictures
+from pipeline.commands.predict import Asked as AskedOf
+from pipeline.commands.predict import predict
+from pipeline.project import load_project
+from pipeline.runner import Execution
+from pipeline.setup.preflight import check as preflight
 from stages import heat
 from stages.heat_maps.table import map_at
 from store.errors import ParameterError
@@ -121,3 +128,29 @@ def test_an_encoder_that_does_not_offer_a_kind(tmp_path: Path) -> None:
         ParameterError, match=r"heat\.maps: clip_es needs an encoder of kind vit, the profile has resnet"
     ):
         run_stages(values, "heat")
+
+
+def test_predict_makes_the_maps_that_its_rule_reads_and_no_others(values: dict[str, Any], tmp_path: Path) -> None:
+    """The profile has a map that own pictures have not; precision bf16 on the way."""
+    values["heat"] = {"maps": ["imported"], "folder": "nowhere"}
+    values["rules"] = {"enabled": ["global_local"], "settings": {}}
+    values["encoders"]["vit"]["precision"] = "bf16"
+    Path(values["profile"]).write_text(yaml.safe_dump(values))
+    project = load_project(Path(values["profile"]))
+    needs = [need for need in preflight(project) if "maps.jsonl" in need]
+    assert len(needs) == 1
+    assert "index of imported heat maps; write it (docs/methods.md, imported)" in needs[0]
+    values["propose"]["source"] = "freesolo"
+    Path(values["profile"]).write_text(yaml.safe_dump(values))
+    project = load_project(Path(values["profile"]))
+    pictures = find_pictures([str(sorted(Path(values["images"]).glob("*.png"))[0])])
+    rows = [{"image": pictures.names[0], "phrase": "the red square"}]
+    asked = AskedOf(rule="clip_es")
+    own, (found,) = predict(project, pictures, rows, tmp_path / "out", asked, Execution())
+    assert own.values.heat.maps == ["clip_es"]
+    maps = read_table(own.table("heat_maps/vit.h5"), "heat_maps")
+    assert maps.attrs["encoder"]["precision"] == "bf16"
+    assert maps["state.clip_es"] == [""]
+    assert 0 <= found.score <= 1
+    pairs = read_table(own.pairs(), "pairs", ("heat.clip_es",))
+    assert found.score == pytest.approx(float(np.nanmax(pairs["heat.clip_es"])))
