@@ -216,8 +216,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
     record, whole = run_stages(profile, "heat")["heat"], records["heat"]["computed"]["phrases"]
     assert record["reused"]["phrases"] + record["computed"]["phrases"] == whole
     assert 0 < record["reused"]["phrases"] < whole
-    first, second = table(values, "heat_maps"), table(profile, "heat_maps")
-    assert first.digest == second.digest, "nor does it matter how many phrases a part holds"
+    assert heat_file(values) == heat_file(profile), "nor does it matter how many phrases a part holds"
     assert run_stages(profile, "heat")["heat"]["computed"] == {"phrases": 0}
 
 
