@@ -43,8 +43,9 @@ def code_deps(stage: str) -> list[str]:
 
 def _towers(stage: str) -> list[str]:
     """The modules that a stage reaches through the registry of backbones, which names them as text."""
-    sides: dict[str, Literal["visual", "text"]] = {"embed_masks": "visual", "embed_text": "text"}
-    return [name for kind in BACKBONES.values() for name in kind.modules(sides[stage])] if stage in sides else []
+    sides: dict[str, list[Literal["visual", "text"]]] = {"embed_masks": ["visual"], "embed_text": ["text"]}
+    sides["heat"] = ["visual", "text"]
+    return [name for kind in BACKBONES.values() for side in sides.get(stage, []) for name in kind.modules(side)]
 
 
 def with_deps(text: str) -> str:

@@ -13,20 +13,24 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.arguments import checked
 from pipeline.params_file import read_params
 from pipeline.registry import DEFAULT_PARAMS, FILES
-from stages import embed_masks, embed_text, index, parse, propose, report, variants
+from stages import embed_masks, embed_text, heat, index, parse, propose, report, variants
 from stages.ablations import Tried
 from stages.clip.config import architecture_of, backbone_named, model_at, model_form
 from stages.device.precision import Precision
+from stages.heat_maps.known import HEAT_MAPS
+from stages.heat_maps.registry import HeatMapKind
 from stages.scoring.rules.registry import Rules
 from stages.scoring.table import Bootstrap, Scoring
 from stages.sweep import Grid
 from stages.views.known import VIEWS
+from stages.views.registry import View
 from store.document import RUN
 from store.errors import ParameterError, nearest
 from store.registry import load_extensions
 
 EXTENSIONS = Path("extensions")
 MODELS = Path("models")
+MAPS = Path("maps")
 _ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -63,6 +67,13 @@ class EmbedText(embed_text.Params):
     image_size: None = None  # type: ignore[assignment]  # likewise
 
 
+class Heat(heat.Params):
+    folder: Path = Field(MAPS, description="what kind imported reads; others do not open it, but DVC wants a folder")
+    model: None = None  # type: ignore[assignment]  # stands in `encoders`
+    precision: None = None  # type: ignore[assignment]  # likewise
+    image_size: None = None  # type: ignore[assignment]  # likewise
+
+
 class Project(Section):
     """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
     ``profile``, the params file's own. ``extensions`` is the folder of your own additions (``store.registry``), ``models`` that
@@ -85,6 +96,7 @@ class Project(Section):
     embed_masks: EmbedMasks
     parse: parse.Params
     embed_text: EmbedText
+    heat: Heat = Heat()
     variants: variants.Params
     score: Scoring
     bootstrap: Bootstrap
@@ -147,7 +159,7 @@ def load_project(file: Path) -> LoadedProject:
         load_extensions(file.parent / root / extensions)
     project = LoadedProject(file=file, values=checked(Project, values, str(file)))
     _require_watched_configs(project)
-    _require_offered_views(project)
+    _require_offered(project)
     return project
 
 
@@ -165,20 +177,25 @@ def _require_watched_configs(project: LoadedProject) -> None:
             )
 
 
-def _require_offered_views(project: LoadedProject) -> None:
-    """Raise a ParameterError for a view that no encoder of the profile offers."""
-    views = [VIEWS[name] for name in project.values.embed_masks.views if VIEWS[name].backbones]
-    if not views:
+def _require_offered(project: LoadedProject) -> None:
+    """Raise a ParameterError for a view or kind of heat map that no encoder of the profile offers."""
+    values = project.values
+    asked: list[tuple[str, str, View | HeatMapKind]] = [
+        *(("embed_masks.views", "view", VIEWS[name]) for name in values.embed_masks.views),
+        *(("heat.maps", "kind of map", HEAT_MAPS[name]) for name in values.heat.maps),
+    ]
+    asked = [each for each in asked if each[2].backbones]
+    if not asked:
         return
-    models = [model_path(project, encoder.model) for encoder in project.values.encoders.values()]
+    models = [model_path(project, encoder.model) for encoder in values.encoders.values()]
     if any(model.endswith(".json") and not Path(model).is_file() for model in models):
         return  # preflight says so
     kinds = {backbone_named(model).name for model in models}
-    for view in views:
-        if not any(view.offered_by(kind) for kind in kinds):
+    for where, what, record in asked:
+        if not any(record.offered_by(kind) for kind in kinds):
             raise ParameterError(
-                f"{project.file}: embed_masks.views: {view.name} needs an encoder of kind {' or '.join(view.backbones)}, the "
-                f"profile has {', '.join(sorted(kinds))}; add such an encoder, or take the view out"
+                f"{project.file}: {where}: {record.name} needs an encoder of kind {' or '.join(record.backbones)}, the "
+                f"profile has {', '.join(sorted(kinds))}; add such an encoder, or take the {what} out"
             )
 
 

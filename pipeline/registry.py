@@ -22,6 +22,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "parse": ("parse",),
     "embed_text": ("encoders", "embed_text"),
     "overlap": (),
+    "heat": ("encoders", "heat"),
     "pair": (),
     "variants": ("variants",),
     "score": ("score", "bootstrap", "rules"),
@@ -30,7 +31,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "report": ("report",),
 }
 """Stage -> the sections of the params file that its values come from; of ``encoders`` the entry of one encoder."""
-PER_ENCODER = ("embed_masks", "embed_text", "pair")
+PER_ENCODER = ("embed_masks", "embed_text", "heat", "pair")
 """The stages that run once for each encoder, in dvc.yaml by ``foreach``; the others run once."""
 UP_TO_PAIR = tuple(list(STAGES)[: list(STAGES).index("pair") + 1])
 """The stages that lead to the pair table, which `variants` runs again."""
@@ -41,6 +42,7 @@ FILES = {
     "parse": "parse.h5",
     "text_features": "text_features/{encoder}",
     "overlap": "overlap.h5",
+    "heat_maps": "heat_maps/{encoder}.h5",
     "pairs": "pairs/{encoder}.h5",
     "pair_tables": "pairs",
     "variants": "variants",

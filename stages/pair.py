@@ -15,6 +15,7 @@ from stages.contract import Context, Summary
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.scoring.geometry import geometry_columns
+from stages.scoring.heat import POOLINGS, heat_name
 from stages.scoring.other_products import bank_of, other_columns
 from stages.scoring.products import TEXTS, product_columns, ranges, text_rows
 from stages.views.registry import is_mixed
@@ -22,7 +23,7 @@ from store.errors import StoreError, rerun
 from store.ragged import offsets_of
 from store.schema import SPATIAL, members
 from store.states import USABLE, expression_states
-from store.table import Table, read_table, require_same, write_table
+from store.table import Table, read_table, require_same, stored_columns, write_table
 from store.usable import Lost, lost_norms, require_usable
 from store.vectors import Vectors
 
@@ -42,6 +43,7 @@ class Paths(BasePaths):
     parse: Path
     text_features: Path
     overlap: Path
+    heat_maps: Path
     pairs: Path
     outputs: ClassVar[tuple[str, ...]] = ("pairs",)
 
@@ -56,7 +58,10 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     masks, text = Vectors(paths.mask_features, "mask_features"), Vectors(paths.text_features, "text_features")
     require_same("pair", (proposals, "index", index), (overlap, "index", index), (overlap, "proposals", proposals))
     require_same("pair", (masks, "proposals", proposals), (text, "parse", parse), (parse, "index", index))
+    heat = read_table(paths.heat_maps, "heat_maps", ("expression_offsets", *mean_names(paths.heat_maps)))
+    require_same("pair", (heat, "index", index), (heat, "proposals", proposals), (heat, "parse", parse))
     require_same_encoder(masks, text)
+    require_encoder_of(masks, heat)
 
     expressions = expression_columns(index, proposals, overlap, text)
     offsets = expressions["expression_offsets"]
@@ -74,6 +79,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         **{f"proposal_{name}": proposals[name] for name in ("score", "area", "box")},
         **{f"expression_{name}": parse[name] for name in _SPATIAL},
         **{name: parse[name] for name in SPATIAL},
+        **heat_columns(heat, offsets),
     }
     with summary.timed("geometry"):
         columns |= geometry_columns(index, proposals)
@@ -90,6 +96,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         "mask_features": masks,
         "text_features": text,
         "overlap": overlap,
+        "heat_maps": heat,
     }
     made_from = {name: source.digest for name, source in inputs.items()}
     write_table(paths.pairs, "pairs", columns, params.config(), made_from, **_attributes(inputs, summary))
@@ -106,6 +113,7 @@ def _attributes(inputs: dict[str, Table | Vectors], summary: Summary) -> dict[st
         "embed_masks": "mask_features",
         "parse": "parse",
         "embed_text": "text_features",
+        "heat": "heat_maps",
     }
     attrs = {stage: inputs[name].attrs for stage, name in stages.items()}
     return {
@@ -143,6 +151,37 @@ def require_same_encoder(masks: Vectors, text: Vectors) -> None:
             f"pair: expected vectors of one width, got {masks.width} numbers for a mask in {masks.path} and {text.width} "
             f"for a text in {text.path}; {remedy}"
         )
+
+
+def require_encoder_of(masks: Vectors, heat: Table) -> None:
+    """Check that heat maps which an encoder made are of the masks' encoder.
+
+    Raises:
+        StoreError: they are of another.
+    """
+    encoder = heat.attrs.get("encoder")
+    if encoder is not None and encoder != masks.attrs["encoder"]:
+        raise StoreError(
+            f"pair: expected the heat maps of {heat.path} to be made by the encoder of {masks.path}, got another; run it again "
+            f"with the profile's encoder: {rerun('heat')}"
+        )
+
+
+def mean_names(path: Path) -> list[str]:
+    """The columns of a table of heat maps that have a value for each pair."""
+    return [name for name in stored_columns(path, "heat_maps") if name.partition(".")[0] in POOLINGS]
+
+
+def heat_columns(heat: Table, offsets: NDArray[np.int64]) -> dict[str, Any]:
+    """The means of heat maps as columns of the pair table.
+
+    Raises:
+        StoreError: they are of other pairs.
+    """
+    if not np.array_equal(heat["expression_offsets"], offsets):
+        raise StoreError(f"pair: {heat.path} has other pairs than the proposals; {rerun('heat')}")
+    pooled = [(name, *name.partition(".")[::2]) for name in heat.columns if name.partition(".")[0] in POOLINGS]
+    return {heat_name(kind, pooling): heat[name] for name, pooling, kind in pooled}
 
 
 def expression_states_of(

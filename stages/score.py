@@ -16,6 +16,7 @@ from stages.contract import Paths as BasePaths
 from stages.scoring.comparison import Both, versus
 from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, metrics_by_encoder, outcome_of_random, summarise
+from stages.scoring.others import columns_of
 from stages.scoring.plots import iou_table, rules_table, summary_text
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import REFERENCES, Rule, Rules
@@ -270,4 +271,17 @@ def _counts(pairs: PairTable, kept: PairTable, chosen: NDArray[np.int64], group:
         "not_evaluated": int((~pairs.evaluated[rows]).sum()),
         "no_choice": int((chosen[pairs.members(group)] < 0).sum()),
         **{state: int((pairs.state[rows] == state).sum()) for state in State},
+        **_lost_maps(pairs, group),
     }
+
+
+def _lost_maps(pairs: PairTable, group: int) -> dict[str, int]:
+    """Kind of heat map -> evaluated expressions of a group with proposals, none of which has a mean of it; {} without maps."""
+    columns = columns_of(pairs)
+    rows = pairs.members(group)
+    rows = rows[np.diff(pairs.offsets)[rows] > 0]
+    lost = {}
+    for kind in columns.maps:
+        known = np.concatenate([[0], np.cumsum(~np.isnan(columns.heat(kind, "inside")))])
+        lost[f"lost_{kind}_maps"] = int((known[pairs.offsets[rows + 1]] == known[pairs.offsets[rows]]).sum())
+    return lost

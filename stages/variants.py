@@ -41,6 +41,10 @@ MIXED: dict[str, Any] = {"views": ["global", "local"], "settings": {}}
 """What masks are embedded by for a variant: the views that global_local mixes, and no others."""
 
 
+NO_MAPS: dict[str, Any] = {"heat": {"maps": [], "settings": {}}}
+"""No heat maps in a variant, whose rule reads none."""
+
+
 class Params(BaseParams):
     """What is measured besides the profile itself: deliberate differences from the released code, and other prompts."""
 
@@ -98,7 +102,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
 
         def keep(name: str, change: dict[str, dict[str, Any]]) -> dict[str, str]:
             scratch = context.work / name
-            shutil.copyfile(profile.pair_table(change, scratch, context, total), temporary / f"{name}.h5")
+            shutil.copyfile(profile.pair_table(change | NO_MAPS, scratch, context, total), temporary / f"{name}.h5")
             remove(scratch)
             variant = read_table(temporary / f"{name}.h5", "pairs", ())
             _require_same_inputs(base, variant, change)

@@ -16,6 +16,7 @@ from store.images import MOST_PIXELS
 
 _ROWS_OF: dict[str, dict[str, str]] = {
     "index": {"ref_image": "image_name", "expression_ref": "ref_id", "ref_group": "@groups"},
+    "heat_maps": {"phrase_image": ""},
     "pairs": {
         "proposal": "proposal_score",
         "expression_image": "",
@@ -28,6 +29,7 @@ _OFFSETS: dict[str, dict[str, tuple[str, str]]] = {
     "index": {"instance_offsets": ("image_name", "instance_mask")},
     "proposals": {"image_offsets": ("status", "mask")},
     "overlap": {"ref_offsets": ("ref_area", "union")},
+    "heat_maps": {"expression_offsets": ("expression_phrase", "")},
     "pairs": {
         "expression_offsets": ("expression_group", "proposal"),
         "relation_offsets": ("expression_group", "relation"),
@@ -36,6 +38,8 @@ _OFFSETS: dict[str, dict[str, tuple[str, str]]] = {
 }
 """Table -> column of offsets -> a column with a value for each row of them, and one with a value for all that they divide."""
 _FINITE = ("proposals", "pairs")
+_NAN_IS_NONE = ("heat.",)
+"""How the columns begin in which NaN says that there is no value."""
 _LEAST: dict[str, dict[str, int]] = {
     "index": {"image_size": 1},
     "proposals": {"area": 0},
@@ -77,8 +81,10 @@ def check_ranges(path: Path, name: str, columns: Mapping[str, Any], attrs: Mappi
         if large.any():
             raise fault("image_size", large, f"at most {MOST_PIXELS:,} pixels")
     for column, values in columns.items() if name in _FINITE else ():
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and not (good := np.isfinite(values)).all():
-            raise fault(column, ~good.reshape(len(good), -1).all(1), "a finite number")
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+            none = np.isnan(values) & column.startswith(_NAN_IS_NONE)
+            if not (good := np.isfinite(values) | none).all():
+                raise fault(column, ~good.reshape(len(good), -1).all(1), "a finite number")
 
 
 def _check_offsets(path: Path, column: str, columns: Mapping[str, Any], owners: str, parts: str, remedy: str) -> None:

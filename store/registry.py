@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 from store.errors import ParameterError, nearest
 from store.fingerprint import PACKAGES, code_digest, file_digest, fingerprint, imported_names, module_path
 
-ROOMS = ("datasets", "proposals", "clip", "views", "rules", "exports")
+ROOMS = ("datasets", "proposals", "clip", "views", "heat_maps", "rules", "exports")
 """The folders of an ``extensions`` folder."""
 PACKAGE = "glimpse_extensions"
 """The file ``<extensions>/<room>/<stem>.py`` is the module ``glimpse_extensions.<room>.<stem>``."""

@@ -3,7 +3,8 @@
 Dimension symbols: I images, R refs, E expressions, N proposals (flat, image by image), S distinct strings,
 P pairs (expression, proposal; flat, expression by expression), O overlaps (ref, proposal; flat, ref by ref), T annotated
 objects (flat, image by image), D feature width, G groups, Q relations (flat, expression by expression), X other noun phrases
-(likewise), Y (other noun phrase, proposal; flat, phrase by phrase). ``utf8`` and ``bytes`` columns are ragged: kept as
+(likewise), Y (other noun phrase, proposal; flat, phrase by phrase), H distinct phrases about images (image by image).
+``utf8`` and ``bytes`` columns are ragged: kept as
 ``<name>.bytes`` (uint8) and ``<name>.offsets`` (int64).
 Boxes are XYXY in pixels of the image, floats, x2 and y2 exclusive. Masks are COCO run-length counts (compressed), whose
 size is that of their image. Features are raw: never normalised, because norms take part in the fusion (paper sec. 3.3).
@@ -151,6 +152,28 @@ TEXT_FEATURES = _table(
         "other_string": _c("int64", "X", "row of the string of each other noun phrase, in its own template"),
     },
 )
+HEAT_MAPS = _table(
+    "heat",
+    {
+        "expression_offsets": _c("int64", "E+1", "pairs of each expression: the proposals of its image, in order"),
+        "expression_phrase": _c(
+            "int64", "E", "row of its phrase; -1: faulty, its image unreadable, or no maps enabled"
+        ),
+        "phrase_image": _c("int64", "H", "row of the image; not decreasing"),
+        "phrase": _c("utf8", "H", "clean sentence"),
+    },
+    {
+        "map": _c("bytes", "H", "<kind>: float32 values, little-endian, row by row from the top; b'' for a lost map"),
+        "grid": _c("int32", "H 2", "<kind>: rows, columns of the map, whose cells tile the image; 0 0 for a lost map"),
+        "state": _c("utf8", "H", "<kind>: '', lost map or unreadable image"),
+        "status": _c("utf8", "H", "<kind>: why the map is lost"),
+        "key": _c("utf8", "H", f"<kind>: what the map depends on, {_KEY}"),
+        "inside": _c("float32", "P", "<kind>: mean of the upsampled map inside the mask; NaN: map lost or mask empty"),
+        "inside_minus_outside": _c(
+            "float32", "P", "<kind>: that less the mean outside; NaN also for a mask of the whole image"
+        ),
+    },
+)
 OVERLAP = _table(
     "overlap",
     {
@@ -200,6 +223,12 @@ PAIRS = _table(
         "bank_dot": _c(
             "float32", "N G", "<view>: the view's vector times the mean of the unit vectors of each group's sentences"
         ),
+        "heat": _c(
+            "float32",
+            "P",
+            "<kind>, <kind>.inside_minus_outside: mean of a heat map inside the mask, and less that outside, "
+            "as in heat_maps; NaN for none",
+        ),
     },
 )
 SCORES = _table(
@@ -223,6 +252,7 @@ TABLES = {
     "parse": PARSE,
     "text_features": TEXT_FEATURES,
     "overlap": OVERLAP,
+    "heat_maps": HEAT_MAPS,
     "pairs": PAIRS,
     "scores": SCORES,
 }

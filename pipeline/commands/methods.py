@@ -10,6 +10,9 @@ from typing import Literal
 from pipeline.project import LoadedProject, model_path
 from stages.clip.backbone import BACKBONES
 from stages.clip.config import backbone_named
+from stages.heat_maps.known import HEAT_MAPS
+from stages.heat_maps.registry import HeatMapKind
+from stages.scoring.heat import heat_name
 from stages.scoring.products import TEXTS, dot_name
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, checked
@@ -17,7 +20,7 @@ from stages.views.known import VIEWS
 from stages.views.registry import View, labels_of
 from store.errors import GlimpseError, nearest
 
-Kind = Literal["view", "text", "rule", "backbone", "encoder"]
+Kind = Literal["view", "text", "heat", "rule", "backbone", "encoder"]
 _TEXTS = {"sentence": "parse.sentence", "phrase": "parse.noun_phrase"}
 """Text -> the column that it is made from."""
 
@@ -28,8 +31,8 @@ class Entry:
 
     Attributes:
         name: as the params file has it. kind: what of.
-        needs: of a view the kinds of encoders that offer it; of a text the column that it is made from; of a rule the
-            cells ``dot.<view>*<text>`` that it reads; of an encoder its files; of a backbone nothing.
+        needs: of a view or a heat map the kinds of encoders that offer it; of a text the column that it is made from; of a
+            rule the cells ``dot.<view>*<text>`` and heat maps that it reads; of an encoder its files; of a backbone nothing.
         cost: one phrase. available: whether the profile as it is can compute it; reason: why not, "" where it can.
     """
 
@@ -42,11 +45,12 @@ class Entry:
 
 
 def methods(project: LoadedProject) -> list[Entry]:
-    """Every view, text, rule, kind of encoder and encoder, with those of the profile's extensions."""
+    """Every view, text, kind of heat map, rule, kind of encoder and encoder, with those of the profile's extensions."""
     backbones = {name: _backbone(project, name) for name in project.values.encoders}
     return [
         *(_view(project, VIEWS[name], backbones) for name in VIEWS),
         *(Entry(text, "text", [_TEXTS[text]], "one text forward pass per distinct string", True, "") for text in TEXTS),
+        *(_heat(project, HEAT_MAPS[name], backbones) for name in HEAT_MAPS),
         *(_rule(project, RULES[name], backbones) for name in RULES),
         *(_kind(name, backbones) for name in BACKBONES),
         *(_encoder(project, name, backbones[name]) for name in backbones),
@@ -81,19 +85,36 @@ def _why_no_view(project: LoadedProject, view: View, backbones: list[tuple[str, 
     return f"no encoder of kind {' or '.join(view.backbones)}: add one to encoders"
 
 
+def _heat(project: LoadedProject, kind: HeatMapKind, backbones: dict[str, tuple[str, str]]) -> Entry:
+    needs = [name for name in BACKBONES if kind.offered_by(name)]
+    return _entry(kind.name, "heat", needs, kind.cost, _why_no_map(project, kind.name, list(backbones.values())))
+
+
+def _why_no_map(project: LoadedProject, name: str, backbones: list[tuple[str, str]]) -> str:
+    """Why none of these encoders has maps of kind ``name``, "" where one does."""
+    if name not in HEAT_MAPS:
+        return f"there is no heat map {name}; {nearest(name, HEAT_MAPS)}"
+    kind = HEAT_MAPS[name]
+    if name not in project.values.heat.maps:
+        return f"not enabled: add {name} to heat.maps"
+    if any(kind.offered_by(backbone) for backbone, unknown in backbones if not unknown or not kind.backbones):
+        return ""
+    if unknown := next((why for _, why in backbones if why), ""):
+        return f"the kind of the encoder is not known: {unknown}"
+    return f"no encoder of kind {' or '.join(kind.backbones)}: add one to encoders"
+
+
 def _rule(project: LoadedProject, rule: Rule, backbones: dict[str, tuple[str, str]]) -> Entry:
     """Whether the main encoder can be scored by it; the others leave out what they cannot."""
     values = project.values
     settings = checked(rule.settings, values.rules.settings.get(rule.name, {}), rule.name)
     cells = rule.needs(values.score, settings)
     kind, unknown = backbones[values.encoder]
-    return _entry(
-        rule.name,
-        "rule",
-        [dot_name(*cell) for cell in cells],
-        rule.cost,
-        _first(dict.fromkeys(cell[0] for cell in cells), lambda label: _why_no_label(project, label, kind, unknown)),
-    )
+    maps = rule.maps(settings)
+    why = _first(dict.fromkeys(cell[0] for cell in cells), lambda label: _why_no_label(project, label, kind, unknown))
+    why = why or _first(maps, lambda name: _why_no_map(project, name, [(kind, unknown)]))
+    needs = [*(dot_name(*cell) for cell in cells), *(heat_name(name, "inside") for name in maps)]
+    return _entry(rule.name, "rule", needs, rule.cost, why)
 
 
 def _why_no_label(project: LoadedProject, label: str, kind: str, unknown: str) -> str:

@@ -160,7 +160,8 @@ def _values(project: LoadedProject, images: Path, file: Path, asked: Asked) -> d
         Scoring, {**scoring.model_dump(), "alpha_by_dataset": {}, "alpha_by_encoder": {}, **given}, "predict"
     )
     settings = values.rules.settings.get(rule.name, {})
-    needed = {view for view, _ in rule.needs(scoring, checked_settings(rule.settings, settings, rule.name))}
+    own_settings = checked_settings(rule.settings, settings, rule.name)
+    needed, maps = {view for view, _ in rule.needs(scoring, own_settings)}, rule.maps(own_settings)
     views = [*_MIXED, *sorted({view.partition(".")[0] for view in needed} - {*_MIXED})]
     varied = {view.partition(".")[0] for view in needed if view not in (f"global.k{scoring.k}", "local")}
     ks = {scoring.k} | {int(match[1]) for view in needed if (match := re.search(r"\.k(\d+)$", view))}
@@ -184,6 +185,8 @@ def _values(project: LoadedProject, images: Path, file: Path, asked: Asked) -> d
             "masked_blocks": sorted(ks),
             "settings": {name: own for name, own in seen.get("settings", {}).items() if name in varied},
         },
+        "heat": whole["heat"]
+        | {"maps": maps, "settings": {name: own for name, own in whole["heat"]["settings"].items() if name in maps}},
         "variants": {name: [] for name in whole["variants"]},
         "score": scoring.model_dump(mode="json"),
         "rules": {"enabled": [rule.name], "settings": {rule.name: settings} if settings else {}},

@@ -73,6 +73,7 @@ def estimates(
         "parse": (_WITH_SPACY * processes + tables, 2 * tables),
         "embed_text": (encoder + 2 * texts * _WIDTH, 2 * texts * _WIDTH),
         "overlap": (_PLAIN + mask_bytes + tables + 24 * counts.refs * proposals // max(counts.images, 1), 0),
+        "heat": _heat(values, counts, encoder, mask_bytes, pairs),
         "pair": (2 * _PLAIN + 3 * pair_bytes + 2 * views * _WIDTH * proposals, pair_bytes),
         "variants": (2 * _PLAIN + 3 * pair_bytes, 0),
         "score": (_PLAIN + 3 * pair_bytes, 4 * pairs + 100 * counts.expressions),
@@ -90,6 +91,13 @@ def estimates(
         Estimate(stage, taken[stage][0], taken[stage][1] * (encoders if stage in PER_ENCODER else 1))
         for stage in STAGES
     ]
+
+
+def _heat(values: Project, counts: Counts, encoder: int, masks: int, pairs: int) -> tuple[int, int]:
+    """Of stage heat: a map of some 1,200 cells for each expression as part, column and in memory, two means a pair."""
+    kinds = len(values.heat.maps)
+    held = kinds * (4_800 * counts.expressions + 8 * pairs)
+    return (encoder + masks + 2 * held if kinds else _PLAIN), 2 * held
 
 
 def memory_of_machine() -> int:

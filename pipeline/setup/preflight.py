@@ -16,6 +16,7 @@ from stages.clip.config import model_config, read_document, tokenizer_of
 from stages.clip.forms import weights_file
 from stages.datasets.choice import annotation_files, read
 from stages.datasets.registry import KINDS
+from stages.heat_maps.imported import INDEX as MAPS_INDEX
 from stages.index import name_below_root
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from store.errors import GlimpseError, WeightsError
@@ -141,6 +142,10 @@ def _models(project: LoadedProject) -> Iterator[Need]:
             remedy = "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')"
             yield Need(str(path), f"architecture of encoder {name}", remedy, path)
         yield from _tokenizer(project, name)
+    if "imported" in values.heat.maps:
+        path = project.path(values.heat.folder, MAPS_INDEX)
+        remedy = "" if path.is_file() else "write it (docs/methods.md, imported), or take imported out of heat.maps"
+        yield Need(str(path), "index of imported heat maps", remedy, path)
     name = values.parse.spacy_model
     package = next((source for source in SOURCES if source.package and source.package[0] == name), None)
     try:

@@ -20,7 +20,7 @@ from store.states import USABLE
 from store.table import Table, read_table, require_same
 
 _STAGES = (
-    *("index", "propose", "embed_masks", "parse", "embed_text", "overlap"),
+    *("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "heat"),
     *("pair", "variants", "score", "ablations", "sweep"),
 )
 RIVAL = "cropping"

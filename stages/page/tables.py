@@ -27,6 +27,7 @@ _EXAMPLES = 3
 _FATES = {
     "embed_masks": "not computed",
     "embed_text": "cut to the context length",
+    "heat": "not computed",
     "pair": "not evaluated",
     "score": "not computed",
 }

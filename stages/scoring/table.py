@@ -15,6 +15,7 @@ from pydantic import Field
 
 from stages.contract import Params
 from stages.scoring.fusion import Dots, Floats, first_best
+from stages.scoring.heat import POOLINGS, heat_name
 from stages.scoring.metrics import Empty, Outcome, outcome_of_choice
 from stages.scoring.other_products import bank_dot_name, other_dot_name
 from stages.scoring.products import TEXTS, dot_name, text_product_name, view_product_name
@@ -194,6 +195,7 @@ class Columns:
     Attributes:
         digest: of the file as it was when this was made.
         views, texts: the labels of views and the names of texts that the table holds.
+        maps: the kinds of heat maps whose means it holds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -203,6 +205,8 @@ class Columns:
         cells = [cell.rpartition("*") for cell in members(self.names, "dot")]
         self.views = list(dict.fromkeys(view for view, _, _ in cells))
         self.texts = list(dict.fromkeys(text for _, _, text in cells))
+        other = f".{POOLINGS[1]}"
+        self.maps = [kind for kind in members(self.names, "heat") if not kind.endswith(other)]
         self._read: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
@@ -251,6 +255,11 @@ class Columns:
     def bank_dot(self, view: str) -> Floats:
         """A view's vector times the mean sentence of each group, for each proposal, float32 (N, G)."""
         column: Floats = self[bank_dot_name(self._known(view))]
+        return column
+
+    def heat(self, kind: str, pooling: str) -> Floats:
+        """The mean of a kind's heat map in each pair's mask, float32 (P,), NaN where there is none."""
+        column: Floats = self[heat_name(kind, pooling)]
         return column
 
     def ks(self) -> list[int]:

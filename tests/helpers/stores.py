@@ -72,11 +72,13 @@ def synthetic(
     counts: tuple[int, ...] = (5, 0, 12, 1, 9),
     ks: tuple[int, ...] = (1, 3),
     others: tuple[str, ...] = (),
+    maps: tuple[str, ...] = (),
     **attrs: Any,
 ) -> Synthetic:
     """Write a store below ``folder``: images with ``counts`` proposals each, three refs an image, up to three
     expressions a ref in shuffled groups; the last ref has no ground truth, and one image may have no proposal. ``others``
-    are labels of views besides global and local; in each of these the vector of every seventh mask is 0."""
+    are labels of views besides global and local; in each of these the vector of every seventh mask is 0. ``maps`` are kinds
+    of heat maps, whose means are any numbers; every fifth pair has none."""
     rng = np.random.default_rng(seed)
     sizes = [tuple(int(s) for s in rng.integers(5, 11, 2)) for _ in counts]
     proposals = [
@@ -114,7 +116,8 @@ def synthetic(
     index = _write_index(made, sizes)
     stored = _write_proposals(made, index)
     _write_overlap(made, index, stored)
-    _write_features(made, index, stored, {"score_rule": "cosine", "encoder": ENCODER, **attrs})
+    parse = _write_features(made, index, stored, {"score_rule": "cosine", "encoder": ENCODER, **attrs})
+    _write_heat_maps(made, {"index": index.digest, "proposals": stored.digest, "parse": parse.digest}, maps, rng)
     return made
 
 
@@ -182,7 +185,7 @@ def _write_overlap(made: Synthetic, index: Table, proposals: Table) -> Table:
     return write_table(made.paths["overlap"], "overlap", columns, {}, made_from)
 
 
-def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict[str, Any]) -> None:
+def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict[str, Any]) -> Table:
     expressions, empty = len(made.ref), [""] * len(made.ref)
     parsed = {
         "sentence": [STRINGS[s] for s, _ in made.strings],
@@ -226,3 +229,22 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
         {"parse": parse.digest},
         encoder=ENCODER,
     )
+    return parse
+
+
+def _write_heat_maps(
+    made: Synthetic, made_from: dict[str, str], kinds: tuple[str, ...], rng: np.random.Generator
+) -> None:
+    """Heat maps of which only the means are there: one phrase for each expression."""
+    counts, number = [len(made.rows_of(e)) for e in range(len(made.ref))], len(made.ref)
+    columns: dict[str, Any] = {
+        "expression_offsets": offsets_of(counts),
+        "expression_phrase": np.arange(number),
+        "phrase_image": np.array([made.image_of(e) for e in range(number)]),
+        "phrase": [STRINGS[s] for s, _ in made.strings],
+    }
+    for kind in kinds:
+        for pooling in ("inside", "inside_minus_outside"):
+            columns[f"{pooling}.{kind}"] = rng.random(sum(counts)).astype(np.float32)
+            columns[f"{pooling}.{kind}"][::5] = np.nan
+    write_table(made.paths["heat_maps"], "heat_maps", columns, {}, made_from)

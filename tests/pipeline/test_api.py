@@ -36,7 +36,7 @@ def params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_benchmark(folder / "refer", images_per_split=1)
     values = demo_values(folder)
     values["propose"]["max_proposals"] = 12
-    run_stages(values, "index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "score")
+    run_stages(values, "index", "propose", "embed_masks", "parse", "embed_text", "overlap", "heat", "pair", "score")
     return Path(values["profile"])
 
 

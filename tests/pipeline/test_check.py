@@ -28,6 +28,7 @@ FILES = {
     "propose": f"{DATA}/proposals.h5",
     "parse": f"{DATA}/parse.h5",
     "overlap": f"{DATA}/overlap.h5",
+    "heat@vit": f"{DATA}/heat_maps/vit.h5",
     "pair@vit": f"{DATA}/pairs/vit.h5",
     "score": f"{DATA}/scores.h5",
     "sweep": f"{DATA}/grid.json",
@@ -126,6 +127,7 @@ def test_the_output_of_another_run(loaded: LoadedProject, with_lock: bool) -> No
     else:
         assert named(loaded) == {
             ("reference", "embed_text@vit", f"{DATA}/text_features/vit"),
+            ("reference", "heat@vit", FILES["heat@vit"]),
             ("reference", "pair@vit", FILES["pair@vit"]),
         }
         assert "was made from another parse than lies there" in str(faults(loaded)[0])

@@ -30,12 +30,13 @@ from tests.helpers.stores import synthetic
 
 Values = dict[str, Any]
 LED_TO = {
-    "index": {"proposals", "parse", "overlap", "pairs"},
-    "proposals": {"mask_features", "overlap", "pairs"},
-    "parse": {"text_features"},
+    "index": {"proposals", "parse", "overlap", "heat_maps", "pairs"},
+    "proposals": {"mask_features", "overlap", "heat_maps", "pairs"},
+    "parse": {"text_features", "heat_maps"},
     "mask_features": {"pairs"},
     "text_features": {"pairs"},
     "overlap": {"pairs"},
+    "heat_maps": {"pairs"},
     "pairs": {"scores"},
 }
 """Output -> the outputs that name its digest, as the stages' ``run`` functions record it."""
@@ -171,7 +172,7 @@ def test_stages_that_have_not_run_are_told_in_one_list(values: Values, tmp_path:
     shutil.rmtree(tmp_path / "data")
     line = stale_line(project(values), "score")
     assert line.startswith(
-        "stale: index, propose, embed_masks@vit, parse, embed_text@vit, overlap, pair@vit, score have not run here;"
+        "stale: index, propose, embed_masks@vit, parse, embed_text@vit, overlap, heat@vit, pair@vit, score have not run here;"
     )
 
 

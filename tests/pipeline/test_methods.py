@@ -12,13 +12,14 @@ from typer.testing import CliRunner
 
 from pipeline.cli import app
 from stages.clip.backbone import BACKBONES
+from stages.heat_maps.known import HEAT_MAPS
 from stages.scoring.products import TEXTS
 from stages.scoring.rules.known import RULES
 from stages.views.known import VIEWS
 from store.registry import load_extensions
 from tests.helpers.profile import demo_values
 
-KINDS = ("view", "text", "rule", "backbone", "encoder")
+KINDS = ("view", "text", "heat", "rule", "backbone", "encoder")
 RULE = """
 from stages.scoring.rules.registry import RULES, Rule
 
@@ -54,6 +55,7 @@ def test_the_shape_of_the_json(tmp_path: Path) -> None:
     assert names == {
         "view": list(VIEWS),
         "text": list(TEXTS),
+        "heat": list(HEAT_MAPS),
         "rule": list(RULES),
         "backbone": list(BACKBONES),
         "encoder": ["vit"],
@@ -73,7 +75,12 @@ def test_what_the_demo_can_compute(tmp_path: Path) -> None:
     assert can == {
         "view": {"global", "local"},
         "text": {"sentence", "phrase"},
-        "rule": {name for name in RULES if {view for view, _ in cells_of(name)} <= {"global.k3", "local"}},
+        "heat": set(),
+        "rule": {
+            name
+            for name in set(RULES) - {"heat", "clip_es"}
+            if {view for view, _ in cells_of(name)} <= {"global.k3", "local"}
+        },
         "backbone": {"vit"},
         "encoder": {"vit"},
     }
@@ -85,6 +92,21 @@ def test_what_the_demo_can_compute(tmp_path: Path) -> None:
     assert entries["rule", "score_map"]["needs"] == ["dot.score_map*sentence"]
     assert entries["rule", "score_map"]["reason"] == "needs view score_map: add score_map to embed_masks.views"
     assert entries["backbone", "resnet"]["reason"] == "no encoder of kind resnet: add one to encoders"
+    assert (entries["heat", "clip_es"]["needs"], entries["heat", "imported"]["needs"]) == (["vit"], ["vit", "resnet"])
+    assert entries["rule", "clip_es"]["needs"] == ["heat.clip_es"]
+    for kind in ("heat", "rule"):
+        assert entries[kind, "clip_es"]["reason"] == "not enabled: add clip_es to heat.maps"
+
+
+def test_rules_of_heat_maps_follow_the_maps(tmp_path: Path) -> None:
+    enabled = {"enabled": ["heat"], "settings": {"heat": {"map": "imported"}}}
+    entries = listed(tmp_path, heat={"maps": ["imported"]}, rules=enabled)
+    assert entries["heat", "imported"]["available"]
+    assert entries["rule", "heat"]["available"]
+    assert entries["rule", "heat"]["needs"] == ["heat.imported"]
+    assert not entries["rule", "clip_es"]["available"]
+    none = listed(tmp_path, rules=enabled | {"settings": {"heat": {"map": "improted"}}})["rule", "heat"]["reason"]
+    assert none.startswith("there is no heat map improted; did you mean 'imported'?")
 
 
 def cells_of(name: str) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from store.table import read_table, write_table
 from tests.helpers.documents import changed, data_sets
 from tests.helpers.profile import demo_values, run_stages
 
-UP_TO_PAIRS = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair")
+UP_TO_PAIRS = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "heat", "pair")
 SWITCHES = list(Switch.__args__)  # type: ignore[attr-defined]
 TURNED: dict[str, list[tuple[str, str, str]]] = {
     "polygon_overlap": [("index", "polygon_overlap", "reference")],

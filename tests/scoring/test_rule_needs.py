@@ -31,7 +31,7 @@ class Spied(Columns):
 
     def __getitem__(self, name: str) -> Any:
         column = super().__getitem__(name)
-        if not name.startswith("dot."):
+        if not name.startswith(("dot.", "heat.")):
             return column
         self.cells.add(name)
         return column + np.arange(len(column), dtype=np.float32) if name == self.changed else column
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     """A store with every view that a rule needs with its usual settings."""
     needed = {view for rule in RULES.values() for view, _ in rule.needs(SCORING, rule.settings())}
     extra = sorted(view for view in needed if view != LOCAL and not view.startswith("global."))
-    result = synthetic(tmp_path_factory.mktemp("store"), others=(*extra, "unused"))
+    result = synthetic(tmp_path_factory.mktemp("store"), others=(*extra, "unused"), maps=("clip_es", "other"))
     make_pairs(result)
     return result
 
@@ -66,15 +66,30 @@ def test_needs_are_the_columns_that_scores_depend_on(made: Synthetic, name: str)
     rule = RULES[name]
     settings = rule.settings()
     needs = {dot_name(*cell) for cell in rule.needs(SCORING, settings)}
+    needs |= {f"heat.{kind}" for kind in rule.maps(settings)}
     table, columns = spied(made)
     before = scored(rule, table, settings)
     assert columns.cells <= needs, "read beside the two views that every table has loaded"
-    cells = [f"dot.{member}" for member in members(columns.names, "dot")]
+    cells = [f"{family}.{member}" for family in ("dot", "heat") for member in members(columns.names, family)]
     depends = {
         cell for cell in cells if not np.array_equal(scored(rule, spied(made, cell)[0], settings), before)
     }  # fmt: skip
     assert depends == needs
     assert not [cell for cell in needs if "unused" in cell]
+
+
+def test_rules_of_heat_maps_read_the_map_and_the_pooling_that_they_are_given(made: Synthetic) -> None:
+    """NaN, which stands for no mean, is never chosen."""
+    table, columns = spied(made)
+    for name, values in (("heat", {"map": "other"}), ("clip_es", {}), ("clip_es", {"pooling": "inside_minus_outside"})):
+        settings = checked(RULES[name].settings, values, name)
+        kind, pooling = values.get("map", "clip_es"), values.get("pooling", "")
+        expected = columns[f"heat.{kind}.{pooling}".rstrip(".")]
+        assert np.isnan(expected).any()
+        np.testing.assert_array_equal(
+            scored(RULES[name], table, settings), np.where(np.isnan(expected), -np.inf, expected)
+        )
+        assert RULES[name].maps(settings) == [kind]
 
 
 def test_needs_follow_the_settings() -> None:

@@ -23,6 +23,11 @@ Cell = tuple[str, str]
 """A column ``dot.<view>*<text>``: (label of the view, text)."""
 
 
+def no_maps(settings: Any) -> list[str]:
+    """The ``maps`` of a rule that reads no heat map."""
+    return []
+
+
 def no_cells(scoring: Scoring, settings: Any) -> list[Cell]:
     """The ``needs`` of a rule that reads no view."""
     return []
@@ -38,6 +43,7 @@ class Rule(Record):
             ``scoring`` the profile's section score; ``settings`` of type ``settings``.
         settings: the rule's own parameters, given in ``rules.settings.<name>``.
         needs: ``(scoring, settings)`` -> the cells that the scores depend on, views by their labels.
+        maps: from the settings to the kinds of heat maps that the scores depend on.
         cost: what it takes once the pair table is there, one phrase for people.
     """
 
@@ -46,6 +52,7 @@ class Rule(Record):
     scores: Callable[[PairTable, Scoring, Any], Floats]
     settings: type[Params] = Params
     needs: Callable[[Scoring, Any], list[Cell]] = no_cells
+    maps: Callable[[Any], list[str]] = no_maps
     cost: str = "arithmetic over the pair table"
 
 
