@@ -1,4 +1,4 @@
-"""Stage embed_text: the raw text vector of every DISTINCT string: sentences, noun phrases, phrases of other objects."""
+"""Stage embed_text: the raw text vector of every DISTINCT string: sentences, noun phrases, other phrases, class names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from stages.clip.config import backbone_named, encoder_files, encoder_identity, vectors_of
-from stages.contract import Context, Summary, compute_missing
+from stages.contract import Context, Listed, Summary, compute_missing
 from stages.contract import Params as BaseParams
 from stages.contract import Paths as BasePaths
 from stages.device.precision import Precision
@@ -44,6 +44,9 @@ class Params(BaseParams):
         "{}", description="prompt around sentence and phrase, or several with | between: their mean"
     )
     other_template: Template = Field("a photo of {}", description="prompt around a noun phrase of another object")
+    class_names: Listed[str] = Field(
+        [], description="names that every mask is compared with, whatever the expression, in other_template"
+    )
     precision: Precision = Field("float32", description="as in embed_masks")
     image_size: int = Field(0, ge=0, description="as in embed_masks: part of which encoder it is")
 
@@ -63,7 +66,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     others = [
         [prompts_of(params.other_template, phrase) for phrase in json.loads(known)] for known in parse["other_phrases"]
     ]
-    rows = {prompts: row for row, prompts in enumerate(sorted({*texts[0], *texts[1], *chain.from_iterable(others)}))}
+    names = [prompts_of(params.other_template, name) for name in dict.fromkeys(params.class_names)]
+    distinct = sorted({*texts[0], *texts[1], *chain.from_iterable(others), *names})
+    rows = {prompts: row for row, prompts in enumerate(distinct)}
     keys = {string: fingerprint(string) for string in sorted({*chain.from_iterable(rows)})}
     summary.read = {"expressions": len(texts[0]), "distinct strings": len(keys)}
     encoder = encoder_identity(params.model, paths.weights, params.precision, params.image_size)
@@ -83,7 +88,7 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             return mean_of_prompts(np.concatenate([results.get("text", keys[p])["feature"] for p in prompts]))[None]
 
         cut = {string: bool(results.get("text", key)["truncated"][0]) for string, key in keys.items()}
-        columns = _columns(rows, texts, others, cut)
+        columns = _columns(rows, texts, others, names, cut)
         lost = [
             Lost(State.LOST_FEATURE, "the vector is zero, denormal or not finite", f"string {string!r}")
             for string, prompts in zip(columns["string"], rows, strict=True)
@@ -113,13 +118,14 @@ def _columns(
     rows: Mapping[Prompts, int],
     texts: Sequence[Sequence[Prompts]],
     others: Sequence[Sequence[Prompts]],
+    names: Sequence[Prompts],
     cut: Mapping[str, bool],
 ) -> dict[str, Any]:
     """What stands beside the vectors: the strings, and the row of each expression's texts.
 
     Args:
         rows: prompts of a text -> its row. texts: of each expression's sentence and of its noun phrase. others: of its other
-            phrases. cut: string -> whether it was truncated.
+            phrases. names: of the class names. cut: string -> whether it was truncated.
     """
     return {
         "string": [BETWEEN.join(prompts) for prompts in rows],
@@ -128,6 +134,7 @@ def _columns(
         "phrase_string": np.array([rows[text] for text in texts[1]], np.int64),
         "other_offsets": offsets_of(map(len, others)),
         "other_string": np.array([rows[text] for text in chain.from_iterable(others)], np.int64),
+        "class_string": np.array([rows[name] for name in names], np.int64),
     }
 
 

@@ -213,7 +213,7 @@ def expression_states_of(
             column[text_of[first] | text_of[second]] = 0
         elif family == "other_dot":
             column[proposals_of[first][by_other]] = 0
-        elif family == "bank_dot":
+        elif family in ("bank_dot", "class_dot"):
             column[proposals_of[first]] = 0
     states, reasons = expression_states(index, proposals, parse, lost_proposal, lost_text)
     rows = enumerate(zip(states, reasons, strict=True))

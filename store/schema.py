@@ -3,7 +3,8 @@
 Dimension symbols: I images, R refs, E expressions, N proposals (flat, image by image), S distinct strings,
 P pairs (expression, proposal; flat, expression by expression), O overlaps (ref, proposal; flat, ref by ref), T annotated
 objects (flat, image by image), D feature width, G groups, Q relations (flat, expression by expression), X other noun phrases
-(likewise), Y (other noun phrase, proposal; flat, phrase by phrase), H distinct phrases about images (image by image).
+(likewise), Y (other noun phrase, proposal; flat, phrase by phrase), H distinct phrases about images (image by image),
+C class names.
 ``utf8`` and ``bytes`` columns are ragged: kept as
 ``<name>.bytes`` (uint8) and ``<name>.offsets`` (int64).
 Boxes are XYXY in pixels of the image, floats, x2 and y2 exclusive. Masks are COCO run-length counts (compressed), whose
@@ -150,6 +151,7 @@ TEXT_FEATURES = _table(
         "phrase_string": _c("int64", "E", "row of the noun phrase's string"),
         "other_offsets": _c("int64", "E+1", "other noun phrases of each expression"),
         "other_string": _c("int64", "X", "row of the string of each other noun phrase, in its own template"),
+        "class_string": _c("int64", "C", "row of the string of each class name"),
     },
 )
 HEAT_MAPS = _table(
@@ -222,6 +224,9 @@ PAIRS = _table(
         "other_dot": _c("float32", "Y", "<view>: the view's vector times the other phrase's; 0 where either is lost"),
         "bank_dot": _c(
             "float32", "N G", "<view>: the view's vector times the mean of the unit vectors of each group's sentences"
+        ),
+        "class_dot": _c(
+            "float32", "N C", "<view>: the view's vector times the unit vector of each class name, 0 if lost"
         ),
         "heat": _c(
             "float32",

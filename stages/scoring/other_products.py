@@ -2,7 +2,8 @@
 
 An expression has any number of other phrases, so their products are ragged: expression by expression, phrase by phrase, the
 proposals of its image in order. Rules ask for them one by one (ReCLIP's entities), as their mean (TAS) or their sum
-(HybridGL). The bank of captions (FGVP) is one vector a group, so a proposal has one product with each.
+(HybridGL). The bank of captions (FGVP) is one vector a group, and class names are the same for all expressions, so a proposal
+has one product with each.
 """
 
 from __future__ import annotations
@@ -30,11 +31,16 @@ def bank_dot_name(view: str) -> str:
     return f"bank_dot.{view}"
 
 
+def class_dot_name(view: str) -> str:
+    """The column of a view times each class name, by proposal."""
+    return f"class_dot.{view}"
+
+
 def other_columns(
     masks: Vectors, text: Vectors, image_offsets: Ints, image: Ints, bank: Floats, context: Context
 ) -> dict[str, NDArray[np.generic]]:
-    """The columns ``other_offsets`` (E+1,), ``other_product`` (X,), ``other_sum_product`` (E,), ``other_dot.*`` (Y,) and
-    ``bank_dot.*`` (N, G).
+    """The columns ``other_offsets`` (E+1,), ``other_product`` (X,), ``other_sum_product`` (E,), ``other_dot.*`` (Y,),
+    ``bank_dot.*`` (N, G) and, where there are class names, ``class_dot.*`` (N, C).
 
     Args:
         image_offsets: proposals of each image (I+1,). image: of each expression (E,). bank: see ``bank_of`` (G, D).
@@ -62,12 +68,14 @@ def other_columns(
         "other_sum_product": (sums * sums).sum(1, dtype=np.float32),
     }
     dots = {view: np.empty(total, np.float32) for view in views}
-    banks = {view: np.empty((int(image_offsets[-1]), len(bank)), np.float32) for view in views}
+    names = _unit(text.rows("feature")[text.column("class_string")])
+    fixed = np.ascontiguousarray(np.concatenate([bank, names]))
+    products = {view: np.empty((int(image_offsets[-1]), len(fixed)), np.float32) for view in views}
 
     def fill(view: str, first: int, last: int) -> None:
         base, stop = int(image_offsets[first]), int(image_offsets[last])
         features = masks.rows(f"view.{view}", base, stop)
-        multiply_all(features, bank, banks[view][base:stop])
+        multiply_all(features, fixed, products[view][base:stop])
         listed = order[first_of_image[first] : first_of_image[last]]
         multiply_listed(listed, owner, row, starts, image_offsets, vectors, base, features, dots[view])
 
@@ -75,8 +83,20 @@ def other_columns(
         for first, last in context.track(list(image_blocks(image_offsets)), "image blocks"):
             list(pool.map(lambda view, run=(first, last): fill(view, *run), views))
     columns |= {other_dot_name(view): column for view, column in dots.items()}
-    columns |= {bank_dot_name(view): column for view, column in banks.items()}
+    columns |= {bank_dot_name(view): column[:, : len(bank)].copy() for view, column in products.items()}
+    if len(names):
+        columns |= {class_dot_name(view): column[:, len(bank) :].copy() for view, column in products.items()}
     return columns
+
+
+def _unit(vectors: Floats) -> Floats:
+    """Vectors (C, D) of length 1; 0 for one that is lost."""
+    squares = (vectors.astype(np.float64) ** 2).sum(1)
+    lost = lost_norms(squares.astype(np.float32))
+    unit: Floats = np.where(lost, 0, 1 / np.sqrt(np.where(lost, 1, squares)))[:, None] * np.where(
+        lost[:, None], 0, vectors
+    )
+    return unit.astype(np.float32)
 
 
 def bank_of(text: Vectors, group: NDArray[np.integer], groups: int) -> Floats:

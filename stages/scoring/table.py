@@ -17,7 +17,7 @@ from stages.contract import Params
 from stages.scoring.fusion import Dots, Floats, first_best
 from stages.scoring.heat import POOLINGS, heat_name
 from stages.scoring.metrics import Empty, Outcome, outcome_of_choice
-from stages.scoring.other_products import bank_dot_name, other_dot_name
+from stages.scoring.other_products import bank_dot_name, class_dot_name, other_dot_name
 from stages.scoring.products import TEXTS, dot_name, text_product_name, view_product_name
 from stages.scoring.score_rule import ScoreRule
 from store.errors import ParameterError, StoreError, nearest
@@ -260,6 +260,21 @@ class Columns:
     def heat(self, kind: str, pooling: str) -> Floats:
         """The mean of a kind's heat map in each pair's mask, float32 (P,), NaN where there is none."""
         column: Floats = self[heat_name(kind, pooling)]
+        return column
+
+    def class_dot(self, view: str) -> Floats:
+        """A view's vector times the unit vector of each class name, for each proposal, float32 (N, C).
+
+        Raises:
+            ParameterError: the profile has no class names.
+        """
+        name = class_dot_name(self._known(view))
+        if name not in self.names:
+            raise ParameterError(
+                f"{self.path}: expected products with class names, it has none; write names into embed_text.class_names, "
+                "or take the rule out of rules.enabled"
+            )
+        column: Floats = self[name]
         return column
 
     def ks(self) -> list[int]:

@@ -37,6 +37,7 @@ class Synthetic:
         ref_image, ref_group, ref: int lists. strings: (sentence, phrase) rows of each expression.
         f_global: k -> (N, D). f_local (N, D). others: label of a further view -> (N, D).
         text (S, D). scores, boxes, image_offsets as stored. phrases: rows of the other phrases of each expression.
+        class_names: rows of the class names.
         spatial: of each expression what stage parse says of relations and places.
     """
 
@@ -55,6 +56,7 @@ class Synthetic:
     boxes: NDArray[np.float32]
     image_offsets: NDArray[np.int64]
     phrases: list[list[int]]
+    class_names: list[int]
     spatial: list[Spatial]
 
     def image_of(self, expression: int) -> int:
@@ -72,6 +74,7 @@ def synthetic(
     counts: tuple[int, ...] = (5, 0, 12, 1, 9),
     ks: tuple[int, ...] = (1, 3),
     others: tuple[str, ...] = (),
+    class_names: tuple[int, ...] = (1, 3, 4),
     maps: tuple[str, ...] = (),
     **attrs: Any,
 ) -> Synthetic:
@@ -105,6 +108,7 @@ def synthetic(
         boxes=rng.uniform(0, 10, (total, 4)).astype(np.float32),
         image_offsets=offsets_of(counts),
         phrases=[],
+        class_names=list(class_names),
         spatial=[],
     )
     for _ in ref:
@@ -217,6 +221,7 @@ def _write_features(made: Synthetic, index: Table, proposals: Table, attrs: dict
         "phrase_string": np.array([p for _, p in made.strings]),
         "other_offsets": offsets_of(map(len, made.phrases)),
         "other_string": np.array([row for rows in made.phrases for row in rows], np.int64),
+        "class_string": np.array(made.class_names, np.int64),
     }
     write_vectors(
         made.paths["text_features"],

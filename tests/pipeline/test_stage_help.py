@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from pipeline import progress, runner
 from pipeline.cli import app
 from pipeline.progress import VERBOSITY
-from pipeline.registry import STAGES, stage_module
+from pipeline.registry import PER_ENCODER, STAGES, stage_module
 from pipeline.runner import Execution, Place
 from store.errors import ParameterError
 from store.units import Unit
@@ -31,7 +31,7 @@ def test_every_value_of_a_stage_is_listed(name: str) -> None:
     listed = re.findall(r"^  --(\w+)", found.output, re.MULTILINE)
     stage = stage_module(name)
     expected = {field for model in (stage.Params, stage.Paths, Place, Execution) for field in model.model_fields}
-    expected -= set() if name in ("embed_masks", "embed_text", "pair") else {"encoder"} - set(stage.Params.model_fields)
+    expected -= set() if name in PER_ENCODER else {"encoder"} - set(stage.Params.model_fields)
     assert set(listed) == expected
     assert len(listed) == len(expected)
     assert max(map(len, found.output.splitlines())) <= 80

@@ -37,7 +37,15 @@ def second_encoder(made: Synthetic, folder: Path, seed: int = 5) -> Synthetic:
                   masks.attrs["made_from"], **attrs)  # fmt: skip
     named = {
         name: text.column(name)
-        for name in ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string")
+        for name in (
+            "string",
+            "truncated",
+            "sentence_string",
+            "phrase_string",
+            "other_offsets",
+            "other_string",
+            "class_string",
+        )
     }
     write_vectors(paths["text_features"], "text_features", len(strings), dim, {"feature": [strings]}, named, {},
                   text.attrs["made_from"], encoder=OTHER)  # fmt: skip

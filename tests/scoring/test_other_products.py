@@ -76,7 +76,7 @@ def test_a_lost_phrase_or_mask_has_no_products(tmp_path: Path) -> None:
     text, masks = made.paths["text_features"], made.paths["mask_features"]
     opened, lost = Vectors(text, "text_features"), made.text.copy()
     lost[3] = np.nan
-    names = ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string")
+    names = ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string", "class_string")
     columns = {name: opened.column(name) for name in names}
     columns["sentence_string"] = columns["phrase_string"] = np.zeros(len(made.ref), np.int64)
     made_from = opened.attrs["made_from"]

@@ -100,7 +100,15 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
             "mask_features": ("view.local", ["status"]),
             "text_features": (
                 "feature",
-                ["string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string"],
+                [
+                    "string",
+                    "truncated",
+                    "sentence_string",
+                    "phrase_string",
+                    "other_offsets",
+                    "other_string",
+                    "class_string",
+                ],
             ),
         }[consumer]
         rows, columns = opened.rows(name), {other: opened.column(other) for other in others}
@@ -200,7 +208,15 @@ def test_vectors_of_two_widths_are_refused(tmp_path: Path) -> None:
     opened = Vectors(made.paths["text_features"], "text_features")
     columns = {
         name: opened.column(name)
-        for name in ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string")
+        for name in (
+            "string",
+            "truncated",
+            "sentence_string",
+            "phrase_string",
+            "other_offsets",
+            "other_string",
+            "class_string",
+        )
     }
     rows = opened.rows("feature")[:, :4]
     attrs = opened.attrs

@@ -23,13 +23,21 @@ from tests.helpers.stores import Synthetic, synthetic
 
 COLUMNS = {
     "mask_features": ["status"],
-    "text_features": ["string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string"],
+    "text_features": [
+        "string",
+        "truncated",
+        "sentence_string",
+        "phrase_string",
+        "other_offsets",
+        "other_string",
+        "class_string",
+    ],
 }
 
 
 def rewritten(made: Synthetic, name: str, **changes: dict[int, str]) -> None:
     """Change rows of text columns of a table, and write those made from it again: they must fit together."""
-    for table in ("index", "proposals", "overlap", "parse"):
+    for table in ("index", "proposals", "overlap", "parse", "heat_maps"):
         stored = read_table(made.paths[table], table)
         columns = dict(stored.columns)
         for key, rows in changes.items() if table == name else ():

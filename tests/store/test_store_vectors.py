@@ -54,6 +54,7 @@ def test_small_columns_keep_their_dtypes(tmp_path: Path) -> None:
         "phrase_string": np.array([1, 1]),
         "other_offsets": np.array([0, 1, 1]),
         "other_string": np.array([2]),
+        "class_string": np.array([0]),
     }
     write_vectors(tmp_path / "t", "text_features", 3, 3, {"feature": [features(3)]}, columns, {}, {})
     opened = Vectors(tmp_path / "t", "text_features")

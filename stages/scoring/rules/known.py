@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from stages.scoring.rules import (
     blur,
+    class_names,
     clear_clip,
     clip_es,
     clip_surgery,
@@ -37,6 +38,7 @@ from stages.scoring.rules.registry import RULES
 __all__ = [
     "RULES",
     "blur",
+    "class_names",
     "clear_clip",
     "clip_es",
     "clip_surgery",
