@@ -36,7 +36,8 @@ def test_an_addition_makes_stale_what_asks_its_room(project: Project) -> None:
         "datasets": {"index", "variants", "report"},
         "proposals": {"propose", "variants"},
         "views": {"embed_masks", "pair", "variants"},
-        "clip": {"embed_masks", "embed_text", "variants"},
+        "clip": {"embed_masks", "embed_text", "heat", "variants"},
+        "heat_maps": {"heat", "variants"},
         "rules": {"score", "ablations", "report"},
     }.items():
         file = project.folder / "extensions" / room / "new.py"
