@@ -19,7 +19,7 @@ demo: env data/refshapes/.made
 	@python -m pipeline metrics --params demo/params.yaml
 	@python -m demo.results
 
-# Every method on three splits of the benchmark: about ten minutes (docs/methods.md).
+# Every method on five splits of the benchmark: about ten minutes (docs/methods.md).
 methods: env data/refshapes/.made
 	dvc repro demo/methods/dvc.yaml
 	@python -m pipeline metrics --params demo/methods/params.yaml

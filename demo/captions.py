@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -83,6 +83,39 @@ def relation(rng: np.random.Generator, scene: Scene, target: int) -> Expression 
             head, tail = noun_phrase(rng, phrase), noun_phrase(rng, anchor_phrase)
             return Expression(f"the {head}{_pick(rng, _LINKS[word])}the {tail}", phrase)
     return None
+
+
+def ordinal(rng: np.random.Generator, scene: Scene, target: int) -> Expression | None:
+    """An expression that counts, such as "the second red circle from the left"; None if the target's place is not plain.
+
+    What is counted fits two objects at least, and those lie plainly apart along the axis that is counted on.
+    """
+    options = []
+    for phrase in _vague_phrases(scene, target):
+        fitting = [i for i, item in enumerate(scene.objects) if phrase.fits(item)]
+        for place, (axis, sign) in _COUNTED_FROM.items():
+            along = sorted((sign * _relative(scene, i)[axis], i) for i in fitting)
+            number = [i for _, i in along].index(target)
+            apart = all(right - left > _PLAIN for (left, _), (right, _) in pairwise(along))
+            if apart and number < len(_ORDINALS):
+                options.append((phrase, _ORDINALS[number], place))
+    if not options:
+        return None
+    phrase, word, place = options[int(rng.integers(len(options)))]
+    return Expression(f"{_maybe_the(rng, f'{word} {noun_phrase(rng, phrase)}')} from the {place}", phrase)
+
+
+def _vague_phrases(scene: Scene, target: int) -> list[Phrase]:
+    """The phrases of one or two attributes, shape among them, that fit the target and another object."""
+    item = scene.objects[target]
+    phrases = [Phrase(shape=item.shape)]
+    phrases += [Phrase(shape=item.shape, **{name: getattr(item, name)}) for name in ATTRIBUTES[1:]]
+    return [phrase for phrase in phrases if sum(map(phrase.fits, scene.objects)) > 1]
+
+
+_ORDINALS = ("first", "second", "third", "fourth")
+_COUNTED_FROM = {"left": (0, 1), "right": (0, -1), "top": (1, 1), "bottom": (1, -1)}
+"""Word -> axis (0 = x, 1 = y) and direction."""
 
 
 def noun_phrase(rng: np.random.Generator, phrase: Phrase) -> str:

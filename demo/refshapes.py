@@ -1,8 +1,9 @@
 """Write the RefShapes benchmark: `python -m demo.refshapes --out FOLDER [--images-per-split 100] [--seed 0]`.
 
-The files are those of a real REFER data set: FOLDER/images/*.png, and for each of three families that share the images
+The files are those of a real REFER data set: FOLDER/images/*.png, and for each of four families that share the images
 FOLDER/<family>/refs(synth).p and FOLDER/<family>/instances.json. `refshapes` may use position words (like RefCOCO),
-`refshapes+` looks only (like RefCOCO+), `refshapesg` has one long relational sentence per object (like RefCOCOg).
+`refshapes+` looks only (like RefCOCO+), `refshapesg` has one long relational sentence per object (like RefCOCOg), `refshapeso`
+one that counts, where objects can be counted ("second circle from the left").
 `testA` asks for rounded shapes, `testB` for angular ones. The same seed gives the same bytes.
 """
 
@@ -19,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from demo.captions import Expression, appearance, position, relation
+from demo.captions import Expression, appearance, ordinal, position, relation
 from demo.outlines import segmentation
 from demo.scenes import ANGULAR, ROUNDED, SHAPES, Scene, draw_scene, evaluation_rng
 from store.errors import DataError
 
 FAMILIES = ("refshapes", "refshapes+", "refshapesg")
+COUNTED = "refshapeso"
+"""The family that only some scenes have something for; it draws from a generator of its own, and changes no other."""
 SPLIT_BY = "synth"
 SPLITS = {"val": SHAPES, "testA": ROUNDED, "testB": ANGULAR}  # and the shapes asked for
 FIRST_IMAGE_ID = 1001
@@ -52,7 +55,7 @@ def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> di
     if out.exists() and any(out.iterdir()):
         raise DataError(f"{out}: expected a new or empty folder to write RefShapes into; remove it or name another")
     (out / "images").mkdir(parents=True, exist_ok=True)
-    families = {name: _Family() for name in FAMILIES}
+    families = {name: _Family() for name in (*FAMILIES, COUNTED)}
     index, image_id = 0, FIRST_IMAGE_ID
     for split, shapes in SPLITS.items():
         accepted = 0
@@ -68,6 +71,8 @@ def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> di
             for name in FAMILIES if in_g else FAMILIES[:2]:
                 split_name = "test" if name == "refshapesg" and split != "val" else split
                 _add(families[name], image, annotations, targets[name], split_name)
+            if counted := _counted_objects(np.random.default_rng([seed, image_id]), scene, shapes):
+                _add(families[COUNTED], image, annotations, counted, split)
             image_id, accepted = image_id + 1, accepted + 1
     for name, family in families.items():
         _write_family(out / name, family)
@@ -81,6 +86,13 @@ def _described_objects(
     eligible = [i for i, item in enumerate(scene.objects) if item.shape in shapes]
     described = ((i, _sentences(rng, scene, i, family)) for i in (eligible[k] for k in rng.permutation(len(eligible))))
     return list(islice(((i, sentences) for i, sentences in described if sentences), int(rng.integers(2, MAX_REFS + 1))))
+
+
+def _counted_objects(rng: np.random.Generator, scene: Scene, shapes: tuple[str, ...]) -> list[tuple[int, list[str]]]:
+    """The objects of the given shapes that can be counted off, each with its raw sentence."""
+    eligible = [i for i, item in enumerate(scene.objects) if item.shape in shapes]
+    found = ((i, ordinal(rng, scene, i)) for i in eligible)
+    return [(i, [_as_typed(rng, expression.sentence)]) for i, expression in found if expression is not None][:MAX_REFS]
 
 
 def _sentences(rng: np.random.Generator, scene: Scene, target: int, family: str) -> list[str]:
