@@ -62,7 +62,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name in ("pipeline", "stages", "store", "models", "extensions", ".dvc"):
+        for name in ("pipeline", "stages", "store", "models", "maps", "extensions", ".dvc"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
         for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, folder / name)
@@ -150,6 +150,35 @@ def test_rn50_stands_beside_the_vit(project: Project) -> None:
     pairs = read_table(project.folder / "data/full/pairs/rn50.h5", "pairs")
     assert pairs.attrs["score_rule"] == "unnormalised"
     assert np.isfinite(pairs["dot.global.k3*sentence"]).all()
+
+
+@pytest.mark.timeout(300)
+def test_own_pictures_at_the_true_size(project: Project, tmp_path: Path) -> None:
+    """`glimpse predict`: two photographs, three phrases each, the models loaded once."""
+    picture = Image.open(ROOT / "tests/golden/images/astronaut.png").convert("RGB")
+    picture.save(tmp_path / "one.png")
+    ImageOps.mirror(picture).save(tmp_path / "two.png")
+    phrases = ("the woman", "the flag on the left", "a white helmet")
+    rows = [f"{name}.png,{phrase}\n" for name in ("one", "two") for phrase in phrases]
+    (tmp_path / "phrases.csv").write_text("image,phrase\n" + "".join(rows))
+    words = ["predict", str(tmp_path), "--phrases", str(tmp_path / "phrases.csv"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", *words],
+        cwd=project.folder,
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "out/predictions.json").read_text())["predictions"]
+    assert [row["phrase"] for row in found] == [*phrases, *phrases]
+    for row in found:
+        mask = np.array(Image.open(tmp_path / "out" / row["mask"]))
+        assert mask.shape == (picture.height, picture.width)
+        assert mask.any()
+        assert np.isfinite(row["score"])
+        assert row["margin"] >= 0
 
 
 def test_no_process_took_more_memory_than_allowed() -> None:
