@@ -60,7 +60,8 @@ _OUTSIDE = {
     "logit_scale": "logit_scale",
 }
 _TRANSPOSED = {"visual_projection.weight": "visual.proj", "text_projection.weight": "text_projection"}
-_QKV = ("q", "k", "v")
+QKV = tuple(f"self_attn.{each}_proj" for each in "qkv")
+"""Queries, keys and values of a layer under Hugging Face's names; open_clip and timm keep them as one."""
 
 
 def looks_like(names: Iterable[str]) -> str:
@@ -97,16 +98,26 @@ def from_hugging_face(state: Mapping[str, Tensor], source: object) -> dict[str, 
             tower = "visual.transformer" if match[1] == "vision_model" else "transformer"
             part, _, kind = match[3].rpartition(".")
             block = f"{tower}.resblocks.{match[2]}"
-            if part in {f"self_attn.{each}_proj" for each in _QKV}:
-                attention.setdefault(f"{block}.attn.in_proj_{kind}", {})[part[len("self_attn.")]] = value
+            if part in QKV:
+                attention.setdefault(f"{block}.attn.in_proj_{kind}", {})[part] = value
             else:
                 renamed[f"{block}.{_BLOCK.get(part, part)}.{kind}"] = value
+    return renamed | joined(attention, source)
+
+
+def joined(attention: Mapping[str, Mapping[str, Tensor]], source: object) -> dict[str, Tensor]:
+    """Name of a tensor -> its queries, keys and values, given by their names in ``QKV``, as one.
+
+    Raises:
+        WeightsError: one is missing, or of another size.
+    """
+    whole = {}
     for name, parts in attention.items():
-        missing = [each for each in _QKV if each not in parts]
+        missing = [each for each in QKV if each not in parts]
         if missing or len({part.shape for part in parts.values()}) > 1:
             raise WeightsError(
                 f"{source}: expected q_proj, k_proj and v_proj of one size in every layer, {name} lacks "
                 f"{', '.join(missing) or 'equal sizes'}; fetch the weights file again"
             )
-        renamed[name] = torch.cat([parts[each] for each in _QKV])
-    return renamed
+        whole[name] = torch.cat([parts[each] for each in QKV])
+    return whole

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from stages.clip.layouts import looks_like
-from store.errors import WeightsError
+from stages.clip.layouts import QKV, joined, looks_like
 
 _LAYER = re.compile(r"(vision_model|text_model)\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _BLOCKS = {
@@ -47,7 +46,6 @@ _WHOLE = {
     "vision_model.head.probe": "visual.trunk.attn_pool.latent",
     "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
 }
-_QKV = tuple(f"self_attn.{each}_proj" for each in "qkv")
 
 
 def is_siglip(names: Iterable[str]) -> bool:
@@ -71,7 +69,7 @@ def from_siglip(state: Mapping[str, Tensor], source: object) -> dict[str, Tensor
         layer = _LAYER.fullmatch(name)
         if name.endswith(".position_ids"):
             continue
-        if layer is not None and layer[3] in _QKV:
+        if layer is not None and layer[3] in QKV:
             fused.setdefault(_FUSED[layer[1]].format(layer[2], kind), {})[layer[3]] = value
         elif layer is not None:
             block = _FUSED[layer[1]].format(layer[2], "").partition(".attn.")[0]
@@ -84,12 +82,4 @@ def from_siglip(state: Mapping[str, Tensor], source: object) -> dict[str, Tensor
             renamed[f"visual.trunk.attn_pool.kv.{kind[len('in_proj_') :]}"] = torch.cat(rest)
         else:
             renamed[_WHOLE.get(name) or (f"{_OUTSIDE[stem]}.{kind}" if stem in _OUTSIDE else name)] = value
-    for name, parts in fused.items():
-        missing = [each for each in _QKV if each not in parts]
-        if missing or len({part.shape for part in parts.values()}) > 1:
-            raise WeightsError(
-                f"{source}: expected q_proj, k_proj and v_proj of one size in every layer, {name} lacks "
-                f"{', '.join(missing) or 'equal sizes'}; fetch the weights file again"
-            )
-        renamed[name] = torch.cat([parts[each] for each in _QKV])
-    return renamed
+    return renamed | joined(fused, source)

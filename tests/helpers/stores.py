@@ -15,6 +15,7 @@ from stages.parse import spatial_columns
 from stages.text.relations import Spatial
 from stages.text.words import KINDS, POSITIONS
 from store.ragged import Bytes, offsets_of
+from store.schema import TEXT_FEATURES
 from store.segmentation import encode
 from store.table import Table, write_table
 from store.vectors import write_vectors
@@ -23,6 +24,8 @@ GROUPS = [("toy", "val"), ("toy", "testA"), ("other", "val")]
 STRINGS = ["a red ball", "ball", "the café on the left", "left", "a very long sentence"]
 ENCODER = {"architecture": "toy", "backbone": "vit", "model": "toy", "weights": "0" * 64, "precision": "float32"}
 _FIELDS = [field for field, file in FILES.items() if field not in ("variants", "ablations", "grid", "report")]
+TEXT_COLUMNS = tuple(name for name in TEXT_FEATURES.columns if name != "feature")
+"""What stands beside the vectors of texts."""
 CUT = 4
 """The row of ``STRINGS`` that counts as truncated."""
 

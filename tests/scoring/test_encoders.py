@@ -16,7 +16,7 @@ from store.errors import ParameterError, StoreError
 from store.table import read_table
 from store.vectors import Vectors, write_vectors
 from tests.helpers.oracles import context, fields, make_pairs, plain_best, plain_scores
-from tests.helpers.stores import Synthetic, synthetic
+from tests.helpers.stores import TEXT_COLUMNS, Synthetic, synthetic
 
 OTHER = {"architecture": "other", "backbone": "resnet", "model": "other", "weights": "1" * 64, "precision": "float32"}
 
@@ -35,18 +35,7 @@ def second_encoder(made: Synthetic, folder: Path, seed: int = 5) -> Synthetic:
     attrs = {"score_rule": "unnormalised", "encoder": OTHER}
     write_vectors(paths["mask_features"], "mask_features", n, dim, columns, {"status": [""] * n}, {},
                   masks.attrs["made_from"], **attrs)  # fmt: skip
-    named = {
-        name: text.column(name)
-        for name in (
-            "string",
-            "truncated",
-            "sentence_string",
-            "phrase_string",
-            "other_offsets",
-            "other_string",
-            "class_string",
-        )
-    }
+    named = {name: text.column(name) for name in TEXT_COLUMNS}
     write_vectors(paths["text_features"], "text_features", len(strings), dim, {"feature": [strings]}, named, {},
                   text.attrs["made_from"], encoder=OTHER)  # fmt: skip
     inputs = {name: path for name, path in paths.items() if name in pair_stage.Paths.model_fields}

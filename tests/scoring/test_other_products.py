@@ -12,7 +12,7 @@ from store.segmentation import encode
 from store.table import read_table
 from store.vectors import Vectors, write_vectors
 from tests.helpers.oracles import RULES, dot, make_pairs, store_with_pairs, unit
-from tests.helpers.stores import ENCODER, GROUPS, Synthetic, synthetic
+from tests.helpers.stores import ENCODER, GROUPS, TEXT_COLUMNS, Synthetic, synthetic
 
 made = pytest.fixture(scope="module", params=RULES[:1])(store_with_pairs)
 
@@ -76,7 +76,7 @@ def test_a_lost_phrase_or_mask_has_no_products(tmp_path: Path) -> None:
     text, masks = made.paths["text_features"], made.paths["mask_features"]
     opened, lost = Vectors(text, "text_features"), made.text.copy()
     lost[3] = np.nan
-    names = ("string", "truncated", "sentence_string", "phrase_string", "other_offsets", "other_string", "class_string")
+    names = TEXT_COLUMNS
     columns = {name: opened.column(name) for name in names}
     columns["sentence_string"] = columns["phrase_string"] = np.zeros(len(made.ref), np.int64)
     made_from = opened.attrs["made_from"]

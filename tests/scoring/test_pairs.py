@@ -18,7 +18,7 @@ from store.ragged import offsets_of
 from store.table import read_table, write_table
 from store.vectors import Vectors, write_vectors
 from tests.helpers.oracles import RULES, context, dot, fields, make_pairs, overlap_of, store_with_pairs
-from tests.helpers.stores import CUT, ENCODER, GROUPS, Synthetic, synthetic
+from tests.helpers.stores import CUT, ENCODER, GROUPS, TEXT_COLUMNS, Synthetic, synthetic
 
 made = pytest.fixture(scope="module", params=RULES)(store_with_pairs)
 
@@ -100,15 +100,7 @@ def test_pair_stage_refuses_tables_of_another_run(tmp_path: Path, consumer: str,
             "mask_features": ("view.local", ["status"]),
             "text_features": (
                 "feature",
-                [
-                    "string",
-                    "truncated",
-                    "sentence_string",
-                    "phrase_string",
-                    "other_offsets",
-                    "other_string",
-                    "class_string",
-                ],
+                TEXT_COLUMNS,
             ),
         }[consumer]
         rows, columns = opened.rows(name), {other: opened.column(other) for other in others}
@@ -206,18 +198,7 @@ def test_masks_and_texts_of_two_encoders_are_refused(tmp_path: Path) -> None:
 def test_vectors_of_two_widths_are_refused(tmp_path: Path) -> None:
     made = synthetic(tmp_path)
     opened = Vectors(made.paths["text_features"], "text_features")
-    columns = {
-        name: opened.column(name)
-        for name in (
-            "string",
-            "truncated",
-            "sentence_string",
-            "phrase_string",
-            "other_offsets",
-            "other_string",
-            "class_string",
-        )
-    }
+    columns = {name: opened.column(name) for name in TEXT_COLUMNS}
     rows = opened.rows("feature")[:, :4]
     attrs = opened.attrs
     write_vectors(

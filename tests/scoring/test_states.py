@@ -19,19 +19,11 @@ from store.table import read_table, write_table
 from store.vectors import Vectors, write_vectors
 from tests.helpers.documents import data_sets
 from tests.helpers.oracles import context, fields, make_pairs, overlap_of, plain_best, plain_metrics, plain_scores
-from tests.helpers.stores import Synthetic, synthetic
+from tests.helpers.stores import TEXT_COLUMNS, Synthetic, synthetic
 
 COLUMNS = {
     "mask_features": ["status"],
-    "text_features": [
-        "string",
-        "truncated",
-        "sentence_string",
-        "phrase_string",
-        "other_offsets",
-        "other_string",
-        "class_string",
-    ],
+    "text_features": TEXT_COLUMNS,
 }
 
 
