@@ -14,15 +14,19 @@ env: .venv/.installed
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: env data/refshapes/.made
+demo: env data/refshapes/.made | .git
 	dvc repro demo/dvc.yaml
 	@python -m pipeline metrics --params demo/params.yaml
 	@python -m demo.results
 
 # Every method on five splits of the benchmark: about ten minutes (docs/methods.md).
-methods: env data/refshapes/.made
+methods: env data/refshapes/.made | .git
 	dvc repro demo/methods/dvc.yaml
 	@python -m pipeline metrics --params demo/methods/params.yaml
+
+# DVC works in a git repository only: a folder that was unpacked from an archive becomes one.
+.git:
+	git init -q .
 
 data/refshapes/.made: demo/refshapes.py demo/scenes.py demo/captions.py demo/outlines.py | env
 	rm -rf data/refshapes
