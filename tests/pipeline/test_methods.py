@@ -92,7 +92,10 @@ def test_what_the_demo_can_compute(tmp_path: Path) -> None:
     assert entries["rule", "score_map"]["needs"] == ["dot.score_map*sentence"]
     assert entries["rule", "score_map"]["reason"] == "needs view score_map: add score_map to embed_masks.views"
     assert entries["backbone", "resnet"]["reason"] == "no encoder of kind resnet: add one to encoders"
-    assert (entries["heat", "clip_es"]["needs"], entries["heat", "imported"]["needs"]) == (["vit"], ["vit", "resnet"])
+    assert (entries["heat", "clip_es"]["needs"], entries["heat", "imported"]["needs"]) == (
+        ["vit"],
+        ["vit", "resnet", "timm"],
+    )
     assert entries["rule", "clip_es"]["needs"] == ["heat.clip_es"]
     for kind in ("heat", "rule"):
         assert entries[kind, "clip_es"]["reason"] == "not enabled: add clip_es to heat.maps"
