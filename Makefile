@@ -19,7 +19,7 @@ demo: env data/refshapes/.made | .git
 	@python -m pipeline metrics --params demo/params.yaml
 	@python -m demo.results
 
-# Every method on five splits of the benchmark: about ten minutes (docs/methods.md).
+# Every method on five splits of the benchmark: ten to fifteen minutes on two slow cores (docs/methods.md).
 methods: env data/refshapes/.made | .git
 	dvc repro demo/methods/dvc.yaml
 	@python -m pipeline metrics --params demo/methods/params.yaml

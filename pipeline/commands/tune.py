@@ -14,7 +14,7 @@ from stages.page.comparison import signed
 from stages.page.tables import percent, probability
 from stages.scoring.table import load_pairs
 from stages.scoring.tuning import POINT, Search, tuned
-from store.errors import ParameterError
+from store.errors import ParameterError, nearest
 from store.fingerprint import canonical
 
 Json = dict[str, Any]
@@ -40,6 +40,8 @@ def result_of(project: LoadedProject, search: Search, encoder: str) -> Json:
     values = project.values
     names = [values.encoder, *(name for name in values.encoders if name != values.encoder)]
     own = encoder or values.encoder
+    if own not in names:
+        raise ParameterError(f"--encoder: no encoder {own!r} in the profile; {nearest(own, names)}")
     scoring = values.score if own == values.encoder else values.score.for_encoder(own, names)
     pairs, _ = load_pairs(project.pairs(own), scoring.k)
     settings = values.rules.settings.get(search.rule, {})

@@ -41,7 +41,7 @@ class Search(Params):
         "by default alpha and beta",
     )
     measure: Literal["miou", "oiou", "p50"] = Field("miou", description="what is searched for, the mean over splits")
-    evaluations: Annotated[int, Field(ge=1, le=100_000)] = Field(200, description="at most so many points are tried")
+    evaluations: Annotated[int, Field(ge=5, le=100_000)] = Field(200, description="at most so many points are tried")
     seed: int = Field(0, ge=0, description="of the search")
 
     @field_validator("rule")
@@ -186,7 +186,7 @@ def _evolve(walk: _Walk, bounds: Sequence[Range], search: Search) -> None:
     """Differential evolution within the number of evaluations."""
     from scipy.optimize import differential_evolution
 
-    size = max(5, min(_CANDIDATES * len(bounds), search.evaluations))
+    size = min(_CANDIDATES * len(bounds), search.evaluations)
     generations = max(0, search.evaluations // size - 1)
     differential_evolution(
         walk,

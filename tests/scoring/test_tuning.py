@@ -69,6 +69,15 @@ def test_the_same_seed_finds_the_same(pairs: PairTable) -> None:
     assert search(pairs, evaluations=60, seed=5) == search(pairs, evaluations=60, seed=5)
 
 
+@pytest.mark.parametrize("evaluations", [5, 9, 33])
+def test_no_more_points_than_asked_for(pairs: PairTable, evaluations: int) -> None:
+    cells = {f"weights.{view}*{text}": (0.0, 1.0) for view in ("global.k3", "local") for text in ("sentence", "phrase")}
+    for vary, rule in (({}, "global_local"), (cells, "weighted")):
+        assert 5 <= search(pairs, rule=rule, vary=vary, evaluations=evaluations)["tried"] <= evaluations
+    with pytest.raises(ValidationError, match="greater than or equal to 5"):
+        Search(splits=[ON], evaluations=4)
+
+
 def test_several_splits_count_alike(made: Synthetic, pairs: PairTable) -> None:
     found = search(pairs, splits=["toy/val", "other/val"], evaluations=20)
     assert [(line["dataset"], line["split"]) for line in found["splits"]] == [("toy", "testA")]
