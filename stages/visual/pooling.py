@@ -7,7 +7,7 @@ resized mask that global features use); and with h_m = sum_p w_p v_p it is h_m .
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +16,22 @@ Pooling = Literal["inside", "inside_minus_outside"]
 """The mean inside the mask, or that less the mean outside."""
 
 
-def upsampling(grid: int, length: int) -> NDArray[np.float64]:
-    """One axis of a bilinear upsampling (align_corners false): float64 (length, grid), rows sum to 1.
+class Axis(NamedTuple):
+    """One axis of a bilinear upsampling (align_corners false) in whole numbers: which two cells a pixel mixes, and how.
 
-    Places between two cells mix them; what lies outside the first or last cell's centre takes that cell.
+    A pixel of the first cell is one before ``ends[0]``, and so on. It takes ``1 - shares / (2 length)`` of its cell and
+    the rest of the next one; what lies outside the first or last cell's centre takes that cell.
     """
-    place = np.maximum((np.arange(length) + 0.5) * grid / length - 0.5, 0)
-    before = np.minimum(place.astype(np.int64), grid - 1)
-    after, share = np.minimum(before + 1, grid - 1), place - before
-    matrix = np.zeros((length, grid))
-    rows = np.arange(length)
-    np.add.at(matrix, (rows, before), 1 - share)
-    np.add.at(matrix, (rows, after), share)
-    return matrix
+
+    ends: NDArray[np.int64]  # (cells,)
+    shares: NDArray[np.int64]  # (length,)
+
+    @classmethod
+    def of(cls, cells: int, length: int) -> Axis:
+        place = np.maximum((2 * np.arange(length) + 1) * cells - length, 0)  # of the pixel's centre, in 1 / (2 length)
+        cell = np.minimum(place // (2 * length), cells - 1)
+        shares = np.where(cell == cells - 1, 0, place - cell * 2 * length)
+        return cls(np.searchsorted(cell, np.arange(cells), side="right").astype(np.int64), shares.astype(np.int64))
 
 
 def area_shares(masks: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float64]:
@@ -57,19 +60,28 @@ def pooling_weights(
         float32 (N, rows * columns), row by row, and which masks have no such mean, bool (N,): empty ones, and for
         ``inside_minus_outside`` those that cover the whole image. Their weights are 0.
     """
-    rows, columns = upsampling(grid[0], masks.shape[1]), upsampling(grid[1], masks.shape[2])
-    # One mask at a time: as numbers it is eight times as large, and so stays in the processor's cache.
-    sums = np.array([rows.T @ (mask.astype(np.float64) @ columns) for mask in masks]).reshape(
-        len(masks), grid[0] * grid[1]
-    )
+    sums = _sums(masks, grid)
     area = np.array([np.count_nonzero(mask) for mask in masks], np.float64)[:, None]
     pixels = masks.shape[1] * masks.shape[2]
     nothing = area[:, 0] == 0
     weights = np.divide(sums, area, out=np.zeros_like(sums), where=area > 0)
     if pooling == "inside_minus_outside":
-        total = np.outer(rows.sum(0), columns.sum(0)).reshape(1, -1)
+        total = _sums(np.ones((1, *masks.shape[1:]), np.bool_), grid)
         nothing |= area[:, 0] == pixels
         outside = np.divide(total - sums, pixels - area, out=np.zeros_like(sums), where=area < pixels)
         weights = weights - outside
         weights[nothing] = 0
     return weights.astype(np.float32), nothing
+
+
+def _sums(masks: NDArray[np.bool_], grid: tuple[int, int]) -> NDArray[np.float64]:
+    """U_y^T M U_x of every mask, float64 (N, rows * columns)."""
+    from stages.visual.pooling_kernel import add_mask
+
+    height, width = masks.shape[1:]
+    rows, columns = Axis.of(grid[0], height), Axis.of(grid[1], width)
+    sums = np.zeros((len(masks), grid[0] + 1, grid[1] + 1), np.int64)
+    for mask, into in zip(masks, sums, strict=True):
+        add_mask(np.ascontiguousarray(mask).view(np.uint8), *rows, *columns, into)
+    inside = sums[:, :-1, :-1].reshape(len(masks), grid[0] * grid[1])  # nobody takes of the cells beyond
+    return inside / (4 * height * width)

@@ -6,10 +6,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from stages.scoring.geometry import PRIORS, geometry_of
 from stages.scoring.rules.coherence import of_means
-from stages.visual.pooling import pooling_weights, upsampling
+from stages.visual.pooling import pooling_weights
 from store.segmentation import encode
 from tests.visual.test_views_dense import golden_patches, unit, vit_b16
 from tests.visual.test_visual_golden import GOLDEN, load
@@ -36,7 +38,8 @@ def test_coherence_against_the_release(row: dict) -> None:  # type: ignore[type-
     heat = unit(golden_patches("gem", 448)) @ text
     inside = (pooling_weights(masks, (28, 28))[0] @ heat).astype(np.float64)
     outside = inside - pooling_weights(masks, (28, 28), "inside_minus_outside")[0] @ heat
-    upsampled = upsampling(28, height) @ heat.reshape(28, 28) @ upsampling(28, width).T
+    small = torch.from_numpy(heat.astype(np.float64)).reshape(1, 1, 28, 28)
+    upsampled = functional.interpolate(small, (height, width), mode="bilinear", align_corners=False)
     b = np.full(len(masks), {"big": 1.95, "small": 1.5}.get(row["relation"], 1.8))
     share = masks.mean((1, 2))
     prior = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from stages.visual.pooling import pooling_weights, upsampling
+from stages.visual.pooling import pooling_weights
 
 
 @given(
@@ -39,11 +41,40 @@ def test_weights_are_the_mean_of_the_upsampled_map(grid: tuple[int, int], size: 
     assert not difference[:2].any()
 
 
-def test_upsampling_is_torchs() -> None:
-    for grid, length in ((1, 5), (7, 383), (14, 511), (7, 3), (5, 5)):
-        cells = torch.eye(grid, dtype=torch.float64)[None]
-        expected = functional.interpolate(cells, length, mode="linear", align_corners=False)[0].T.numpy()
-        np.testing.assert_allclose(upsampling(grid, length), expected, atol=1e-9)
+def test_weights_are_exact_and_of_any_layout() -> None:
+    """Against rational numbers; the masks may be views of a larger array, or columns first."""
+    rng = np.random.default_rng(0)
+    grid, height, width = (3, 5), 7, 11
+    masks = rng.random((4, height, width)) < 0.5
+    weights, _ = pooling_weights(masks, grid)
+    for layout in (np.asfortranarray(masks), np.repeat(masks, 2, 2)[:, :, ::2]):
+        np.testing.assert_array_equal(pooling_weights(layout, grid)[0], weights)
+    rows, columns = shares(grid[0], height), shares(grid[1], width)
+    for row, mask in enumerate(masks):
+        places = [(int(y), int(x)) for y, x in np.argwhere(mask)]
+        expected = [
+            float(sum(rows[y][r] * columns[x][c] for y, x in places) / len(places))
+            for r in range(grid[0])
+            for c in range(grid[1])
+        ]
+        np.testing.assert_array_equal(weights[row], np.array(expected, np.float32))
+
+
+def shares(cells: int, length: int) -> list[list[Fraction]]:
+    """Pixel -> what it takes of each cell, by the definition of bilinear upsampling."""
+    found = []
+    for pixel in range(length):
+        place = min(max(Fraction(2 * pixel + 1, 2 * length) * cells - Fraction(1, 2), Fraction(0)), Fraction(cells - 1))
+        found.append([max(Fraction(0), 1 - abs(place - cell)) for cell in range(cells)])
+    return found
+
+
+def test_a_large_image_does_not_overflow() -> None:
+    """A mask of all of it, 120 million pixels: twice what Pillow takes for a bomb."""
+    mask = np.ones((1, 12_000, 10_000), np.bool_)
+    weights, nothing = pooling_weights(mask, (2, 2))
+    np.testing.assert_allclose(weights, [[0.25] * 4], rtol=1e-6)
+    assert not nothing.any()
 
 
 def test_no_masks() -> None:
