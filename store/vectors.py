@@ -258,3 +258,20 @@ class Vectors:
         array = np.asarray(self.group[key][...])  # type: ignore[index]
         check_digest(self.path, key, array_digest(array), self.attrs["columns"], self.remedy)
         return array
+
+
+class ReadAhead:
+    """Many small ranges of vector columns, more or less in order: read by blocks, of which each column's last is kept."""
+
+    def __init__(self, vectors: Vectors, block: int = SHARD_ROWS // 8) -> None:
+        self._vectors, self._block = vectors, block
+        self._kept: dict[str, tuple[int, NDArray[np.float32]]] = {}
+
+    def rows(self, column: str, start: int, stop: int) -> NDArray[np.float32]:
+        """As `Vectors.rows`."""
+        first, values = self._kept.get(column, (-1, np.empty((0, 0), np.float32)))
+        if first < 0 or not first <= start <= stop <= first + len(values):
+            first = start // self._block * self._block
+            values = self._vectors.rows(column, first, max(stop, first + self._block))
+            self._kept[column] = first, values
+        return values[start - first : stop - first]

@@ -10,7 +10,7 @@ import numpy as np
 from stages.text.template import BETWEEN
 from store.errors import StoreError
 from store.fingerprint import fingerprint
-from store.vectors import Vectors
+from store.vectors import ReadAhead, Vectors
 from store.work import Item, Parts
 
 
@@ -30,7 +30,7 @@ class PublishedTexts:
     """A ``stages.contract.Published``: the items of the strings of an earlier run, but for means of several prompts."""
 
     def __init__(self, vectors: Vectors) -> None:
-        self.vectors = vectors
+        self._ahead = ReadAhead(vectors)
         strings = vectors.column("string")
         self._row = {fingerprint(string): row for row, string in enumerate(strings) if BETWEEN not in string}
         self._truncated = vectors.column("truncated")
@@ -41,7 +41,7 @@ class PublishedTexts:
         if row is None:
             return None
         try:
-            feature = self.vectors.rows("feature", row, row + 1)
+            feature = self._ahead.rows("feature", row, row + 1)
         except StoreError:
             return None
         return {"feature": feature, "truncated": np.array([self._truncated[row]])}

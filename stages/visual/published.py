@@ -16,7 +16,7 @@ from store.errors import StoreError
 from store.ragged import offsets_of
 from store.states import State
 from store.usable import Lost, lost_vectors
-from store.vectors import Vectors
+from store.vectors import ReadAhead, Vectors
 from store.work import Item, Parts
 
 _NO_VECTOR = "the vector is zero, denormal or not finite"
@@ -91,7 +91,7 @@ class PublishedFeatures:
     """A ``stages.contract.Published``: the items of the images of an earlier run."""
 
     def __init__(self, vectors: Vectors, kinds: Mapping[str, Parts], boxes: Mapping[str, bool]) -> None:
-        self.vectors = vectors
+        self._vectors, self._ahead = vectors, ReadAhead(vectors)
         made: Mapping[str, str] = vectors.attrs.get("parts", {})
         self._labels = {label for label, parts in kinds.items() if made.get(label) == parts.folder.name}
         self._boxes = boxes
@@ -107,7 +107,7 @@ class PublishedFeatures:
 
     def _column(self, name: str) -> Any:
         if name not in self._columns:
-            self._columns[name] = self.vectors.column(name)
+            self._columns[name] = self._vectors.column(name)
         return self._columns[name]
 
     def item(self, kind: str, key: str) -> Item | None:
@@ -118,7 +118,7 @@ class PublishedFeatures:
         start, stop = (int(bound) for bound in self._column("offsets.image")[image : image + 2])
         try:
             return {
-                "feature": self.vectors.rows(f"view.{kind}", start, stop),
+                "feature": self._ahead.rows(f"view.{kind}", start, stop),
                 "degenerate": self._column(f"degenerate.{kind}")[start:stop],
                 "reason": np.frombuffer(self._column(f"reason.{kind}")[image].encode(), np.uint8),
             }

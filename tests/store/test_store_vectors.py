@@ -46,6 +46,26 @@ def test_streamed_blocks_equal_the_whole(tmp_path: Path, rows: int, sizes: tuple
     assert not rows or len(list((tmp_path / "v" / "view.local").rglob("c/*/0"))) == -(-rows // 6)
 
 
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("block", [1, 4, 6, 100])
+def test_ranges_read_ahead_are_the_ranges(tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In any order, longer than a block, empty; in order, each row is read about once."""
+    stored = write_features(tmp_path / "v", 15)
+    opened = Vectors(tmp_path / "v", "mask_features")
+    ahead = vectors.ReadAhead(opened, block)
+    ranges = [(0, 0), (0, 3), (3, 4), (4, 14), (14, 15), (15, 15), (2, 2), (1, 9), (0, 15), (7, 7)]
+    for start, stop in ranges:
+        for name in stored:
+            np.testing.assert_array_equal(ahead.rows(name, start, stop), opened.rows(name, start, stop))
+    read = list[int]()
+    rows = opened.rows
+    monkeypatch.setattr(opened, "rows", lambda *given: (read.append(1), rows(*given))[1])
+    ahead = vectors.ReadAhead(opened, block)
+    for row in range(15):
+        ahead.rows("view.local", row, row + 1)
+    assert len(read) == -(-15 // block)
+
+
 def test_small_columns_keep_their_dtypes(tmp_path: Path) -> None:
     columns = {
         "string": ["", "né", "\ud800"],
