@@ -31,6 +31,7 @@ from store.registry import load_extensions
 EXTENSIONS = Path("extensions")
 MODELS = Path("models")
 MAPS = Path("maps")
+MASKS = Path("masks")
 _ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -74,6 +75,12 @@ class Heat(heat.Params):
     image_size: None = None  # type: ignore[assignment]  # likewise
 
 
+class Variants(variants.Params):
+    folder: Path = Field(
+        MASKS, description="where the files of sources lie; DVC wants a folder, also where there are none"
+    )
+
+
 class Project(Section):
     """A params file. ``root`` is the way from its folder to the project's; all other paths start at the project's, also
     ``profile``, the params file's own. ``extensions`` is the folder of your own additions (``store.registry``), ``models`` that
@@ -97,7 +104,7 @@ class Project(Section):
     parse: parse.Params
     embed_text: EmbedText
     heat: Heat = Heat()
-    variants: variants.Params
+    variants: Variants
     score: Scoring
     bootstrap: Bootstrap
     rules: Rules

@@ -54,25 +54,32 @@ class Params(BaseParams):
     templates: Listed[Template] = Field([], description="prompts as in embed_text; each costs its texts once")
     sources: Listed[str] = Field(
         [],
-        description="other sources of masks that read no input of their own, as `instances`, the annotated objects; each costs "
-        "the features of its masks once",
+        description="other masks: `instances`, the annotated objects, or a file or folder of `variants.folder` in any form of "
+        "source masks (COCO results, ...); each costs the features of its masks once",
     )
 
     @field_validator("sources")
     @classmethod
-    def _read_nothing(cls, names: list[str]) -> list[str]:
+    def _known(cls, names: list[str]) -> list[str]:
         for name in names:
-            if SOURCES[SOURCES.checked(name)].input:
-                able = [source for source in SOURCES if not SOURCES[source].input]
+            if name in SOURCES and SOURCES[name].input:
+                raise ValueError(f"{name} reads a file: expected instead the name of that file in variants.folder")
+            if not name or Path(name).is_absolute() or ".." in Path(name).parts:
                 raise ValueError(
-                    f"expected a source without input ({', '.join(able)}), got {name}: it reads a file, so it takes "
-                    f"a profile of its own"
+                    f"expected {' or '.join(read_nothing())}, or the name of a file or folder of masks in "
+                    f"variants.folder, got {name!r}"
                 )
         return names
 
 
+def read_nothing() -> list[str]:
+    """The sources of masks that read no file."""
+    return [name for name in SOURCES if not SOURCES[name].input]
+
+
 class Paths(BasePaths):
     pairs: Path
+    folder: Path
     variants: Path
     outputs: ClassVar[tuple[str, ...]] = ("variants",)
 
@@ -118,9 +125,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             setting = ", ".join(f"{name} = {value}" for name, value in values.items())
             released = values.items() <= RELEASED.items()
             switches.append({"name": switch, **keep(switch, change), "setting": setting, "release": released})
-        for source in dict.fromkeys(params.sources):
-            change = {"propose": {"source": source}, "embed_masks": MIXED}
-            other_sources.append({**keep(f"source-{source}", change), "source": source})
+        for number, source in enumerate(dict.fromkeys(params.sources), 1):
+            change = {"propose": _masks_of(source, paths.folder), "embed_masks": MIXED}
+            other_sources.append({**keep(f"source{number}", change), "source": source})
         for number, template in enumerate(dict.fromkeys(params.templates), 1):
             kept = keep(f"template{number}", {"embed_text": {"template": template}})
             templates.append({**kept, "template": template})
@@ -128,6 +135,22 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
         write_document(temporary / "variants.json", content, "variants")
     total.wrote = {"pair tables": len(switches) + len(templates) + len(other_sources)}
     return total
+
+
+def _masks_of(source: str, folder: Path) -> dict[str, str]:
+    """The values of section ``propose`` for an entry of ``sources``.
+
+    Raises:
+        ParameterError: it is neither a source that reads nothing nor in ``folder``.
+    """
+    if source in read_nothing():
+        return {"source": source}
+    if not (folder / source).exists():
+        raise ParameterError(
+            f"variants.sources: expected {' or '.join(read_nothing())}, or the name of a file or folder of masks in {folder}, "
+            f"got {source!r}, which is not there; put it there, or correct variants.sources"
+        )
+    return {"source": "masks", "input": str(folder / source)}
 
 
 def _require_same_inputs(base: Table, variant: Table, change: dict[str, dict[str, Any]]) -> None:

@@ -187,7 +187,7 @@ def _values(project: LoadedProject, images: Path, file: Path, asked: Asked) -> d
         },
         "heat": whole["heat"]
         | {"maps": maps, "settings": {name: own for name, own in whole["heat"]["settings"].items() if name in maps}},
-        "variants": {name: [] for name in whole["variants"]},
+        "variants": whole["variants"] | {"switches": [], "templates": [], "sources": []},
         "score": scoring.model_dump(mode="json"),
         "rules": {"enabled": [rule.name], "settings": {rule.name: settings} if settings else {}},
     }

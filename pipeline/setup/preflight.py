@@ -19,6 +19,7 @@ from stages.datasets.registry import KINDS
 from stages.heat_maps.imported import INDEX as MAPS_INDEX
 from stages.index import name_below_root
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
+from stages.variants import read_nothing
 from store.errors import GlimpseError, WeightsError
 
 DOCS = "docs/data.md"
@@ -146,6 +147,15 @@ def _models(project: LoadedProject) -> Iterator[Need]:
         path = project.path(values.heat.folder, MAPS_INDEX)
         remedy = "" if path.is_file() else "write it (docs/methods.md, imported), or take imported out of heat.maps"
         yield Need(str(path), "index of imported heat maps", remedy, path)
+    for name in values.variants.sources:
+        if name not in read_nothing():
+            path = project.path(values.variants.folder, name)
+            remedy = (
+                ""
+                if path.exists()
+                else f"put it there ({DOCS}, section 'Masks from anywhere'), or correct variants.sources"
+            )
+            yield Need(str(path), "masks that variants.sources names", remedy, path)
     name = values.parse.spacy_model
     package = next((source for source in SOURCES if source.package and source.package[0] == name), None)
     try:

@@ -65,7 +65,8 @@ class Bench:
         values = demo_values(folder)
         values |= {name: str(self.live / Path(values[name]).name) for name in ("data", "work", "metrics", "summary")}
         values["propose"] |= {"source": "instances"}
-        values |= {"variants": {"switches": ["polygon_overlap"]}, "sweep": {"alphas": 3, "betas": 3}}
+        values["variants"] |= {"switches": ["polygon_overlap"]}
+        values |= {"sweep": {"alphas": 3, "betas": 3}}
         values |= {"report": {"cards": 1}, "bootstrap": {"resamples": 20, "seed": 0}}
         self.profile = Path(values["profile"])
         self.profile.write_text(yaml.safe_dump(values))

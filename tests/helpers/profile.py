@@ -25,7 +25,7 @@ def plain_values() -> dict[str, Any]:
     values["encoders"] = {main: values["encoders"][main]}
     values["embed_masks"] |= {"views": ["global", "local"], "masked_blocks": [3], "settings": {}}
     values["rules"] = {"enabled": ["global_local", "global", "cropping"]}
-    values["variants"] = {"switches": [], "sources": [], "templates": []}
+    values["variants"] |= {"switches": [], "sources": [], "templates": []}
     values["ablations"]["tune"] = {}
     return values
 

@@ -144,6 +144,50 @@ def test_a_switch_s_table_of_another_run_is_refused(
         file.write_bytes(kept)
 
 
+def test_masks_of_a_file_are_a_source(profile: dict[str, Any], tmp_path: Path) -> None:
+    """The annotated objects as COCO results, by a name with a space, score as source instances does; half of them do not."""
+    objects = json.loads((Path(profile["index"]["annotations"]) / "refshapes/instances.json").read_text())[
+        "annotations"
+    ]
+    read = [{"image_id": each["image_id"], "segmentation": each["segmentation"], "score": 0.5} for each in objects]
+    (tmp_path / "their masks").mkdir()
+    (tmp_path / "their masks/all of them.json").write_text(json.dumps(read))
+    (tmp_path / "their masks/half.json").write_text(json.dumps(read[::2]))
+    other = copy.deepcopy(profile)
+    other |= {"data": str(tmp_path / "data"), "profile": str(tmp_path / "params.yaml")}
+    shutil.copytree(profile["data"], tmp_path / "data")
+    other["variants"] = {
+        "switches": [], "templates": [], "folder": str(tmp_path / "their masks"),
+        "sources": ["instances", "all of them.json", "half.json"],
+    }  # fmt: skip
+    computed = run_stages(other, "variants", "score", "ablations")["variants"]["computed"]
+    assert computed["images"] == 2 * 2, "the same masks, from wherever, are embedded once"
+    found = json.loads((tmp_path / "data/ablations.json").read_text())["ablations"]
+    by_source = {(row["setting"], row["split"]): row for row in found if row["name"] == "masks"}
+    assert {setting for setting, _ in by_source} == {f"source = {name}" for name in other["variants"]["sources"]}
+    for split in ("testA", "testB"):
+        true, same, half = (by_source[f"source = {name}", split] for name in other["variants"]["sources"])
+        assert (same["oiou"], same["miou"], same["n"]) == (true["oiou"], true["miou"], true["n"])
+        assert half != same
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone.json", r"variants.sources: expected instances, or the name of a file .*masks, got 'gone.json'"),
+        ("masks", "masks reads a file: expected instead the name of that file in variants.folder"),
+        ("../x.json", "or the name of a file or folder of masks in variants.folder, got '../x.json'"),
+        ("/x.json", "got '/x.json'"),
+        ("", "got ''"),
+    ],
+)
+def test_masks_that_are_not_there_are_refused(profile: dict[str, Any], tmp_path: Path, name: str, said: str) -> None:
+    other = copy.deepcopy(profile) | {"profile": str(tmp_path / "params.yaml")}
+    other["variants"] = {"switches": [], "templates": [], "sources": [name]}
+    with pytest.raises(ParameterError, match=said):
+        run_stages(other, "variants")
+
+
 @pytest.mark.parametrize("source", ["index", "proposals", "mask_features"])
 def test_the_pair_table_of_another_run_is_refused(
     profile: dict[str, Any], record: dict[str, Any], tmp_path: Path, source: str
