@@ -32,10 +32,13 @@ class Project:
         (folder / "demo/dvc.lock").unlink(missing_ok=True)
         write_benchmark(folder / "data/refshapes", images_per_split=2)
         variants = {"switches": ["polygon_overlap", "box", "fill"], "templates": ["a picture of {}"]}
-        (folder / "demo/params.yaml").write_text(
-            yaml.safe_dump(plain_values() | {"variants": variants}, sort_keys=False)
+        (folder / "demo/params.yaml").write_text(yaml.safe_dump(plain_values(), sort_keys=False))
+        self.set(
+            variants=variants,
+            sweep={"alphas": 3, "betas": 3},
+            report={"cards": 1},
+            bootstrap={"resamples": 20},
         )
-        self.set(sweep={"alphas": 3, "betas": 3}, report={"cards": 1}, bootstrap={"resamples": 20})
         for words in (
             ["init", "-q"],
             ["add", "-A"],

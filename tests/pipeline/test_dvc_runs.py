@@ -182,6 +182,22 @@ def test_metrics_and_experiments_work_offline(project: Project) -> None:
     assert "0.75" in table
 
 
+def test_queued_experiments_run_apart_from_the_working_tree(project: Project) -> None:
+    """As docs/results.md says: in a temporary folder, with a copy of what git does not have, from DVC's cache of runs."""
+    before = {path: path.read_bytes() for path in project.folder.glob("demo/*.json")}
+    for alpha in (0.2, 0.4):
+        project.dvc("exp", "run", "--queue", "-S", f"demo/params.yaml:score.alpha={alpha}", "-n", f"q{round(alpha * 100)}",
+                    "-C", "data/refshapes", "demo/dvc.yaml")  # fmt: skip
+    said = project.dvc("exp", "run", "--run-all")
+    assert sorted(re.findall(r"Running stage 'demo/dvc\.yaml:(\w+)'", said)) == sorted(AFTER_SCORE * 2)
+    assert [line.split()[-1] for line in project.dvc("queue", "status").splitlines() if "q" in line] == ["Success"] * 2
+    assert {path: path.read_bytes() for path in before} == before
+    table = project.dvc("exp", "show", "--only-changed", "--csv")
+    assert all(name in table for name in ("q20", "q40"))
+    missing = project.typed("dvc exp run --temp -S demo/params.yaml:score.alpha=0.3 demo/dvc.yaml", 255)
+    assert "data/refshapes" in missing, "without -C it says which path a temporary folder lacks"
+
+
 def test_a_misspelt_parameter_stops_the_run_and_names_the_nearest(project: Project) -> None:
     project.set(score={"alhpa": 0.5})
     with pytest.raises(AssertionError, match="unknown parameter 'alhpa'; did you mean 'alpha'"):
