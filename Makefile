@@ -9,10 +9,17 @@ CHECKS = "ruff check ." "ruff format --check ." "mypy" "python -m pytest tests/p
 
 env: .venv/.installed
 
+# The programs of an environment hold the path of its folder: where that was renamed or copied, it is made again.
+MADE_IN := $(shell cat .venv/.installed 2>/dev/null)
+ifneq ($(MADE_IN),$(CURDIR))
+.PHONY: .venv/.installed
+endif
+
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
+	@test -z "$(MADE_IN)" -o "$(MADE_IN)" = "$(CURDIR)" || echo "the environment was made in $(MADE_IN): it is made again here"
+	$(PYTHON) -m venv $(if $(filter-out $(CURDIR),$(MADE_IN)),--clear) .venv
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	echo "$(CURDIR)" > $@
 
 demo: env data/refshapes/.made | .git
 	dvc repro demo/dvc.yaml

@@ -32,6 +32,8 @@ EXTENSIONS = Path("extensions")
 MODELS = Path("models")
 MAPS = Path("maps")
 MASKS = Path("masks")
+OTHER_DISK = "dvc cache dir --local FOLDER; dvc config --local cache.type symlink"
+"""What puts all outputs on another disk (docs/sharing.md)."""
 _ENCODER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -168,6 +170,17 @@ def load_project(file: Path) -> LoadedProject:
     _require_watched_configs(project)
     _require_offered(project)
     return project
+
+
+def link_outside(project: LoadedProject) -> str:
+    """What is wrong where ``data`` is a link that leads out of the project's folder, where DVC keeps no outputs; else ""."""
+    data, root = project.path(project.values.data), project.folder.resolve()
+    if not data.absolute().is_relative_to(project.folder.absolute()) or data.resolve().is_relative_to(root):
+        return ""
+    return (
+        f"{data}: expected a folder inside the project, since DVC keeps no outputs elsewhere, got a link to {data.resolve()}; "
+        f"make it a plain folder, and put DVC's cache on the other disk: {OTHER_DISK}"
+    )
 
 
 def _require_watched_configs(project: LoadedProject) -> None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.arguments import checked, split_values, words_to_values
 from pipeline.identity import identity
 from pipeline.progress import VERBOSITY, track, verbosity
-from pipeline.project import LoadedProject, load_project
+from pipeline.project import LoadedProject, link_outside, load_project
 from pipeline.registry import PER_ENCODER, Instance, stage_module
 from pipeline.reruns import Reruns, stage_values
 from stages.contract import Context, Profile, Summary
@@ -142,11 +142,13 @@ def _encoder_of_dvc(stage: str, project: LoadedProject) -> str:
     """The encoder whose run DVC has started, from the name of the stage in its variable DVC_STAGE; otherwise the main one.
 
     Raises:
-        ParameterError: DVC runs the stage in another folder than the params file's project.
+        ParameterError: DVC runs the stage in another folder than the params file's project, or could not keep its output.
     """
     named, _, encoder = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
     if named != stage:  # typed by hand
         return project.values.encoder
+    if outside := link_outside(project):
+        raise ParameterError(outside)
     if project.folder.resolve() != Path.cwd():
         raise ParameterError(
             f"{project.file}: root: expected the way to the project's folder {Path.cwd()}, where DVC runs its stages, got "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.project import LoadedProject, model_path, with_params
+from pipeline.project import OTHER_DISK, LoadedProject, link_outside, model_path, with_params
 from pipeline.runner import Execution
 from pipeline.setup.estimates import Counts, Estimate, estimates, memory_of_machine
 from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
@@ -212,6 +212,9 @@ def _programs() -> Iterator[Need]:
 def _room(project: LoadedProject, counts: Counts) -> Iterator[Need]:
     """Disk and memory: what the run takes, by the stage that takes most, and what is there."""
     folder = project.path(project.values.data)
+    if outside := link_outside(project):
+        what, _, remedy = outside.rpartition("; make")
+        yield Need("", what, f"make{remedy}")
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -223,7 +226,7 @@ def _room(project: LoadedProject, counts: Counts) -> Iterator[Need]:
     stages = _estimates(project, counts)
     need, most = sum(stage.disk for stage in stages), max(stages, key=lambda stage: stage.disk)
     what = f"about {need:,} bytes of disk room for {counts.images:,} images (most for {most.stage}), {free:,} are free"
-    yield Need(str(folder), what, "make room, or name another place as data and work" if free < need else "")
+    yield Need(str(folder), what, f"make room, or put DVC's cache on another disk: {OTHER_DISK}" if free < need else "")
     there, most = memory_of_machine(), max(stages, key=lambda stage: stage.memory)
     what = f"about {most.memory:,} bytes at the most (stage {most.stage}), the machine has {there:,}"
     lacking = 0 < there < most.memory
