@@ -1,4 +1,4 @@
-"""Kind group_vit: GroupViT (Xu et al., CVPR 2022), a transformer that groups patches, learnt from captions (docs/methods.md)."""
+"""Kind group_vit: GroupViT (Xu et al., CVPR 2022), groups of patches learnt from captions (docs/methods.md)."""
 
 from __future__ import annotations
 

@@ -48,8 +48,10 @@ class Pixels:
 
     @classmethod
     def of(cls, file: Path) -> Pixels:
-        """As a preprocessor config has it. Where that scales the short side and cuts out the middle (``do_center_crop``),
-        the whole picture is squashed to what the cut would have, so that every part of it has heat.
+        """As a preprocessor config has it.
+
+        Where that scales the short side and cuts out the middle (``do_center_crop``), the whole picture is squashed to the
+        size of the cut, so that every part of it has heat.
 
         Raises:
             WeightsError: a value is missing or of another kind.
@@ -70,17 +72,17 @@ class Pixels:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             what = f"no {error}" if isinstance(error, KeyError) else reason(error)
             raise WeightsError(
-                f"{file}: expected size, resample, image_mean and image_std of a preprocessor of transformers, got {what}; give "
-                "the model's own file"
+                f"{file}: expected size, resample, image_mean and image_std of a preprocessor of transformers, got {what}; "
+                "give the model's own file"
             ) from error
         return found
 
     def entered(self, image: Image.Image) -> Tensor:
         """A picture (PIL RGB) as float32 (1, 3, rows, columns)."""
         squashed = image.resize((self.size[1], self.size[0]), self.resample)
-        values = torch.from_numpy(np.array(squashed, np.float32)) * self.scale
-        values = (values - torch.tensor(self.mean)) / torch.tensor(self.std)
-        return values.permute(2, 0, 1)[None].contiguous()
+        scaled = (np.asarray(squashed, np.float64) * self.scale).astype(np.float32)  # rounded as transformers does
+        values = (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return torch.from_numpy(values.transpose(2, 0, 1)[None].copy())
 
 
 def _sides(size: Any) -> Mapping[str, Any]:
