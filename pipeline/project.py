@@ -71,7 +71,7 @@ class EmbedText(embed_text.Params):
 
 
 class Heat(heat.Params):
-    folder: Path = Field(MAPS, description="what kind imported reads; others do not open it, but DVC wants a folder")
+    folder: Path = Field(MAPS, description="what kinds imported, clip_seg and group_vit read; DVC wants a folder")
     model: None = None  # type: ignore[assignment]  # stands in `encoders`
     precision: None = None  # type: ignore[assignment]  # likewise
     image_size: None = None  # type: ignore[assignment]  # likewise

@@ -27,7 +27,7 @@ from stages.heat_maps.table import (
     published_maps,
 )
 from store.errors import ParameterError
-from store.fingerprint import code_digest, fingerprint, library_versions
+from store.fingerprint import code_digest, file_digest, fingerprint, library_versions
 from store.locks import locked
 from store.registry import record_digest
 from store.table import Table, read_table, require_same, write_table
@@ -37,7 +37,7 @@ from store.work import Parts
 
 _UNIT = 8
 """Phrases of a unit for each image of the context's: a part holds those of about as many images."""
-_LIBRARIES = ("ftfy", "numpy", "open_clip_torch", "pillow", "regex", "torch")
+_LIBRARIES = {"ftfy", "numpy", "open_clip_torch", "pillow", "regex", "torch"}
 
 
 class Params(BaseParams):
@@ -104,6 +104,11 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
             kinds = open_parts(params, paths, context.work)
             columns |= _maps(params, paths, context, summary, asked, index, kinds)
         attrs["parts"] = {name: parts.folder.name for name, parts in kinds.items()}
+        summary.warnings += [
+            f"heat map {name}: its model was trained on {HEAT_MAPS[name].trained_on}, numbers there are not zero-shot"
+            for name in params.maps
+            if HEAT_MAPS[name].trained_on
+        ]
         with summary.timed("means"):
             columns |= mean_columns(columns, params.maps, index, proposals)
     if any(HEAT_MAPS[name].encodes for name in params.maps):
@@ -141,13 +146,15 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
     """The parts of each kind.
 
     Raises:
-        ParameterError: a kind that the encoder does not offer.
+        ParameterError: a kind that the encoder does not offer. GlimpseError: what a kind's own model lacks.
     """
     kinds = {}
     for name, settings in params.chosen().items():
         kind, config = HEAT_MAPS[name], dict[str, Any](settings=settings.config())
         code = [record_digest(kind), code_digest("stages.heat_maps.compute")]
-        libraries: tuple[str, ...] = ("numpy", "pillow")
+        libraries = {"numpy", "pillow", *kind.libraries}
+        if kind.files is not None:
+            config["files"] = {of: file_digest(file) for of, file in kind.files(paths.folder, settings).items()}
         if kind.encodes:
             backbone = backbone_named(params.model)
             if not kind.offered_by(backbone.name):
@@ -157,11 +164,22 @@ def open_parts(params: Params, paths: Paths, work: Path) -> dict[str, Parts]:
                 )
             code += [record_digest(backbone), code_digest(*_modules(params))]
             config |= vectors_of(_identity(params, paths))
-            libraries = _LIBRARIES
+            libraries |= _LIBRARIES
         kinds[name] = Parts(
             work, name, {**config, "code": fingerprint(code), "libraries": library_versions(*libraries)}
         )
     return kinds
+
+
+def _model_files(params: Params, paths: Paths, kinds: Mapping[str, Parts]) -> dict[Path, str]:
+    """The files of the kinds' own models, with their digests as the keys have them."""
+    found = dict[Path, str]()
+    for name, settings in params.chosen().items():
+        files = HEAT_MAPS[name].files
+        if files is not None:
+            digests = kinds[name].config["files"]
+            found |= {file: digests[of] for of, file in files(paths.folder, settings).items()}
+    return found
 
 
 def _identity(params: Params, paths: Paths) -> dict[str, str]:
@@ -190,6 +208,7 @@ def _maps(
     reads = {paths.index: index.digest}
     if encodes:
         reads |= encoder_files(params.model, paths.weights, _identity(params, paths))
+    reads |= _model_files(params, paths, kinds)
     results = compute_missing(
         *(dict(kinds), keys, asked, partial(_load, params, paths, context.batch), context, summary, "phrases"),
         unit=context.unit * _UNIT,

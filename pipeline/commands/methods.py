@@ -87,7 +87,8 @@ def _why_no_view(project: LoadedProject, view: View, backbones: list[tuple[str, 
 
 def _heat(project: LoadedProject, kind: HeatMapKind, backbones: dict[str, tuple[str, str]]) -> Entry:
     needs = [name for name in BACKBONES if kind.offered_by(name)]
-    return _entry(kind.name, "heat", needs, kind.cost, _why_no_map(project, kind.name, list(backbones.values())))
+    cost = f"{kind.cost}; trained on {kind.trained_on}: not zero-shot there" if kind.trained_on else kind.cost
+    return _entry(kind.name, "heat", needs, cost, _why_no_map(project, kind.name, list(backbones.values())))
 
 
 def _why_no_map(project: LoadedProject, name: str, backbones: list[tuple[str, str]]) -> str:
@@ -97,6 +98,11 @@ def _why_no_map(project: LoadedProject, name: str, backbones: list[tuple[str, st
     kind = HEAT_MAPS[name]
     if name not in project.values.heat.maps:
         return f"not enabled: add {name} to heat.maps"
+    if kind.files is not None:
+        try:
+            kind.files(project.path(project.values.heat.folder), project.values.heat.chosen()[name])
+        except GlimpseError as error:
+            return str(error)
     if any(kind.offered_by(backbone) for backbone, unknown in backbones if not unknown or not kind.backbones):
         return ""
     if unknown := next((why for _, why in backbones if why), ""):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.project import Project
 from pipeline.registry import PER_ENCODER, STAGES
+from stages.heat_maps.known import HEAT_MAPS
 
 PROPOSED = 0.6
 """Share of ``propose.max_proposals`` that an image has on the average."""
@@ -94,9 +95,9 @@ def estimates(
 
 
 def _heat(values: Project, counts: Counts, encoder: int, masks: int, pairs: int) -> tuple[int, int]:
-    """Of stage heat: a map of some 1,200 cells for each expression as part, column and in memory, two means a pair."""
-    kinds = len(values.heat.maps)
-    held = kinds * (4_800 * counts.expressions + 8 * pairs)
+    """Of stage heat: a map for each expression as part, column and in memory, two means a pair."""
+    kinds = [HEAT_MAPS[name] for name in values.heat.maps]
+    held = sum(kind.map_bytes * counts.expressions + 8 * pairs for kind in kinds)
     return (encoder + masks + 2 * held if kinds else _PLAIN), 2 * held
 
 

@@ -17,6 +17,7 @@ from stages.clip.forms import weights_file
 from stages.datasets.choice import annotation_files, read
 from stages.datasets.registry import KINDS
 from stages.heat_maps.imported import INDEX as MAPS_INDEX
+from stages.heat_maps.known import HEAT_MAPS
 from stages.index import name_below_root
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from stages.variants import read_nothing
@@ -143,6 +144,7 @@ def _models(project: LoadedProject) -> Iterator[Need]:
             remedy = "" if path.is_file() else f"write one ({DOCS}, section 'CLIP')"
             yield Need(str(path), f"architecture of encoder {name}", remedy, path)
         yield from _tokenizer(project, name)
+    yield from _map_models(project)
     if "imported" in values.heat.maps:
         path = project.path(values.heat.folder, MAPS_INDEX)
         remedy = "" if path.is_file() else "write it (docs/methods.md, imported), or take imported out of heat.maps"
@@ -168,6 +170,22 @@ def _models(project: LoadedProject) -> Iterator[Need]:
             yield Need(f"spaCy model {name}", "is not installed", command(project, package))
         else:
             yield Need("", str(error), f"{DOCS}, section 'spaCy'")
+
+
+def _map_models(project: LoadedProject) -> Iterator[Need]:
+    """The models of kinds of heat maps that have one of their own."""
+    folder = project.path(project.values.heat.folder)
+    for name, settings in project.values.heat.chosen().items():
+        files = HEAT_MAPS[name].files
+        if files is None:
+            continue
+        try:
+            found = files(folder, settings)
+        except GlimpseError as error:
+            yield Need("", str(error), f"docs/methods.md, section {name}")
+            continue
+        for what, file in found.items():
+            yield Need(str(file), f"{what} of the model of heat map {name}", "", file)
 
 
 def _tokenizer(project: LoadedProject, name: str) -> Iterator[Need]:

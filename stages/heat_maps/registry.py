@@ -81,6 +81,9 @@ Maker = Callable[["Image | None", Sequence[Asked]], Made]
 Locate = Callable[[Path, Table, Sequence[Asked]], tuple[list[Source], list[str]]]
 """``(folder, index, asked)`` -> the file of each map, and what is wrong in the folder."""
 
+Files = Callable[[Path, Any], dict[str, Path]]
+"""``(folder, settings)`` -> the files of a kind's own model by what they are; a GlimpseError says what is missing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMapKind(Record):
@@ -92,7 +95,11 @@ class HeatMapKind(Record):
         settings: the kind's own parameters, given in ``heat.settings.<name>``.
         encodes: whether the maps depend on the encoder. backbones: the kinds of encoders that offer it, () for all.
         reads_images: whether ``open``'s result gets the image.
-        locate: finds the files of a kind that reads ``heat.folder``; None for any other.
+        locate: finds the maps' files of a kind that reads them from ``heat.folder``; None for any other.
+        files: finds those of a model that the kind opens below ``heat.folder``. Their digests are part of the key; None for
+            a kind without a model of its own. libraries: distributions that such a kind computes with.
+        trained_on: data sets on whose masks the model was trained, for people: results there are not zero-shot; "" for none.
+        map_bytes: about how many a map takes.
         cost: what it takes, one phrase for people.
     """
 
@@ -103,6 +110,10 @@ class HeatMapKind(Record):
     backbones: tuple[str, ...] = ()
     reads_images: bool = True
     locate: Locate | None = None
+    files: Files | None = None
+    libraries: tuple[str, ...] = ()
+    trained_on: str = ""
+    map_bytes: int = 4_800
     cost: str = "not stated"
 
     def offered_by(self, backbone: str) -> bool:

@@ -310,7 +310,7 @@ def test_without_maps_nothing_is_computed_and_the_other_rules_choose_the_same(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"maps": ["clip_se"]}, "there is no kind of heat map 'clip_se'; did you mean 'clip_es'"),
+        ({"maps": ["clip_se"]}, "there is no kind of heat map 'clip_se'; did you mean 'clip_seg'"),
         ({"maps": [], "settings": SETTINGS}, "heat.settings.clip_es: 'clip_es' is not among heat.maps; add it there"),
         (
             {"maps": ["clip_es"], "settings": {"clip_es": {"longst": 3}}},

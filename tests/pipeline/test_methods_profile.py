@@ -15,8 +15,9 @@ from tests.helpers.profile import ROOT, run_stages
 
 ELSEWHERE = {
     "views": {"score_map", "grad_cam", "hybrid"},  # of ResNets, which the demo has; hybrid is the sum of two others
-    "rules": {"score_map", "grad_cam", "grad_cam_released", "weighted", "heat"},  # the same; any cells; imported maps
-    "maps": {"imported"},
+    "rules": {"score_map", "grad_cam", "grad_cam_released", "weighted", "heat"}  # the same; any cells; imported maps
+    | {"clip_seg", "group_vit"},
+    "maps": {"imported", "clip_seg", "group_vit"},  # the latter need models that are not here
 }
 
 

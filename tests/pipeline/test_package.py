@@ -108,7 +108,7 @@ def _installed(name: str) -> Version | None:
 
 def test_workers_without_dask_are_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(requirement.startswith("dask[distributed]") for requirement in EXTRAS["workers"])
-    assert f"{DISTRIBUTION}[workers,demo,tables,siglip]" in EXTRAS["dev"], "make env installs all of it"
+    assert f"{DISTRIBUTION}[workers,demo,tables,siglip,transformers]" in EXTRAS["dev"], "make env installs all of it"
     monkeypatch.setattr("pipeline.runner.find_spec", lambda name: None)
     for options in ({"workers": 2}, {"scheduler": "tcp://127.0.0.1:8786"}):
         with (

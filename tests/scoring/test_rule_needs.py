@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.heat_maps.known import HEAT_MAPS
 from stages.scoring.products import TEXTS, dot_name
 from stages.scoring.rules.known import RULES
 from stages.scoring.rules.registry import Rule, checked
@@ -42,7 +43,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     """A store with every view that a rule needs with its usual settings."""
     needed = {view for rule in RULES.values() for view, _ in rule.needs(SCORING, rule.settings())}
     extra = sorted(view for view in needed if view != LOCAL and not view.startswith("global."))
-    result = synthetic(tmp_path_factory.mktemp("store"), others=(*extra, "unused"), maps=("clip_es", "other"))
+    maps = (*(name for name in HEAT_MAPS if name in RULES), "other")
+    result = synthetic(tmp_path_factory.mktemp("store"), others=(*extra, "unused"), maps=maps)
     make_pairs(result)
     return result
 
