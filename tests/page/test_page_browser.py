@@ -85,7 +85,7 @@ def test_a_chart_is_saved_under_the_page_s_own_policy(real: report.Paths, tmp_pa
     page = opened(with_script(real.report, act, tmp_path / "saved.html"), tmp_path / "profile")
     saved = page.tags("body")[0].attributes["data-saved"]
     assert saved.startswith(f"refshapes val alpha and beta.{kind} ")
-    assert saved.endswith(("data image/png", "blob file", "blob null", "data image/svg+xml"))
+    assert saved.partition(f".{kind} ")[2].startswith(("data image/png", "blob file", "blob null", "data image/svg+xml"))
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -96,7 +96,11 @@ def test_nothing_is_wider_than_the_screen(real: report.Paths, tmp_path: Path, wi
       const free = (e) => !e.closest(".wide, .chart, .track, dialog");
       const beyond = [...document.body.querySelectorAll("*")].filter(free)
         .filter((e) => e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.className}`);
-      parent.postMessage({ width: document.documentElement.scrollWidth, beyond }, "*");
+      const seen = (selector) => [...document.body.querySelectorAll(selector)].filter((e) => e.offsetWidth);
+      const narrow = seen('.wide th[scope="row"]').filter((e) => e.offsetWidth < 80 && e.textContent.trim().length > 10)
+        .map((e) => e.textContent);
+      const wide = seen(".track .global, .track .cropping, .track .random").filter((e) => e.offsetWidth !== 3).length;
+      parent.postMessage({ width: document.documentElement.scrollWidth, beyond, narrow, wide }, "*");
     };
     look();"""
     inner = with_script(real.report, tell, tmp_path / "inner.html")
@@ -108,4 +112,6 @@ def test_nothing_is_wider_than_the_screen(real: report.Paths, tmp_path: Path, wi
     )
     found = json.loads(opened(outer, tmp_path / "profile").tags("body")[0].attributes["data-found"])
     assert found["beyond"] == []
+    assert found["narrow"] == [], "names of rows that break after every few letters"
+    assert found["wide"] == 0, "a tick of the overview is a line"
     assert found["width"] <= width
