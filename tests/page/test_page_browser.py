@@ -85,7 +85,9 @@ def test_a_chart_is_saved_under_the_page_s_own_policy(real: report.Paths, tmp_pa
     page = opened(with_script(real.report, act, tmp_path / "saved.html"), tmp_path / "profile")
     saved = page.tags("body")[0].attributes["data-saved"]
     assert saved.startswith(f"refshapes val alpha and beta.{kind} ")
-    assert saved.partition(f".{kind} ")[2].startswith(("data image/png", "blob file", "blob null", "data image/svg+xml"))
+    assert saved.partition(f".{kind} ")[2].startswith(
+        ("data image/png", "blob file", "blob null", "data image/svg+xml")
+    )
 
 
 @pytest.mark.parametrize("width", WIDTHS)
