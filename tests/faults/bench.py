@@ -8,7 +8,8 @@ import importlib
 import os
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.registry import STAGES, stage_module
 from pipeline.reruns import stage_values
 from store.errors import StoreError
 from store.seal import check_seal
-from tests.faults.injection import in_child
+from tests.faults.injection import Child, in_child
 from tests.helpers.full_disk import glimpse
 from tests.helpers.profile import demo_values
 from tests.helpers.store_files import files_of
@@ -78,7 +79,10 @@ class Bench:
         self.folder, self.live, self.kept = folder, folder / "run", folder / "kept"
         write_benchmark(folder / "refer", images_per_split=1)
         self.profile = folder / "params.yaml"
-        self.set(_values(folder, self.live))
+        self.unchanged = folder / "unchanged.yaml"
+        self.values = _values(folder, self.live)
+        for file in (self.profile, self.unchanged):
+            file.write_text(yaml.safe_dump(self.values))
         self.project: LoadedProject = load_project(self.profile)
         for stage in STAGES:
             self._first_run(stage)
@@ -97,8 +101,17 @@ class Bench:
             status, said = glimpse(self.words(stage))
         assert status == 0, (stage, said)
 
-    def set(self, values: dict[str, Any]) -> None:
+    @contextmanager
+    def changed(self, change: Mapping[str, Mapping[str, Any]]) -> Iterator[None]:
+        """The profile with other values while the block lasts: section -> name -> value."""
+        values = {
+            name: value | change.get(name, {}) if name in change else value for name, value in self.values.items()
+        }
         self.profile.write_text(yaml.safe_dump(values))
+        try:
+            yield
+        finally:
+            self.profile.write_text(yaml.safe_dump(self.values))
 
     def words(self, stage: str) -> list[str]:
         return ["run", stage, "--profile", str(self.profile)]
@@ -108,18 +121,21 @@ class Bench:
 
         Limits of the system that ``before`` sets hold for the command.
         """
+        return in_child(lambda: self._run(stage, before), **limits)
 
-        def task() -> Any:
-            os.environ |= _UNIT
-            if before is not None:
-                before()
-            done = glimpse(self.words(stage))
-            for limit in _LIMITS:
-                hard = resource.getrlimit(limit)[1]
-                resource.setrlimit(limit, (hard, hard))
-            return done
+    def start(self, stage: str, wait: int = 0) -> Child:
+        """``run`` without waiting for its end; ``wait``: seconds that it waits for another writer."""
+        return Child(lambda: self._run(stage, lambda: os.environ.update(GLIMPSE_WAIT=str(wait))))
 
-        return in_child(task, **limits)
+    def _run(self, stage: str, before: Callable[[], Any] | None) -> tuple[int, str]:
+        os.environ |= _UNIT
+        if before is not None:
+            before()
+        done = glimpse(self.words(stage))
+        for limit in _LIMITS:
+            hard = resource.getrlimit(limit)[1]
+            resource.setrlimit(limit, (hard, hard))
+        return done
 
     def outputs(self, stage: str) -> dict[str, Path]:
         """The outputs of a stage of the main encoder: field -> path."""

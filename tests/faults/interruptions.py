@@ -20,7 +20,7 @@ from tests.helpers.full_disk import glimpse
 _INTERRUPTED = 128 + signal.SIGINT
 """Exit status of a command that Ctrl-C ended."""
 SECONDS = {"embed_masks": 1.0, "embed_text": 1.2, "heat": 2.0, "variants": 1.8, "report": 1.2}
-"""How long a first run of a heavy stage takes, about, in a child that finds everything loaded; others: less than half a second."""
+"""How long a first run of a heavy stage takes, about, with all libraries loaded; others: less than half a second."""
 ERRORS = ("ENOSPC", "EROFS", "EACCES", "EFBIG", "EIO", "EDQUOT", "EMFILE")
 
 
@@ -135,11 +135,11 @@ def errors(bench: Bench, per_stage: int, rng: random.Random, stages: Sequence[st
 
 def limits(bench: Bench, per_stage: int, rng: random.Random, stages: Sequence[str] = tuple(STAGES)) -> list[Tally]:
     """Few files may be open (`ulimit -n`), or little memory be had (`ulimit -v`), which may end a stage by a signal."""
-    files, memory = Tally("ulimit -n 16 to 64, every stage"), Tally("ulimit -v, every stage")
+    files, memory = Tally("ulimit -n 5 to 24, every stage"), Tally("ulimit -v, every stage")
     died = (0, -signal.SIGABRT, -signal.SIGSEGV, -signal.SIGKILL, -signal.SIGBUS)
     for stage in stages:
         for number in range(per_stage):
-            fresh, few = number % 2 == 0, rng.randint(16, 64)
+            fresh, few = number % 2 == 0, rng.randint(5, 24)
             before = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (few, _hard(resource.RLIMIT_NOFILE)))
             interrupted(bench, files, stage, before, f"with {few} open files", fresh, (0,))
             more = int(2 ** rng.uniform(0, 9.5))
