@@ -37,7 +37,7 @@ _KILLS, _ERRORS, _LIMITS = by_weight(28, 12), by_weight(8, 4), by_weight(6, 3)
 _SHARES = 6
 
 TASKS: dict[str, tuple[Iterable[str], Task]] = {
-    "repro": ([""], lambda folder, _, n, rng: in_dvc(lambda: repro_faults(folder / "repro", n(10), n(3), rng))),
+    "repro": ([""], lambda folder, _, n, rng: in_dvc(lambda: repro_faults(folder / "repro", n(10), n(2), rng))),
     "dvc": ([""], lambda folder, _, n, rng: in_dvc(lambda: poisoned(folder / "project", n(400), rng))),
     "increments": ([""], lambda folder, _, n, rng: sequences(bench(folder), n(3), 3, rng)),
     "workers": ([""], lambda folder, _, n, rng: killed_workers(bench(folder), n(4), rng)),
