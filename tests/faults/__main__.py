@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import resource
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from tests.faults.bench import Tally
@@ -47,16 +48,17 @@ def main() -> None:
 
 
 def results(folder: Path, jobs: list[tuple[str, str]], share: float, seed: int) -> Iterator[Tally]:
-    """What came of each job, in their order; printed as soon as it and those before it are done."""
+    """What came of each job, in their order; printed as soon as one is done."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(PROCESSES, mp_context=context) as pool:
-        started = [pool.submit(done, folder, *job, share, seed) for job in jobs]
-        for (name, part), future in zip(jobs, started, strict=True):
+        started = {pool.submit(done, folder, *job, share, seed): job for job in jobs}
+        for future in as_completed(started):
             seconds, lines = future.result()
-            print(f"{name} {part}, seed {seed}: {seconds:.0f} s", flush=True)
+            print(f"{' '.join(started[future])}, seed {seed}: {seconds:.0f} s", flush=True)
             for line in lines:
                 print(json.dumps(line), flush=True)
-                yield Tally(**line)
+    for future in started:
+        yield from (Tally(**line) for line in future.result()[1])
 
 
 def merge(tallies: dict[str, Tally], other: Tally) -> None:
@@ -75,7 +77,10 @@ def write(tallies: list[Tally], seed: int, seconds: float) -> None:
     ]
     before, _, rest = PAGE.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
-    said = f"`make faults`, seed {seed}, {seconds / 60:.0f} minutes."
+    of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    busy = of_children.ru_utime + of_children.ru_stime
+    took = f"{seconds / 60:.0f} minutes, {busy / 60:.0f} of processor time, by {PROCESSES} processes"
+    said = f"`make faults`, seed {seed}: {took}."
     PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n" + "\n".join(lines) + f"\n{END}{after}")
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,15 @@ _RUNS_CACHE = 2
 class Repro:
     """A project of DVC, and what the outputs of each state are when nobody disturbs the run."""
 
-    def __init__(self, folder: Path) -> None:
-        self.project = finished(folder)
+    def __init__(self, folder: Path, states: Sequence[str] = tuple(STATES)) -> None:
+        """``states``: where it can go, the one whose rerun is longest last; the first is where it is."""
+        self.project, self.states, self.state = finished(folder), states, states[0]
         self.folder, self.file = folder, folder / "demo/params.yaml"
         self.values, self.expected = self.file.read_text(), dict[str, dict[str, str]]()
         before = Path.cwd()
         os.chdir(folder)
         try:
-            for state in (*list(STATES)[1:], "as it was"):
+            for state in (*states[1:], states[0]):
                 self.go_to(state)
                 for stage in STAGES:
                     run_words(stage, ["--profile", "demo/params.yaml"])
@@ -57,7 +59,6 @@ class Repro:
         finally:
             os.chdir(before)
         self.project.dvc("commit", "--force", "demo/dvc.yaml")
-        self.state = "as it was"
 
     def go_to(self, state: str) -> None:
         self.file.write_text(self.values)
@@ -67,7 +68,7 @@ class Repro:
 
     def other_state(self, rng: random.Random, forget: bool, last: bool = False) -> None:
         """Go to another state; ``forget``: without what DVC and the stages keep of earlier runs of it."""
-        *light, heavy = STATES
+        light, heavy = self.states[:3], self.states[-1]
         self.go_to(heavy if last else rng.choice([state for state in light if state != self.state]))
         if forget:
             shutil.rmtree(self.folder / ".dvc/cache/runs", ignore_errors=True)
@@ -126,9 +127,11 @@ def outputs_of(project: Project) -> dict[str, str]:
     return {**found, "metrics": numbers, "summary": summary.read_text() if summary.exists() else ""}
 
 
-def repro_faults(folder: Path, killed: int, twice: int, rng: random.Random) -> list[Tally]:
+def repro_faults(
+    folder: Path, killed: int, twice: int, rng: random.Random, states: Sequence[str] = tuple(STATES)
+) -> list[Tally]:
     """`dvc repro` killed ``killed`` times, all its processes or dvc alone, and ``twice`` two at once."""
-    repro = Repro(folder)
+    repro = Repro(folder, states)
     tally, both = Tally("dvc repro killed (SIGKILL)"), Tally("two dvc repro at once")
     start = time.monotonic()
     repro.other_state(rng, True)

@@ -98,21 +98,29 @@ def _parts(bench: Bench) -> set[str]:
 
 
 def kills(bench: Bench, per_stage: int, rng: random.Random, stages: Sequence[str] = tuple(STAGES)) -> list[Tally]:
-    """By SIGKILL before the n-th operation, at a random moment, and by Ctrl-C at an operation."""
-    tallies = [Tally(f"{what}, every stage") for what in ("kill before a file operation", "kill at random", "Ctrl-C")]
+    """By SIGKILL before the n-th operation, and a quarter as often at a random moment."""
+    tallies = [Tally(f"{what}, every stage") for what in ("kill before a file operation", "kill at random")]
     for stage in stages:
-        total, few = operations(bench, stage), max(1, per_stage // 4)
+        total = operations(bench, stage)
         for number, at in enumerate(spread(total, per_stage)):
             before = _harm(bench, at, kill)
             what = f"killed before operation {at} of {total}"
             interrupted(bench, tallies[0], stage, before, what, number % 3 > 0, (-signal.SIGKILL, 0))
-        for _ in range(few):
+        for _ in range(max(1, per_stage // 4)):
             after = rng.uniform(0.02, SECONDS.get(stage, 0.4))
             interrupted(bench, tallies[1], stage, None, f"killed after {after} s", True, (-signal.SIGKILL, 0), after)
-        for at in spread(total, few):
-            what = f"interrupted at operation {at} of {total}"
-            interrupted(bench, tallies[2], stage, _harm(bench, at, interrupt), what, True, (0,))
     return tallies
+
+
+def interrupts(bench: Bench, per_stage: int, stages: Sequence[str] = tuple(STAGES)) -> list[Tally]:
+    """By Ctrl-C at an operation."""
+    tally = Tally("Ctrl-C, every stage")
+    for stage in stages:
+        total = operations(bench, stage)
+        for at in spread(total, per_stage):
+            what = f"interrupted at operation {at} of {total}"
+            interrupted(bench, tally, stage, _harm(bench, at, interrupt), what, True, (0,))
+    return [tally]
 
 
 def _harm(bench: Bench, at: int, act: Any, writes_only: bool = False) -> Callable[[], Any]:

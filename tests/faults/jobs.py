@@ -17,7 +17,7 @@ from tests.faults.damage import cached_objects, corruptions, parsed_once, wrong_
 from tests.faults.fuzz import fuzzed
 from tests.faults.increments import sequences
 from tests.faults.injection import in_child
-from tests.faults.interruptions import SECONDS, errors, kills, limits
+from tests.faults.interruptions import SECONDS, errors, interrupts, kills, limits
 from tests.faults.together import CHANGES, killed_workers, readers_meanwhile, two_at_once
 from tests.helpers.dvc_project import finished
 from tests.helpers.full_disk import LEVELS, on_a_full_disk, small_disk
@@ -42,6 +42,7 @@ TASKS: dict[str, tuple[Iterable[str], Task]] = {
     "increments": ([""], lambda folder, _, n, rng: sequences(bench(folder), n(3), 3, rng)),
     "workers": ([""], lambda folder, _, n, rng: killed_workers(bench(folder), n(4), rng)),
     "kills": (STAGES, lambda folder, stage, n, rng: kills(bench(folder), n(_KILLS(stage)), rng, [stage])),
+    "interrupts": (STAGES, lambda folder, stage, n, rng: interrupts(bench(folder), n(_KILLS(stage) // 4), [stage])),
     "errors": (STAGES, lambda folder, stage, n, rng: errors(bench(folder), n(_ERRORS(stage)), rng, [stage])),
     "limits": (STAGES, lambda folder, stage, n, rng: limits(bench(folder), n(_LIMITS(stage)), rng, [stage])),
     "together": (STAGES, lambda folder, stage, n, rng: two_at_once(bench(folder), rng, [stage] * n(2))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.registry import stage_module
+from pipeline.registry import STAGES, stage_module
 from stages.contract import Context, Summary
 from store import publish
 from store.errors import StoreError
-from tests.faults import damage, fuzz, increments, interruptions, together
+from tests.faults import damage, fuzz, increments, interruptions, jobs, together
+from tests.faults.__main__ import merge
 from tests.faults.bench import Bench, Tally
 from tests.faults.injection import Operations, failing, in_child, kill
 from tests.faults.mutation import mutated, other_structure
@@ -40,7 +42,17 @@ def clean(tallies: list[Tally]) -> int:
 
 
 def test_stages_that_are_killed(bench: Bench) -> None:
-    assert clean(interruptions.kills(bench, 2, random.Random(1), SHORT)) == 12
+    assert clean(interruptions.kills(bench, 2, random.Random(1), SHORT)) == 9
+
+
+def test_stages_that_are_interrupted(bench: Bench) -> None:
+    """Also in a process that ignores Ctrl-C, as a shell's background job does: each try must reach the stage."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        (tally,) = interruptions.interrupts(bench, 1, SHORT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (clean([tally]), tally.repaired) == (3, 3)
 
 
 def test_writes_that_fail(bench: Bench) -> None:
@@ -162,3 +174,20 @@ def test_mutations_repeat_and_change() -> None:
     others = [other_structure(value, random.Random(seed)) for seed in range(60)]
     assert value == {"a": [1, {"b": None}], "c": "d"}
     assert sum(other != value for other in others) > 50
+
+
+def test_what_came_of_the_parts_is_added_up() -> None:
+    """One line a fault; the parts of the stages are all of them, those of files and readers all shares of them."""
+    tallies: dict[str, Tally] = {}
+    for tally in (Tally("a", 3, 1, 0, 2, 0, ["x"]), Tally("b", 1), Tally("a", 4, 0, 1, 1, 2, ["y"])):
+        merge(tallies, tally)
+    assert list(tallies.values()) == [Tally("a", 7, 1, 1, 3, 2, ["x", "y"]), Tally("b", 1)]
+    for name in ("kills", "interrupts", "errors", "limits", "together"):
+        assert list(jobs.TASKS[name][0]) == list(STAGES)
+
+
+def test_a_job_that_breaks_off_is_lost(tmp_path: Path) -> None:
+    with mock.patch.dict(jobs.TASKS, {"kills": (["x"], lambda *_: 1 / 0)}):
+        _, (line,) = jobs.done(tmp_path, "kills", "x", 1.0, 0)
+    assert (line["tried"], line["lost"]) == (1, 1)
+    assert line["notes"][0].endswith("ZeroDivisionError: division by zero\n")
