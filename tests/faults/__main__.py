@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--share", type=float, default=1.0, help="of the full length; below 1 nothing is written")
-    parser.add_argument("--only", nargs="*", default=[], choices=list(TASKS))
+    parser.add_argument("--only", nargs="*", default=[], choices=list(TASKS), help="just their lines")
     given = parser.parse_args()
     start, tallies = time.monotonic(), dict[str, Tally]()
     jobs = [
@@ -41,8 +41,13 @@ def main() -> None:
             merge(tallies, tally)
     seconds = time.monotonic() - start
     print(f"{sum(t.tried for t in tallies.values()):,} faults in {seconds:.0f} s")
-    if given.share >= 1 and not given.only:
-        write(list(tallies.values()), given.seed, seconds)
+    if given.share >= 1:
+        write(
+            tallies,
+            f"`make faults`, seed {given.seed}" if not given.only else " ".join(given.only),
+            seconds,
+            bool(given.only),
+        )
     if any(tally.lost or tally.undetected for tally in tallies.values()):
         sys.exit(1)
 
@@ -68,19 +73,22 @@ def merge(tallies: dict[str, Tally], other: Tally) -> None:
         setattr(tally, name, getattr(tally, name) + getattr(other, name))
 
 
-def write(tallies: list[Tally], seed: int, seconds: float) -> None:
-    """The numbers as JSON, and the table of the page about them."""
-    RESULTS.write_text(json.dumps([tally.line() for tally in tallies], indent=1) + "\n")
-    lines = ["| fault | tried | lost | undetected | repaired | harmless |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {t.fault} | {t.tried:,} | {t.lost} | {t.undetected} | {t.repaired:,} | {t.harmless:,} |" for t in tallies
-    ]
+def write(tallies: dict[str, Tally], what: str, seconds: float, some: bool) -> None:
+    """The numbers as JSON, and the table of the page about them; ``some``: their lines replace those of an earlier run."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
+    table, _, after = rest.partition(END)
     of_children = resource.getrusage(resource.RUSAGE_CHILDREN)
     busy = of_children.ru_utime + of_children.ru_stime
-    took = f"{seconds / 60:.0f} minutes, {busy / 60:.0f} of processor time, by {PROCESSES} processes"
-    said = f"`make faults`, seed {seed}: {took}."
+    said = f"{what}: {seconds / 60:.0f} minutes, {busy / 60:.0f} of processor time, by {PROCESSES} processes."
+    if some:
+        tallies = {line["fault"]: Tally(**line) for line in json.loads(RESULTS.read_text())} | tallies
+        said = f"{table.strip().splitlines()[0]} Then again, after a change, {said}"
+    RESULTS.write_text(json.dumps([tally.line() for tally in tallies.values()], indent=1) + "\n")
+    lines = ["| fault | tried | lost | undetected | repaired | harmless |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| {t.fault} | {t.tried:,} | {t.lost} | {t.undetected} | {t.repaired:,} | {t.harmless:,} |"
+        for t in tallies.values()
+    ]
     PAGE.write_text(f"{before}{BEGIN}\n{said}\n\n" + "\n".join(lines) + f"\n{END}{after}")
 
 

@@ -65,6 +65,8 @@ def interrupted(
     unharmed = (status, result and result[0]) == (0, 0)
     if not fresh:
         problems += [f"gone: {name}" for name in bench.absent(stage)]
+    if unharmed and bench.leftovers():  # it could not clean up, which the next run does
+        unharmed = False
     if not unharmed:
         status, result, said = bench.run(stage)
         if status or result[0]:
