@@ -68,7 +68,8 @@ class _Unit:
             with np.load(self.file) as stored:
                 return {name: (stored[name].dtype.str, stored[name].tolist()) for name in stored.files}
         if self.file.suffix == ".jsonl":
-            return set(self.file.read_bytes().split(b"\n")[:-1])
+            lines = self.file.read_bytes().split(b"\n")[:-1]
+            return {json.dumps(json.loads(line)) for line in lines}  # a name that comes twice counts once, the last
         return json.loads(self.file.read_bytes())
 
 
