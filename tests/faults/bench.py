@@ -8,6 +8,7 @@ import importlib
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -129,6 +130,7 @@ class Bench:
 
     def _run(self, stage: str, before: Callable[[], Any] | None) -> tuple[int, str]:
         os.environ |= _UNIT
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore Ctrl-C
         if before is not None:
             before()
         done = glimpse(self.words(stage))

@@ -89,8 +89,7 @@ def kill(path: str) -> None:
 
 
 def interrupt(path: str) -> None:
-    """As by Ctrl-C, also where a shell started this process in the background, which lets it ignore that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """As by Ctrl-C."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
