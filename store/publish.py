@@ -15,7 +15,9 @@ import glob
 import io
 import os
 import shutil
+import signal
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -222,6 +224,26 @@ def _flush(path: Path) -> None:
     for file in [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]:
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back while the block lasts; it acts when the block has ended.
+
+    For a library that loses an exception raised in what it calls back, and goes on: HDF5 would close a file with a hole.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield  # Python runs handlers in its main thread alone; the system's own end the process, or do nothing
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        before(signal.SIGINT, None)
 
 
 class DeferredErrors(io.FileIO):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from store import schema
 from store.errors import StoreError, reading, repair
 from store.fingerprint import array_digest, canonical, file_digest, fingerprint
-from store.publish import DeferredErrors, replacing
+from store.publish import DeferredErrors, replacing, uninterrupted
 from store.ragged import Bytes
 from store.ranges import check_ranges
 
@@ -109,7 +109,12 @@ def write_table(
         "config": dict(config),
         **attrs,
     }
-    with replacing(path) as temporary, DeferredErrors(temporary) as plain, h5py.File(plain, "w", libver="v110") as file:
+    with (
+        replacing(path) as temporary,
+        uninterrupted(),
+        DeferredErrors(temporary) as plain,
+        h5py.File(plain, "w", libver="v110") as file,
+    ):
         for key in sorted(arrays):
             array = arrays[key]
             options = (

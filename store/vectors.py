@@ -13,7 +13,8 @@ import glob
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +173,7 @@ class Vectors:
                     raise
             else:
                 if file_identity(path / MANIFEST) == before or attempt == _OPENINGS:
+                    self._opened = before
                     return
             time.sleep(_PAUSE)
 
@@ -179,6 +181,19 @@ class Vectors:
         """Whether the folder was replaced since its manifest had this identity, or a writer is at it where there is none."""
         writers = self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")
         return file_identity(self.path / MANIFEST) != before or (not before and any(writers))
+
+    @contextmanager
+    def _reading(self, column: str) -> Iterator[None]:
+        """Errors about a column; where another run has replaced the folder since it was opened, they say that instead."""
+        try:
+            with reading(self.path / column, self.remedy):
+                yield
+        except StoreError as error:
+            if file_identity(self.path / MANIFEST) in (self._opened, ()):
+                raise
+            raise StoreError(
+                f"{self.path}: another run replaced it while it was read; run the same command again"
+            ) from error
 
     def _open(self) -> None:
         import zarr
@@ -234,7 +249,7 @@ class Vectors:
         Raises:
             StoreError: no such column, a wrong checksum, or a file that was removed or replaced since it was opened.
         """
-        with reading(self.path / column, self.remedy):
+        with self._reading(column):
             array: Any = self.group[column]
             stop = array.shape[0] if stop is None else min(stop, array.shape[0])
             shards = [f"{column}/c/{shard}/0" for shard in range(start // SHARD_ROWS, -(-stop // SHARD_ROWS))]
@@ -248,7 +263,7 @@ class Vectors:
     def column(self, name: str) -> Any:
         """A small column: list of str for ``utf8``, else an array. Raises as ``rows``."""
         described = schema.TABLES[self.name].column(name)
-        with reading(self.path / name, self.remedy):
+        with self._reading(name):
             if described is not None and described.dtype == "utf8":
                 ragged = Bytes(self._array(f"{name}.bytes"), self._array(f"{name}.offsets"))
                 return [row.decode("utf-8", "surrogatepass") for row in ragged]

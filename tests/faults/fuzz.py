@@ -107,12 +107,16 @@ class GlimpseErrorOfParts(GlimpseError):
     """What ``bad_parts`` yields, as an error."""
 
 
-def fuzzed(bench: Bench, total: int, rng: random.Random) -> list[Tally]:
-    """``total`` mutated inputs, shared out among the readers."""
+def fuzzed(bench: Bench, total: int, rng: random.Random, share: tuple[int, int] = (0, 1)) -> list[Tally]:
+    """``total`` mutated inputs, shared out among the readers.
+
+    Args:
+        share: (n, of): only every ``of``-th reader from the n-th on, with its inputs.
+    """
     folder = bench.folder / "fuzz"
     tallies = []
     known = readers(bench, folder)
-    for reader in known:
+    for reader in known[share[0] :: share[1]]:
         status, _, said = in_child(lambda r=reader: bool(r.read(_placed(r, folder, r.sample.read_bytes()))))  # type: ignore[misc]
         assert not status, f"{reader.name}: {said}"  # a reader that refuses everything tests nothing
         tally = Tally(f"mutated input: {reader.name}")

@@ -102,6 +102,47 @@ def failing(number: int) -> Act:
     return act
 
 
+class Child:
+    """A fork of this process that does ``task``; started at once."""
+
+    def __init__(self, task: Callable[[], Any]) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._said, self._returned = Path(self._folder.name, "said"), Path(self._folder.name, "returned")
+        self.process = os.fork()
+        if not self.process:
+            self._work(task)
+
+    def _work(self, task: Callable[[], Any]) -> None:
+        status = 1
+        try:
+            with self._said.open("wb", buffering=0) as file:
+                for stream in (1, 2):
+                    os.dup2(file.fileno(), stream)
+            result = task()
+            self._returned.write_text(json.dumps(result))
+            status = 0
+        except BaseException:
+            with contextlib.suppress(BaseException):
+                os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(status)
+
+    def end(self, seconds: float) -> tuple[int, Any, str]:
+        """Wait for it, and kill it after ``seconds``: see ``in_child``."""
+        until = time.monotonic() + seconds
+        ended, code = os.waitpid(self.process, os.WNOHANG)
+        while not ended and time.monotonic() < until:
+            time.sleep(0.002)
+            ended, code = os.waitpid(self.process, os.WNOHANG)
+        if not ended:
+            os.kill(self.process, signal.SIGKILL)
+            _, code = os.waitpid(self.process, 0)
+        with self._folder:
+            said = self._said.read_text(errors="replace") if self._said.exists() else ""
+            written = self._returned.read_text() if self._returned.exists() else ""
+        return os.waitstatus_to_exitcode(code), json.loads(written) if written else None, said
+
+
 def in_child(task: Callable[[], Any], seconds: float = 120, after: float | None = None) -> tuple[int, Any, str]:
     """Do ``task`` in a fork of this process.
 
@@ -112,31 +153,4 @@ def in_child(task: Callable[[], Any], seconds: float = 120, after: float | None 
         Its exit status (negative: the signal that killed it), what it returned (JSON-able; None if it did not), and
         what it printed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        said, returned = Path(folder, "said"), Path(folder, "returned")
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                with said.open("wb", buffering=0) as file:
-                    for stream in (1, 2):
-                        os.dup2(file.fileno(), stream)
-                result = task()
-                returned.write_text(json.dumps(result))
-                status = 0
-            except BaseException:
-                with contextlib.suppress(BaseException):
-                    os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(status)
-        end = time.monotonic() + (seconds if after is None else after)
-        ended, code = 0, 0
-        while not ended and time.monotonic() < end:
-            ended, code = os.waitpid(child, os.WNOHANG)
-            time.sleep(0.002)
-        if not ended:
-            os.kill(child, signal.SIGKILL)
-            _, code = os.waitpid(child, 0)
-        text = said.read_text(errors="replace") if said.exists() else ""
-        result = json.loads(returned.read_text()) if returned.exists() and returned.stat().st_size else None
-    return os.waitstatus_to_exitcode(code), result, text
+    return Child(task).end(seconds if after is None else after)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import random
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 
+from pipeline.registry import STAGES, stage_module
+from stages.contract import Context, Summary
 from store import publish
 from store.errors import StoreError
-from tests.faults import damage, fuzz, interruptions
+from tests.faults import damage, fuzz, increments, interruptions, jobs, together
+from tests.faults.__main__ import merge
 from tests.faults.bench import Bench, Tally
 from tests.faults.injection import Operations, failing, in_child, kill
 from tests.faults.mutation import mutated, other_structure
@@ -21,8 +28,11 @@ SHORT = ("index", "overlap", "score")
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    threads = torch.get_num_threads()
+    yield Bench(tmp_path_factory.mktemp("bench"))
+    gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 def clean(tallies: list[Tally]) -> int:
@@ -32,15 +42,53 @@ def clean(tallies: list[Tally]) -> int:
 
 
 def test_stages_that_are_killed(bench: Bench) -> None:
-    assert clean(interruptions.kills(bench, 2, random.Random(1), SHORT)) == 12
+    assert clean(interruptions.kills(bench, 2, random.Random(1), SHORT)) == 9
+
+
+def test_stages_that_are_interrupted(bench: Bench) -> None:
+    """Also in a process that ignores Ctrl-C, as a shell's background job does: each try must reach the stage."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        (tally,) = interruptions.interrupts(bench, 1, SHORT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (clean([tally]), tally.repaired) == (3, 3)
 
 
 def test_writes_that_fail(bench: Bench) -> None:
     assert clean(interruptions.errors(bench, 3, random.Random(2), SHORT)) == 9
 
 
+def test_few_files_and_little_memory(bench: Bench) -> None:
+    assert clean(interruptions.limits(bench, 2, random.Random(2), SHORT)) == 12
+
+
+def test_two_of_a_stage_at_once(bench: Bench) -> None:
+    assert clean(together.two_at_once(bench, random.Random(2), SHORT)) == 3
+
+
+def test_readers_while_an_output_is_replaced(bench: Bench) -> None:
+    assert clean(together.readers_meanwhile(bench, 2, ("score",))) > 4
+
+
+def test_what_is_kept_wrongly_is_caught(bench: Bench) -> None:
+    """A stage that keeps an output that is there, whatever it was made from: the run in place is not the one from scratch."""
+    stages, fewer = ("index", "propose", "overlap"), {"index": {"datasets": increments._datasets(random.Random(0))}}
+
+    def lazy(params: Any, paths: Any, context: Context) -> Summary:
+        return Summary() if paths.overlap.exists() else run(params, paths, context)
+
+    run = stage_module("overlap").run
+    with mock.patch("tests.faults.increments.changed", return_value=("fewer images", fewer)):
+        (right,) = increments.sequences(bench, 1, 1, random.Random(0), stages)
+        with mock.patch("stages.overlap.run", lazy):
+            (wrong,) = increments.sequences(bench, 1, 1, random.Random(0), stages)
+    assert (right.lost, wrong.lost) == (0, 1)
+    assert wrong.notes == ["fewer images: data/overlap.h5 differs"]
+
+
 def test_corrupted_files(bench: Bench) -> None:
-    assert clean(damage.corruptions(bench, 80, random.Random(3))) >= 80
+    assert clean(damage.corruptions(bench, 160, random.Random(3), (1, 5))) >= 20
 
 
 def test_mutated_inputs(bench: Bench) -> None:
@@ -68,11 +116,10 @@ def test_a_reader_that_does_not_compare_is_caught(bench: Bench) -> None:
     bench.restore()
     with mock.patch("store.document.fingerprint", lambda value: value["run"].get("digest", "x")):
         file = bench.live / "data/grid.json"
-        seeds = range(30)
         with mock.patch("store.document._without_digest", lambda document: document):
-            came = [damage._corrupted(bench, file, seed) for seed in seeds]
+            came = damage._corrupted(bench, file, range(30))
     assert "undetected" in came
-    assert "undetected" not in [damage._corrupted(bench, file, seed) for seed in seeds]
+    assert "undetected" not in damage._corrupted(bench, file, range(30))
 
 
 def test_a_reader_that_crashes_is_caught(bench: Bench, tmp_path: Path) -> None:
@@ -127,3 +174,20 @@ def test_mutations_repeat_and_change() -> None:
     others = [other_structure(value, random.Random(seed)) for seed in range(60)]
     assert value == {"a": [1, {"b": None}], "c": "d"}
     assert sum(other != value for other in others) > 50
+
+
+def test_what_came_of_the_parts_is_added_up() -> None:
+    """One line a fault; the parts of the stages are all of them, those of files and readers all shares of them."""
+    tallies: dict[str, Tally] = {}
+    for tally in (Tally("a", 3, 1, 0, 2, 0, ["x"]), Tally("b", 1), Tally("a", 4, 0, 1, 1, 2, ["y"])):
+        merge(tallies, tally)
+    assert list(tallies.values()) == [Tally("a", 7, 1, 1, 3, 2, ["x", "y"]), Tally("b", 1)]
+    for name in ("kills", "interrupts", "errors", "limits", "together"):
+        assert list(jobs.TASKS[name][0]) == list(STAGES)
+
+
+def test_a_job_that_breaks_off_is_lost(tmp_path: Path) -> None:
+    with mock.patch.dict(jobs.TASKS, {"kills": (["x"], lambda *_: 1 / 0)}):
+        _, (line,) = jobs.done(tmp_path, "kills", "x", 1.0, 0)
+    assert (line["tried"], line["lost"]) == (1, 1)
+    assert line["notes"][0].endswith("ZeroDivisionError: division by zero\n")

@@ -201,8 +201,8 @@ def run_stage(how: str, folder: Path, words: list[str], outputs: list[Path]) -> 
 
 def glimpse(words: list[str]) -> tuple[int, str]:
     """Exit status and standard error of a command, run in this process; without a date, so that equal runs give equal bytes."""
-    sys.argv = ["glimpse", *words]
     with (
+        mock.patch.object(sys, "argv", ["glimpse", *words]),
         contextlib.redirect_stderr(io.StringIO()) as said,
         contextlib.redirect_stdout(io.StringIO()),
         mock.patch("pipeline.runner.identity", return_value={}),

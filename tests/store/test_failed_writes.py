@@ -7,9 +7,11 @@ import io
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,49 @@ def test_a_file_that_is_shorter_than_what_was_written_is_not_published(tmp_path:
     with pytest.raises(StoreError, match="8 bytes were written, 5 are there"):
         write_and_cut()
     assert (tmp_path / "t").read_text() == "old"
+
+
+def test_an_interrupt_at_any_write_of_a_table_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 loses a KeyboardInterrupt as it loses an error: the table would be published with a hole."""
+    path, writes, at = tmp_path / "t.h5", 0, 0
+    write(path, proposals(50))
+    good = path.read_bytes()
+
+    class Interrupted(publish.DeferredErrors):
+        def write(self, data: Any) -> int:
+            nonlocal writes
+            writes += 1
+            if writes == at:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().write(data)
+
+    monkeypatch.setattr(table, "DeferredErrors", Interrupted)
+    write(tmp_path / "whole", proposals(700))
+    (tmp_path / "whole").unlink()
+    total = writes
+    assert total > 10
+    for at in range(1, total + 1):  # noqa: B007
+        writes = 0
+        with pytest.raises(KeyboardInterrupt):
+            write(path, proposals(700))
+        assert (path.read_bytes(), list(tmp_path.iterdir())) == (good, [path])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.SIG_DFL])
+def test_the_system_s_own_handlers_stay(handler: signal.Handlers) -> None:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with publish.uninterrupted():
+            assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_holds_nothing_back() -> None:
+    """It may not set handlers; an interrupt ends the main thread's work, not its."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: publish.uninterrupted().__enter__()).result()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

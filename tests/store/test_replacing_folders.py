@@ -45,6 +45,27 @@ def test_readers_while_it_is_replaced(tmp_path: Path, exchange: bool, monkeypatc
     assert [file.name for file in tmp_path.iterdir()] == ["v"]
 
 
+@pytest.mark.parametrize("read", ["column", "rows"])
+def test_a_reader_of_the_old_one_is_told_that_there_is_another(tmp_path: Path, read: str) -> None:
+    """Not that the new one is damaged: nothing is to be repaired. Equal content is read on, and damage keeps its name."""
+    path = tmp_path / "v"
+    write_features(path, 15)
+    opened = Vectors(path, "mask_features")
+    write_features(path, 15)
+    np.testing.assert_array_equal(opened.rows("view.local"), features(15))
+    assert opened.column("status") == (["", "leer é"] * 15)[:15]
+    write_features(path, 14)
+    with pytest.raises(
+        vectors.StoreError, match=r"v: another run replaced it while it was read; run the same command again$"
+    ):
+        opened.rows("view.local") if read == "rows" else opened.column("status")
+    opened = Vectors(path, "mask_features")
+    shard = path / ("view.local/c/0/0" if read == "rows" else "status.bytes/c/0")
+    shard.write_bytes(bytes(reversed(shard.read_bytes())))
+    with pytest.raises(vectors.StoreError, match="glimpse repair"):
+        opened.rows("view.local") if read == "rows" else opened.column("status")
+
+
 def test_it_is_replaced_in_one_step(tmp_path: Path) -> None:
     """At no system call on the way is there no folder, or half of one."""
     path = tmp_path / "v"
