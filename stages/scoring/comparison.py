@@ -7,10 +7,10 @@ interval: with d the difference in each of R resamples,
 
     p = min(1, max(2 (1 + min(#{d <= 0}, #{d >= 0})) / (R + 1), 2^(1 - n)))
 
-so p = 1 where both choose alike, the least p is 2 / (R + 1), and no resample counts as no evidence. The bootstrap of n images that
-all say the same finds no resample that does not, however few they are; 2^(1 - n) is the least two-sided p that the exact test
-by signs has for n pairs (Conover, 1999, sec. 3.4), so no p says more than that one can. It is above 0.05 for fewer than 6 images.
-A single image is no sample: there is neither interval nor p.
+so p = 1 where both choose alike, the least p is 2 / (R + 1), and no resample counts as no evidence. Of n images
+that all say the same every resample says the same, however few they are; 2^(1 - n) is the least two-sided p of the exact sign
+test of n pairs (Conover, 1999, sec. 3.4), so no p says more than that test can: above 0.05 for fewer than 6 images. A single
+image is no sample: there is neither interval nor p.
 """
 
 from __future__ import annotations
@@ -73,16 +73,23 @@ def two_sided_p(differences: NDArray[np.float64], images: int) -> float:
 
 
 def compared(both: Both, resamples: int, seed: int, level: float = 0.95) -> dict[str, Any]:
-    """``n``, ``images`` (how many they are of) and, for each of ``COMPARED``: ``a``, ``b``, ``difference``, ``ci`` as [low, high] and ``p``; all but p fractions.
+    """``n``, ``images`` and, for each of ``COMPARED``: ``a``, ``b``, ``difference``, ``ci`` as [low, high] and ``p``; all but p
+    fractions.
 
-    With n = 0 the values are None. Without resamples, or with fewer than `FEWEST_IMAGES`, there is neither ``ci`` nor ``p``.
+    ``images`` is how many images the n expressions are of. With n = 0 the values are None. Without resamples, or with fewer
+    images than `FEWEST_IMAGES`, there is neither ``ci`` nor ``p``.
     """
     first, second = summarise(both.a), summarise(both.b)
     drawn, images = _differences(both, resamples, seed)
     found: dict[str, Any] = {"n": first["n"], "images": images}
     for name in COMPARED:
         a, b = first[name], second[name]
-        found[name] = {"a": a, "b": b, "difference": None if a is None else a - b, **_interval(drawn, name, images, level)}
+        found[name] = {
+            "a": a,
+            "b": b,
+            "difference": None if a is None else a - b,
+            **_interval(drawn, name, images, level),
+        }
     return found
 
 
