@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -145,7 +144,7 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 def _opened(file: Path) -> IO[bytes]:
     try:
         with open_regular(file) as opened:
-            compressed, size = opened.read(2) == _GZIP, os.fstat(opened.fileno()).st_size
+            compressed, size = opened.read(2) == _GZIP, file.stat().st_size
         return io.BufferedReader(Unfolding(gzip.open(file), size), 2**17) if compressed else open_regular(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
