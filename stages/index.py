@@ -26,6 +26,9 @@ from store.states import State
 from store.table import as_rows, write_table
 from store.usable import Lost, require_usable
 
+MOST_CHARACTERS = 10_000
+"""Of a sentence: CLIP reads some 300, and spaCy takes 10 kB of memory for each, and no more than a million."""
+
 
 def _free_name(name: str) -> str:
     if name == RUN:
@@ -162,6 +165,8 @@ def _require_usable(name: str, refs: Sequence[_Ref], known: Mapping[str, _Image]
 
 def _fault_of(sentence: SentenceRow) -> str:
     """Why a sentence cannot be used; one that lacks only its id can."""
+    if len(sentence.raw) > MOST_CHARACTERS:
+        return f"{len(sentence.raw):,} characters, expected at most {MOST_CHARACTERS:,}"
     return sentence.status if is_blank(sentence.raw) else ""
 
 
@@ -289,6 +294,6 @@ def _columns(images: Sequence[_Image], refs: Sequence[_Ref]) -> dict[str, Any]:
         "ref_status": [ref.status for ref in ordered],
         "expression_id": as_rows([sentence.sentence_id for _, sentence in sentences], "int64"),
         "expression_ref": as_rows([row for row, _ in sentences], "int64"),
-        "expression_raw": [sentence.raw for _, sentence in sentences],
+        "expression_raw": [s.raw if len(s.raw) <= MOST_CHARACTERS else "" for _, s in sentences],
         "expression_status": [_fault_of(sentence) for _, sentence in sentences],
     }

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stages.contract import Context, Summary
 from stages.contract import Paths as BasePaths
-from stages.scoring.comparison import Both, versus
+from stages.scoring.comparison import TOO_FEW, Both, versus
 from stages.scoring.fusion import Floats, fused_scores
 from stages.scoring.metrics import Outcome, bootstrap, iou_of, metrics_by_encoder, outcome_of_random, summarise
 from stages.scoring.others import columns_of
@@ -146,6 +146,9 @@ def _score(name: str, path: Path, params: Params, encoders: list[str], summary: 
         chosen = choose(pairs, scores, params)
         metrics = metrics_of(pairs, params, chosen)
     of = "" if main else f"encoder {name}: "
+    for group, (dataset, split) in enumerate(pairs.groups):
+        if main and len(np.unique(pairs.image[pairs.members(group)])) == 1:
+            summary.warnings.append(f"{dataset} {split}: {TOO_FEW}")
     for dataset, splits in metrics.items():
         for split, content in splits.items():
             counts = content["counts"]

@@ -13,8 +13,9 @@ import errno
 import hashlib
 import io
 import struct
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +124,19 @@ def require_size(where: str, width: int, height: int) -> None:
         raise DataError(f"{size} has more than {MOST_PIXELS:,} pixels; shrink it, and its annotations")
 
 
+def opened_picture(file: IO[bytes]) -> Image.Image:
+    """A picture with its header read. Pillow's warning of large ones is left out: `require_size` refuses them.
+
+    Raises:
+        What Pillow raises for what is none, and ``Image.DecompressionBombError`` for the largest.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(file)
+
+
 def as_rgb(image: Image.Image) -> Image.Image:
     """An opened image as 8-bit RGB, as a viewer shows it (see above).
 
@@ -220,7 +234,7 @@ def _opened(path: Path, data: bytes, remedy: str) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        image = Image.open(io.BytesIO(data))
+        image = opened_picture(io.BytesIO(data))
     except UnidentifiedImageError as error:  # its text holds the address of the buffer
         raise DataError(f"{path}: not an image that Pillow can open (unknown format); {remedy}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:

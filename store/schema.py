@@ -82,8 +82,8 @@ INDEX = _table(
         ),
         "expression_id": _c("int64", "E", "the data set's sentence id"),
         "expression_ref": _c("int64", "E", "row of the ref; not decreasing"),
-        "expression_raw": _c("utf8", "E", "the sentence as annotated"),
-        "expression_status": _c("utf8", "E", "why the sentence cannot be used: blank, missing, no text"),
+        "expression_raw": _c("utf8", "E", "the sentence as annotated, '' for one that is too long"),
+        "expression_status": _c("utf8", "E", "why the sentence cannot be used: blank, missing, no text, too long"),
     },
 )
 PROPOSALS = _table(

@@ -22,7 +22,7 @@ class State(StrEnum):
     UNREADABLE_IMAGE = "unreadable image"
     """The file is missing, changed since it was indexed, cannot be decoded, or is too thin or too large."""
     FAULTY_SENTENCE = "faulty sentence"
-    """The sentence is blank, missing or not text."""
+    """The sentence is blank, missing, not text, or longer than any sentence."""
     NO_GROUND_TRUTH = "no ground truth"
     """The ref is faulty: it names no usable annotation."""
     NOT_ANNOTATED = "not annotated"

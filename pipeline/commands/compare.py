@@ -18,6 +18,7 @@ from stages.page.overlay import encoded, overlay
 from stages.page.tables import percent, probability
 from stages.scoring.comparison import (
     COMPARED,
+    TOO_FEW,
     Both,
     breakdown,
     by_length,
@@ -118,6 +119,8 @@ def print_comparison(a: Side, b: Side, splits: list[Json]) -> None:
     for line in splits:
         gained, lost = (len(line["flips"][kind]) for kind in ("gained", "lost"))
         print(f"{line['dataset']} {line['split']}: only A above IoU 0.5: {gained}, only B: {lost}{_left_out(line)}")
+        if line["images"] == 1:
+            print(f"{line['dataset']} {line['split']}: {TOO_FEW}")
     for line in splits:
         print_table(_breakdowns(line))
 

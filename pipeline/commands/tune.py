@@ -12,6 +12,7 @@ from pipeline.commands.tables import VALUES, narrow_table, print_table
 from pipeline.project import LoadedProject
 from stages.page.comparison import signed
 from stages.page.tables import percent, probability
+from stages.scoring.comparison import TOO_FEW
 from stages.scoring.table import load_pairs
 from stages.scoring.tuning import POINT, Search, tuned
 from store.errors import ParameterError, nearest
@@ -68,7 +69,8 @@ def print_result(result: Json) -> None:
     for name, value in result["found"].items():
         print(f"  {name} = {value:g}")
     _print_worth(result)
-    print(f"\nto keep it, write into the params file:\n{_as_params(result['rule'], result['found'])}", end="")
+    if result["best"] > result["start"]:
+        print(f"\nto keep it, write into the params file:\n{_as_params(result['rule'], result['found'])}", end="")
 
 
 def _print_worth(result: Json) -> None:
@@ -93,6 +95,8 @@ def _print_worth(result: Json) -> None:
             )
     print_table(table)
     for line in result["splits"]:
+        if line["images"] == 1:
+            print(f"{line['dataset']} {line['split']}: {TOO_FEW}")
         if line["searched"]:
             print(
                 f"{line['dataset']} {line['split']}: {line['searched']:,} expressions left out, their images were searched on"

@@ -1,26 +1,30 @@
 """What a run will take, stage by stage, told before it from the annotations: rough figures of memory and disk.
 
 The counts come from the annotations; the number of proposals is a guess until they exist: `PROPOSED` of the most that the
-profile allows. The terms were fitted by hand to one run of the demo (300 images). What that run does not show is assumed,
-not measured: the memory of `embed_masks` and `variants`, and how all of it grows with weights, input size and larger data.
+profile allows, all of these where another program made them. The terms were fitted by hand, from above, to runs of the small
+models in one thread: the demo (300 images), one image with one expression, one with 20,000, and two with 1,000 masks and 400
+refs each (tests/faults/test_limits.py has what they took). What these do not show is assumed, not measured: how it grows with
+weights, input size and more workers, and what `variants` takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.project import Project
 from pipeline.registry import PER_ENCODER, STAGES
 from stages.heat_maps.known import HEAT_MAPS
+from stages.proposals.registry import SOURCES
 
-PROPOSED = 0.6
-"""Share of ``propose.max_proposals`` that an image has on the average."""
-_WIDTH = 512 * 4
-"""Bytes of a vector: those of ViT-B/32; of others up to twice as many."""
-_PLAIN, _WITH_TORCH, _WITH_SPACY = 100_000_000, 700_000_000, 700_000_000
-"""Bytes of a process that has done nothing yet: with numpy and HDF5; with torch; with spaCy and its model."""
+PROPOSED = 0.75
+"""Share of ``propose.max_proposals`` that a network proposes for an image on the average."""
+WIDTH = 512
+"""Numbers of a vector of ViT-B/32: where the model's config does not say."""
+_PLAIN, _WITH_NUMBA, _WITH_TORCH = 100_000_000, 280_000_000, 700_000_000
+_WITH_ENCODER, _WITH_SPACY = 900_000_000, 700_000_000
+"""Bytes of a process that has done nothing yet: with numpy and HDF5; with numba, which compiles; with torch; with torch and
+open_clip; with spaCy and its model."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,12 @@ class Estimate:
 
 
 def estimates(
-    values: Project, counts: Counts, weights: Mapping[str, int], generator: int, workers: int = 0
+    values: Project,
+    counts: Counts,
+    weights: Mapping[str, int],
+    generator: int,
+    workers: int = 0,
+    widths: Mapping[str, int] | None = None,
 ) -> list[Estimate]:
     """What each stage takes, in the order of the flow.
 
@@ -55,35 +64,42 @@ def estimates(
         weights: encoder -> bytes of its weights file, 0 where there is none yet.
         generator: bytes of ``propose.input``.
         workers: processes that compute at once, 0 for this one.
+        widths: encoder -> numbers of a vector, ``WIDTH`` where it is not known.
     """
-    proposals = int(counts.images * values.propose.max_proposals * PROPOSED)
-    pairs = int(counts.expressions * values.propose.max_proposals * PROPOSED)
+    most, network_proposes = values.propose.max_proposals, SOURCES[values.propose.source].input_is_weights
+    of_an_image = most * PROPOSED if network_proposes else most
+    proposals, pairs = int(counts.images * of_an_image), int(counts.expressions * of_an_image)
     views = len(values.embed_masks.views) + len(values.embed_masks.masked_blocks) - 1
     encoders, largest = len(values.encoders), max(weights.values(), default=0)
     processes = max(1, workers)
-    mask_bytes, pair_bytes = 320 * proposals, pairs * (24 + 16 * views)
+    mask_bytes, pair_bytes = 320 * proposals, pairs * (28 + 16 * views)
+    vector = 4 * max((widths or {}).values(), default=WIDTH)
+    crossed = int(counts.refs * of_an_image)
     tables = 800 * counts.refs + 300 * counts.expressions
     short = max(values.propose.short_side, values.embed_masks.short_side)
     network = (_WITH_TORCH + 2 * generator + 2_300 * short**2) * processes
-    encoder = (_WITH_TORCH + 3 * largest) * processes
+    encoder = (_WITH_ENCODER + 3 * largest) * processes
+    read = _WITH_TORCH // 2 + 8 * generator
     texts = 2 * counts.expressions
     taken: dict[str, tuple[int, int]] = {
         "index": (_PLAIN + 8 * counts.annotation_bytes + tables, tables),
-        "propose": (network + 2 * mask_bytes, 3 * mask_bytes),
-        "embed_masks": (encoder + mask_bytes + 9 * 2_300 * short**2 // 4, 2 * proposals * views * _WIDTH),
-        "parse": (_WITH_SPACY * processes + tables, 2 * tables),
-        "embed_text": (encoder + 2 * texts * _WIDTH, 2 * texts * _WIDTH),
-        "overlap": (_PLAIN + mask_bytes + tables + 24 * counts.refs * proposals // max(counts.images, 1), 0),
+        "propose": ((network if network_proposes else read) + 2 * mask_bytes, 3 * mask_bytes),
+        "embed_masks": (
+            encoder + mask_bytes + (5_200 + 8 * most) * short**2 * processes,
+            2 * proposals * views * vector + 2**20,
+        ),
+        "parse": (_WITH_SPACY * processes + tables + 2_500 * counts.expressions, 5 * tables // 2),
+        "embed_text": (encoder + 2 * texts * vector, 2 * texts * vector),
+        "overlap": (_PLAIN + mask_bytes + tables + 56 * crossed, 24 * crossed),
         "heat": _heat(values, counts, encoder, mask_bytes, pairs),
-        "pair": (2 * _PLAIN + 3 * pair_bytes + 2 * views * _WIDTH * proposals, pair_bytes),
+        "pair": (_WITH_NUMBA + 3 * pair_bytes + 2 * views * vector * proposals, pair_bytes),
         "variants": (2 * _PLAIN + 3 * pair_bytes, 0),
-        "score": (_PLAIN + 3 * pair_bytes, 4 * pairs + 100 * counts.expressions),
+        "score": (_PLAIN + 3 * pair_bytes, 6 * pairs + 100 * counts.expressions),
         "ablations": (_PLAIN + 2 * pair_bytes, 0),
-        "sweep": (2 * _PLAIN + 2 * pair_bytes, 0),
-        "report": (2 * _PLAIN + 2 * pair_bytes, 5_000_000),
+        "sweep": (_WITH_NUMBA + 2 * pair_bytes, 0),
+        "report": (11 * _PLAIN // 5 + 2 * pair_bytes, 5_000_000),
     }
     reruns = len(values.variants.switches) + len(values.variants.sources) + len(values.variants.templates)
-    taken["overlap"] = (taken["overlap"][0], 16 * counts.refs * proposals // max(counts.images, 1))
     taken["variants"] = (
         max(taken[stage][0] for stage in STAGES if stage != "variants") if reruns else _PLAIN,
         reruns * pair_bytes,
@@ -99,19 +115,3 @@ def _heat(values: Project, counts: Counts, encoder: int, masks: int, pairs: int)
     kinds = [HEAT_MAPS[name] for name in values.heat.maps]
     held = sum(kind.map_bytes * counts.expressions + 8 * pairs for kind in kinds)
     return (encoder + masks + 2 * held if kinds else _PLAIN), 2 * held
-
-
-def memory_of_machine() -> int:
-    """Bytes of memory that this process may use: the machine's, or what a container's limit leaves of it; 0 if unknown."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    except (OSError, ValueError, IndexError):
-        pass
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            found.append(int(Path(file).read_text()))
-        except (OSError, ValueError):  # no such limit
-            continue
-    return min(found, default=0)

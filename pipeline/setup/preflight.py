@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.project import OTHER_DISK, LoadedProject, link_outside, model_path, with_params
 from pipeline.runner import Execution
-from pipeline.setup.estimates import Counts, Estimate, estimates, memory_of_machine
+from pipeline.setup.estimates import Counts, Estimate, estimates
 from pipeline.setup.sources import SOURCES, Kind, command, find, image_source, published
 from stages.clip.config import model_config, read_document, tokenizer_of
 from stages.clip.forms import weights_file
@@ -22,6 +22,7 @@ from stages.index import name_below_root
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from stages.variants import read_nothing
 from store.errors import GlimpseError, WeightsError
+from store.memory import memory_of_machine
 
 DOCS = "docs/data.md"
 _SHOWN = 3
@@ -257,7 +258,20 @@ def _estimates(project: LoadedProject, counts: Counts) -> list[Estimate]:
     values = project.values
     weights = {name: _size(_weights(project.path(encoder.weights))) for name, encoder in values.encoders.items()}
     generator = _size(project.path(values.propose.input))
-    return estimates(values, counts, weights, generator, Execution.from_environment().workers)
+    return estimates(values, counts, weights, generator, Execution.from_environment().workers, _widths(project))
+
+
+def _widths(project: LoadedProject) -> dict[str, int]:
+    """Encoder -> numbers of a vector, of those whose config can be read."""
+    found = {}
+    for name, encoder in project.values.encoders.items():
+        try:
+            width = model_config(read_document(model_path(project, encoder.model))).get("embed_dim")
+        except GlimpseError:
+            continue  # said of the architecture
+        if isinstance(width, int):
+            found[name] = width
+    return found
 
 
 def _size(file: Path) -> int:

@@ -12,12 +12,11 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.setup.download import FetchError
+from store.memory import MOST_UNFOLDED, most_unfolded
 from store.publish import writing
 
 _BLOCK = 1 << 20
 _TEMPORARY = ".unpacking"
-_MOST_UNFOLDED = 100
-"""Times the bytes of an archive that its files may have: annotations as JSON shrink to a tenth, pictures hardly."""
 
 
 class ArchiveError(FetchError):
@@ -52,9 +51,9 @@ def unpack(
         with writing(folder), zipfile.ZipFile(archive) as opened:
             members = _members(opened, archive, strip, wanted, picked)
             unfolded, size = sum(info.file_size for info in members.values()), archive.stat().st_size
-            if unfolded > _MOST_UNFOLDED * max(size, 1 << 20):
+            if unfolded > most_unfolded(size):
                 raise ArchiveError(
-                    f"{archive}: {size:,} bytes would unfold to {unfolded:,}, more than {_MOST_UNFOLDED} times as many; "
+                    f"{archive}: {size:,} bytes would unfold to {unfolded:,}, more than {MOST_UNFOLDED} times as many; "
                     "nothing was unpacked"
                 )
             folder.mkdir(parents=True, exist_ok=True)

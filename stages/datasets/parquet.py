@@ -16,6 +16,7 @@ from typing import Any
 from stages.datasets.fields import shown
 from stages.datasets.files import REMEDY, data_folder
 from store.errors import CodeError, DataError, ParameterError, nearest
+from store.images import opened_picture
 
 PATTERN = "**/*.parquet"
 _AT_ONCE = 32
@@ -118,7 +119,7 @@ def picture_size(data: bytes) -> tuple[int, int, str]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with opened_picture(io.BytesIO(data)) as image:
             return image.width, image.height, ".jpg" if image.format == "JPEG" else f".{str(image.format).lower()}"
     except UnidentifiedImageError as error:  # its text holds the address of the buffer
         raise DataError("image: not a picture that Pillow can open (unknown format)") from error

@@ -10,6 +10,7 @@ Photographs are taken upright: EXIF's orientation is applied.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from store.regular import read_regular
 FORMS = ("csv", "tsv", "jsonl", "json")
 """Suffixes of the file of phrases, each a form."""
 COLUMNS = ("image", "phrase")
+MOST_BYTES = 2**28
+"""Of a table of phrases: a million rows are a third of it."""
 WHOLE = "all"
 """The split of rows that name none."""
 _EXPECTED = "a table with the columns image and phrase"
@@ -43,9 +46,10 @@ def phrase_rows(file: Path) -> list[Any]:
             f"{file}: expected {_EXPECTED}, as {', '.join(f'.{known}' for known in FORMS)}; got a file of another suffix"
         )
     try:
-        text = read_regular(file).decode("utf-8-sig")
+        text = read_regular(file, MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise DataError(f"{file}: expected {_EXPECTED}, cannot read it ({error.strerror}); correct the path") from error
+        remedy = "divide it" if error.errno == errno.EFBIG else "correct the path"
+        raise DataError(f"{file}: expected {_EXPECTED}, cannot read it ({error.strerror}); {remedy}") from error
     except UnicodeDecodeError as error:
         raise DataError(
             f"{file}: expected UTF-8, got byte {error.object[error.start]:#04x} at {error.start}; save it as UTF-8"

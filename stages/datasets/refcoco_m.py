@@ -22,7 +22,7 @@ from stages.datasets.refer import refer_data
 from stages.datasets.registry import KINDS, Choice, DatasetKind, Split
 from stages.datasets.rows import ReferData
 from store.errors import DataError
-from store.images import MOST_PIXELS
+from store.images import MOST_PIXELS, opened_picture
 from store.segmentation import encode
 
 _COLUMNS = ("image", "samples", "file_name", "image_id")
@@ -106,14 +106,12 @@ def _segmentation(mask: object, where: str, problems: Problems) -> object:
     if "counts" in rle:
         return dict(rle)
     if isinstance(mask, bytes) or "bytes" in rle:
-        from PIL import Image
-
         try:
             data = parquet.picture_bytes(mask)
             width, height, _ = parquet.picture_size(data)
             if width * height > MOST_PIXELS:
                 raise DataError(f"{width} x {height} has more than {MOST_PIXELS:,} pixels")
-            with Image.open(io.BytesIO(data)) as picture:
+            with opened_picture(io.BytesIO(data)) as picture:
                 values = np.asarray(picture.convert("L")) > 0
             return {"size": list(values.shape), "counts": encode(values[None])[0]}
         except (DataError, OSError, SyntaxError, ValueError) as error:

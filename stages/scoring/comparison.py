@@ -5,9 +5,12 @@ over IMAGES, because expressions of one image depend: as many images as there ar
 same ones, and each metric is made anew from its sums over what was drawn. The p-value is two-sided and belongs to that
 interval: with d the difference in each of R resamples,
 
-    p = min(1, 2 (1 + min(#{d <= 0}, #{d >= 0})) / (R + 1))
+    p = min(1, max(2 (1 + min(#{d <= 0}, #{d >= 0})) / (R + 1), 2^(1 - n)))
 
-so p = 1 where both choose alike, the least p is 2 / (R + 1), and no resample counts as no evidence.
+so p = 1 where both choose alike, the least p is 2 / (R + 1), and no resample counts as no evidence. Of n images
+that all say the same every resample says the same, however few they are; 2^(1 - n) is the least two-sided p of the exact sign
+test of n pairs (Conover, 1999, sec. 3.4), so no p says more than that test can: above 0.05 for fewer than 6 images. A single
+image is no sample: there is neither interval nor p.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.scoring.metrics import (
+    FEWEST_IMAGES,
     IOU_UNITS,
     Empty,
     Outcome,
@@ -32,6 +36,7 @@ from stages.scoring.metrics import (
 
 Ints = NDArray[np.int64]
 COMPARED = ("oiou", "miou", "p50")
+TOO_FEW = "all its expressions are of one image: no interval and no p, since nothing says what other images would give"
 FLIP = 0
 """The threshold of ``metrics.THRESHOLDS`` that makes a flip: IoU above 0.5."""
 LENGTHS = ((1, 2), (3, 5), (6, 9), (10, 0))
@@ -55,38 +60,45 @@ class Both:
         return self if empty == "count" else self.at(np.flatnonzero(self.a.decided & self.b.decided))
 
 
-def two_sided_p(differences: NDArray[np.float64]) -> float:
-    """p of the differences found in R resamples, (R,), as above.
+def two_sided_p(differences: NDArray[np.float64], images: int) -> float:
+    """p of the differences found in R resamples of so many images, (R,), as above.
 
-    >>> two_sided_p(np.array([1.0, 2.0, -1.0])), two_sided_p(np.zeros(3))
+    >>> two_sided_p(np.array([1.0, 2.0, -1.0]), 50), two_sided_p(np.zeros(3), 50)
     (1.0, 1.0)
-    >>> two_sided_p(np.ones(999))
-    0.002
+    >>> two_sided_p(np.ones(999), 50), two_sided_p(np.ones(999), 3)
+    (0.002, 0.25)
     """
     rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
-    return min(1.0, 2 * (1 + rarer) / (len(differences) + 1))
+    return min(1.0, max(2 * (1 + rarer) / (len(differences) + 1), 2.0 ** (1 - images)))
 
 
 def compared(both: Both, resamples: int, seed: int, level: float = 0.95) -> dict[str, Any]:
-    """``n`` and, for each of ``COMPARED``: ``a``, ``b``, ``difference``, ``ci`` as [low, high] and ``p``; all but p fractions.
+    """``n``, ``images`` and, for each of ``COMPARED``: ``a``, ``b``, ``difference``, ``ci`` as [low, high] and ``p``; all but p
+    fractions.
 
-    With n = 0 the values are None. Without resamples, or expressions, there is neither ``ci`` nor ``p``.
+    ``images`` is how many images the n expressions are of. With n = 0 the values are None. Without resamples, or with fewer
+    images than `FEWEST_IMAGES`, there is neither ``ci`` nor ``p``.
     """
     first, second = summarise(both.a), summarise(both.b)
-    found: dict[str, Any] = {"n": first["n"]}
-    drawn = _differences(both, resamples, seed)
+    drawn, images = _differences(both, resamples, seed)
+    found: dict[str, Any] = {"n": first["n"], "images": images}
     for name in COMPARED:
         a, b = first[name], second[name]
-        found[name] = {"a": a, "b": b, "difference": None if a is None else a - b, **_interval(drawn, name, level)}
+        found[name] = {
+            "a": a,
+            "b": b,
+            "difference": None if a is None else a - b,
+            **_interval(drawn, name, images, level),
+        }
     return found
 
 
 def versus(both: Both, resamples: int, seed: int, level: float = 0.95) -> dict[str, Any]:
-    """A's mIoU less B's as ``miou``, its interval ``miou_ci`` and ``p``; {} without resamples or expressions."""
-    if not resamples or not len(both.image):
+    """A's mIoU less B's as ``miou``, its interval ``miou_ci`` and ``p``; {} where ``compared`` has neither."""
+    drawn, images = _differences(both, resamples, seed, ("miou",))
+    interval = _interval(drawn, "miou", images, level)
+    if not interval:
         return {}
-    differences = _differences(both, resamples, seed, ("miou",))
-    interval = _interval(differences, "miou", level)
     return {
         "miou": float(_units(both).sum()) / IOU_UNITS / len(both.image),
         "miou_ci": interval["ci"],
@@ -101,11 +113,12 @@ def _units(both: Both) -> Ints:
 
 def _differences(
     both: Both, resamples: int, seed: int, names: Sequence[str] = COMPARED
-) -> dict[str, NDArray[np.float64]]:
-    """The difference of each metric in every resample, (resamples,); {} without resamples or expressions."""
-    if not resamples or not len(both.image):
-        return {}
+) -> tuple[dict[str, NDArray[np.float64]], int]:
+    """The difference of each metric in every resample, (resamples,), {} without resamples or with too few images; and their
+    number."""
     images, owner = np.unique(both.image, return_inverse=True)
+    if not resamples or len(images) < FEWEST_IMAGES:
+        return {}, len(images)
     columns: list[NDArray[Any]] = [np.ones(len(owner))]
     if "oiou" in names:
         columns += [both.a.intersection, both.a.union, both.b.intersection, both.b.union]
@@ -123,14 +136,14 @@ def _differences(
         found["miou"] = next(drawn) / IOU_UNITS / count
     if "p50" in names:
         found["p50"] = next(drawn) / count
-    return found
+    return found, len(images)
 
 
-def _interval(drawn: Mapping[str, NDArray[np.float64]], name: str, level: float) -> dict[str, Any]:
+def _interval(drawn: Mapping[str, NDArray[np.float64]], name: str, images: int, level: float) -> dict[str, Any]:
     if name not in drawn:
         return {}
     tail = 100 * (1 - level) / 2
-    return {"ci": np.percentile(drawn[name], [tail, 100 - tail]).tolist(), "p": two_sided_p(drawn[name])}
+    return {"ci": np.percentile(drawn[name], [tail, 100 - tail]).tolist(), "p": two_sided_p(drawn[name], images)}
 
 
 def flips(both: Both) -> tuple[Ints, Ints]:

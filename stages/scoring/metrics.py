@@ -26,6 +26,8 @@ THRESHOLDS = {"p50": 0.5, "p70": 0.7, "p90": 0.9}
 IOU_UNITS = 2.0**40
 _KEPT = 2**26  # counts of drawn images that are held at once, 512 MiB
 MOST_EXPRESSIONS = 2**22  # of one sum: int64 holds twice as many whole IoUs
+FEWEST_IMAGES = 2
+"""Of which the bootstrap draws: a single image is drawn every time, and its interval would have no width."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,11 @@ def bootstrap(
         outcome: of E expressions, under ``count``. image: the image of each (E,).
 
     Returns:
-        ``oiou_ci`` and ``miou_ci`` as [low, high]; empty when there is nothing to resample.
+        ``oiou_ci`` and ``miou_ci`` as [low, high]; empty when there is nothing to resample: fewer than `FEWEST_IMAGES`.
     """
-    if not len(image) or not resamples:
-        return {}
     images, owner = np.unique(image, return_inverse=True)
+    if len(images) < FEWEST_IMAGES or not resamples:
+        return {}
     columns = (outcome.intersection, outcome.union, outcome.iou, np.ones(len(owner)))
     sums = np.stack([np.bincount(owner, weights=c, minlength=len(images)) for c in columns], axis=1)
     inter, uni, iou, count = resampled_sums(sums, resamples, seed).T

@@ -78,7 +78,7 @@ def plain_compared(rows: list[Row], resamples: int, seed: int) -> dict[str, Any]
         for name in COMPARED:
             differences[name].append(a[name] - b[name])
     a, b = plain_values([row[1] for row in rows]), plain_values([row[2] for row in rows])
-    found: dict[str, Any] = {"n": len(rows)}
+    found: dict[str, Any] = {"n": len(rows), "images": len(images)}
     for name, values in differences.items():
         rounded = [0.0 if abs(value) < 1e-12 else value for value in values]
         rarer = min(sum(value <= 0 for value in rounded), sum(value >= 0 for value in rounded))
@@ -86,8 +86,12 @@ def plain_compared(rows: list[Row], resamples: int, seed: int) -> dict[str, Any]
             "a": a[name],
             "b": b[name],
             "difference": a[name] - b[name],
+        }
+        if len(images) == 1:
+            continue
+        found[name] |= {
             "ci": [plain_percentile(values, 0.025), plain_percentile(values, 0.975)],
-            "p": min(1.0, 2 * (1 + rarer) / (resamples + 1)),
+            "p": min(1.0, max(2 * (1 + rarer) / (resamples + 1), 2 / 2 ** len(images))),
         }
     return found
 
@@ -102,7 +106,7 @@ def test_the_paired_bootstrap_is_a_loop_over_drawn_images(rows: list[Row], seed:
         for key, value in expected[name].items():
             if key != "p":
                 assert found[name][key] == pytest.approx(value, rel=1e-9, abs=1e-9), (name, key)
-    assert found["p50"]["p"] == pytest.approx(expected["p50"]["p"])
+    assert found["p50"].get("p") == pytest.approx(expected["p50"].get("p"))
 
 
 def test_p_of_a_loop_over_drawn_images() -> None:
@@ -130,8 +134,8 @@ def test_the_same_choices_differ_by_nothing(rows: list[Row]) -> None:
     same = compared(both([(image, a, a) for image, a, _ in rows]), 30, 0)
     for name in COMPARED:
         assert same[name]["difference"] == 0
-        assert same[name]["ci"] == [0, 0]
-        assert same[name]["p"] == 1
+        assert same[name].get("ci") == ([0, 0] if same["images"] > 1 else None)
+        assert same[name].get("p") == (1 if same["images"] > 1 else None)
 
 
 @given(cases)
@@ -139,8 +143,9 @@ def test_swapping_turns_the_sign(rows: list[Row]) -> None:
     ab, ba = (compared(both(r), 50, 2) for r in (rows, [(image, b, a) for image, a, b in rows]))
     for name in COMPARED:
         assert ab[name]["difference"] == -ba[name]["difference"]
-        assert ab[name]["ci"] == pytest.approx([-end for end in ba[name]["ci"][::-1]], abs=1e-12)
-        assert ab[name]["p"] == ba[name]["p"]
+        if ab["images"] > 1:
+            assert ab[name]["ci"] == pytest.approx([-end for end in ba[name]["ci"][::-1]], abs=1e-12)
+            assert ab[name]["p"] == ba[name]["p"]
         assert (ab[name]["a"], ab[name]["b"]) == (ba[name]["b"], ba[name]["a"])
     gained, lost = flips(both(rows))
     back = flips(both([(image, b, a) for image, a, b in rows]))
@@ -179,12 +184,26 @@ def test_blocks_draw_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_to_draw() -> None:
     empty = compared(both([]), 10, 0)
-    assert empty == {"n": 0, **{name: {"a": None, "b": None, "difference": None} for name in COMPARED}}
+    assert empty == {"n": 0, "images": 0, **{name: {"a": None, "b": None, "difference": None} for name in COMPARED}}
     assert versus(both([]), 10, 0) == {}
     rows: list[Row] = [(0, (1, 2), (1, 4))]
     assert compared(both(rows), 0, 0)["miou"] == {"a": 0.5, "b": 0.25, "difference": 0.25}
     assert versus(both(rows), 0, 0) == {}
-    assert two_sided_p(np.zeros(0)) == 1
+    assert two_sided_p(np.zeros(0), 10) == 1
+
+
+def test_few_images_are_little_evidence() -> None:
+    """Every resample of images that all agree agrees, too; the exact test by signs says how little that is."""
+    for images in range(1, 12):
+        rows: list[Row] = [(image, (7, 8), (1, 8)) for image in range(images) for _ in range(50)]
+        found = compared(both(rows), 999, 0)
+        assert found["images"] == images
+        if images == 1:
+            assert found["miou"] == {"a": 0.875, "b": 0.125, "difference": 0.75}
+            assert versus(both(rows), 999, 0) == {}
+        else:
+            alike = sum(abs(sum(signs)) == images for signs in itertools.product((-1, 1), repeat=images))
+            assert found["miou"]["p"] == versus(both(rows), 999, 0)["p"] == max(alike / 2**images, 0.002)
 
 
 def test_expressions_without_a_choice_are_left_out_of_both() -> None:

@@ -5,6 +5,7 @@ The scores may be left out, and be called ``score`` or ``predicted_iou``; arrays
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from stages.proposals.forms.given import Given
 from stages.proposals.forms.registry import FORMS, UNSCORED, MaskForm, MaskRow, Track
 from store.errors import DataError
+from store.memory import require_memory
 from store.regular import open_regular
 
 _ENDING = ".npz"
@@ -43,9 +45,19 @@ def _read(file: Path) -> tuple[NDArray[np.bool_], list[object]]:
     """
     try:
         with open_regular(file) as opened, np.load(opened, allow_pickle=False) as archive:
+            _require_room(archive.zip)
             arrays = {name: archive[name] for name in ("masks", *_SCORES) if name in archive.files}
             names = list(archive.files)
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        AttributeError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"not an archive of arrays that numpy can read without unpickling ({error})") from error
     if "masks" not in arrays:
         raise DataError(f"expected an array masks (N, H, W), found {', '.join(names) or 'none'}")
@@ -53,6 +65,28 @@ def _read(file: Path) -> tuple[NDArray[np.bool_], list[object]]:
     if masks.ndim != 3 or masks.dtype.kind not in "bui" or (masks.size and not (0 <= masks.min() <= masks.max() <= 1)):
         raise DataError(f"masks: expected (N, H, W) of bool or of 0 and 1, got {masks.dtype} {masks.shape}")
     return masks.astype(np.bool_), _scores(arrays, len(masks))
+
+
+def _require_room(archive: zipfile.ZipFile) -> None:
+    """Refuse arrays that are larger than memory, by what their headers claim: masks unfold to 1,000 times their bytes and more.
+
+    Raises:
+        DataError: there is no memory for one of them, or a header claims more than the archive has.
+    """
+    for name in ("masks", *_SCORES):
+        if (entry := f"{name}.npy") not in archive.namelist():
+            continue
+        size = archive.getinfo(entry).file_size
+        with archive.open(entry) as opened:
+            version = np.lib.format.read_magic(opened)
+            header = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)
+            shape, _, dtype = header(opened)
+        claimed = math.prod(shape) * dtype.itemsize
+        if claimed > size:
+            raise DataError(f"{name}: {dtype} {shape} are {claimed:,} bytes, the archive has {size:,}: it is cut off")
+        require_memory(
+            2 * claimed, f"{name} {shape} of {dtype}", "save fewer masks, or COCO's run lengths in JSON Lines"
+        )
 
 
 def _scores(arrays: Mapping[str, NDArray[Any]], count: int) -> list[object]:

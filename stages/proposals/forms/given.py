@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from store.errors import DataError
+from store.memory import Unfolding, json_bytes, require_memory, too_much
 from store.regular import open_regular
 
 NO_VALUE = object()
@@ -19,6 +21,14 @@ _GZIP = b"\x1f\x8b"
 _TEXT_STARTS = b"[{"
 _MARK = b"\xef\xbb\xbf"
 """The byte order mark that some editors write."""
+MOST_LINE = 2**28
+"""Bytes of a line of JSON Lines, which is held whole."""
+_PIECE, _SHORT_LINE = 2**24, 2**20
+_SMALLER = "write JSON Lines, a mask on each line, which is read line by line"
+
+
+class LongLine(DataError):
+    """A line is too long to be held: JSON in one line may be, and is none of JSON Lines."""
 
 
 class Given:
@@ -76,8 +86,11 @@ class Given:
         if self.is_folder or not starts_as_json(self.path):
             return False
         numbered = lines(self.path)
-        _, first = next(numbered, (0, b""))
-        return first.startswith(b"{") and next(numbered, None) is not None and _is_json(first)
+        try:
+            _, first = next(numbered, (0, b""))
+            return first.startswith(b"{") and next(numbered, None) is not None and _is_json(first)
+        except LongLine:
+            return False
 
 
 def starts_as_json(file: Path) -> bool:
@@ -103,7 +116,7 @@ def read_value(file: Path) -> object:
     """
     with _opened(file) as opened:
         try:
-            return json.loads(opened.read())
+            return json.loads(_whole(file, opened))
         except (ValueError, RecursionError) as error:
             raise DataError(f"this is no JSON ({error})") from error
         except (OSError, EOFError, zlib.error) as error:
@@ -118,7 +131,10 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
     """
     with _opened(file) as opened:
         try:
-            for number, line in enumerate(opened, 1):
+            for number, line in enumerate(iter(lambda: opened.readline(MOST_LINE + 1), b""), 1):
+                if len(line) > MOST_LINE or (len(line) > _SHORT_LINE and too_much(json_bytes(line))):
+                    most = f"{MOST_LINE:,} bytes, and no more values than memory holds"
+                    raise LongLine(f"{file}: line {number}: expected at most {most}; {_SMALLER}")
                 if stripped := line.removeprefix(_MARK).strip():
                     yield number, stripped
         except (OSError, EOFError, zlib.error) as error:
@@ -128,10 +144,26 @@ def lines(file: Path) -> Iterator[tuple[int, bytes]]:
 def _opened(file: Path) -> IO[bytes]:
     try:
         with open_regular(file) as opened:
-            compressed = opened.read(2) == _GZIP
-        return cast(IO[bytes], gzip.open(file)) if compressed else open_regular(file)
+            compressed, size = opened.read(2) == _GZIP, file.stat().st_size
+        return io.BufferedReader(Unfolding(gzip.open(file), size), 2**17) if compressed else open_regular(file)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+
+
+def _whole(file: Path, opened: IO[bytes]) -> bytes:
+    """All that ``opened`` reads, where there is memory for it and for the values in it.
+
+    Raises:
+        DataError: there is not.
+    """
+    pieces, size = list[bytes](), 0
+    while piece := opened.read(_PIECE):
+        pieces.append(piece)
+        size += len(piece)
+        require_memory(2 * size, str(file), _SMALLER)  # the pieces and the whole
+    text = b"".join(pieces)
+    require_memory(json_bytes(text), f"{file}: the values in it", _SMALLER)
+    return text
 
 
 def _is_json(text: bytes) -> bool:

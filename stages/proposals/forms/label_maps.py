@@ -15,6 +15,8 @@ from stages.proposals.forms.pictures import read_values
 from stages.proposals.forms.registry import FORMS, MaskForm, MaskRow, Track
 from store.errors import DataError
 
+MOST_OBJECTS = 10_000
+"""Of an image: each is a mask of its own."""
 _ENDING = ".png"
 _TABLE = "metadata.csv"
 
@@ -31,7 +33,12 @@ def _rows(given: Given, track: Track) -> Iterator[MaskRow]:
             yield MaskRow(str(file), fault=str(error))
             continue
         image = given.image_of(file, _ENDING)
-        for value in np.unique(values):
+        objects = np.unique(values)
+        if len(objects) > MOST_OBJECTS:
+            fault = f"expected numbers of at most {MOST_OBJECTS:,} objects, got {len(objects):,}: is it a picture?"
+            yield MaskRow(str(file), fault=fault)
+            continue
+        for value in objects:
             if value:
                 yield MaskRow(f"{file} value {value}", file_name=image, segmentation=values == value)
 

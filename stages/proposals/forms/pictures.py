@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from store.errors import DataError
-from store.images import MOST_PIXELS
+from store.images import MOST_PIXELS, opened_picture
 from store.regular import open_regular
 
 _MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -24,7 +24,7 @@ def read_values(file: Path) -> NDArray[np.int64]:
     from PIL import Image
 
     try:
-        with open_regular(file) as opened, Image.open(opened) as image:
+        with open_regular(file) as opened, opened_picture(opened) as image:
             if image.mode not in _MODES:
                 raise DataError(f"expected one channel (grey or a palette), got a picture of mode {image.mode}")
             if image.width * image.height > MOST_PIXELS:
