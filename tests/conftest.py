@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from hypothesis import settings
 
 from pipeline.project import LoadedProject
 from tests.helpers.fetch_sources import full_project
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a job in the background has it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("glimpse", deadline=None)  # a busy machine is slow, not wrong
 settings.load_profile("glimpse")
