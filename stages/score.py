@@ -24,7 +24,7 @@ from stages.scoring.table import Bootstrap, MissingViewError, PairTable, Scoring
 from store.agreement import agrees_with
 from store.document import RUN, read_document, write_document
 from store.errors import ParameterError, StoreError, nearest, rerun
-from store.publish import write_file
+from store.publish import remove_leftovers, write_file
 from store.states import State, left_out
 from store.table import write_table
 from store.usable import LOST_SHARE
@@ -102,7 +102,9 @@ def run(params: Params, paths: Paths, context: Context) -> Summary:
     }
     attributes = {"rules": params.enabled, "metrics": metrics, "encoders": identities}
     write_table(paths.scores, "scores", columns, params.config(), made_from, **attributes)
-    if not agrees_with(paths.metrics, "score", {**metrics, RUN: run_of}):
+    if agrees_with(paths.metrics, "score", {**metrics, RUN: run_of}):
+        remove_leftovers(paths.metrics.parent, paths.metrics.name)  # of a killed run, which a write removes otherwise
+    else:
         write_document(paths.metrics, metrics, "score", run_of)
     _write_views_of_dvc(params, paths, main, metrics_by_encoder(read_document(paths.metrics, "score"))[""])
     summary.wrote = {"expressions": len(main.pairs.group), "splits": len(main.pairs.groups), "encoders": len(scored)}

@@ -36,6 +36,7 @@ STATES: dict[str, dict[str, Any]] = {
 last makes seven run, and comes once."""
 _SAID = re.compile(r"^(?:error|ERROR): ", re.MULTILINE)
 _WAIT = "GLIMPSE_WAIT=3600 before the same command"
+_HALF_A_LOCK = "Unable to read RWLock-file"
 _RUNS_CACHE = 2
 """Every other time DVC has forgotten its earlier runs and the stages their parts, so that it runs them instead of copying."""
 
@@ -88,6 +89,10 @@ class Repro:
         log = self.folder / "again.log"
         status, said = self.start(log).wait(600), log.read_text()
         problems = ended_badly(status, said)
+        if status and _HALF_A_LOCK in said:  # DVC was killed while it wrote it: docs/reliability.md
+            (self.folder / ".dvc/tmp/rwlock").unlink()
+            status, said = self.start(log).wait(600), log.read_text()
+            problems += ended_badly(status, said)
         if status and _WAIT in said:
             status, said = self.typed(f"GLIMPSE_WAIT=600 {REPRO}")
         if status:
