@@ -80,3 +80,17 @@ def test_clean_touches_nothing_that_runs(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("GLIMPSE_WAIT", "60")  # what the message says
         assert [unused.folder for unused in remove_unused_parts(project)] == [scratch]
     assert not scratch.exists()
+
+
+def test_score_removes_what_a_killed_writer_left_of_a_file_that_it_keeps(made: Synthetic, tmp_path: Path) -> None:
+    """Metrics with the same numbers are not written again, and only a write would have removed it."""
+    given = words(made, "score", tmp_path / "work")
+    metrics = made.paths.get("metrics", tmp_path / "metrics")
+    run_words("score", given)
+    before, left = (metrics.stat().st_ino, metrics.read_bytes()), metrics.parent / f".{metrics.name}.0c7c5b5c.tmp"
+    left.mkdir()
+    (left / "lock").touch()
+    (left / "new").write_text("half of")
+    run_words("score", given)
+    assert (metrics.stat().st_ino, metrics.read_bytes()) == before
+    assert not left.exists()
