@@ -172,14 +172,14 @@ def load_project(file: Path) -> LoadedProject:
     return project
 
 
-def link_outside(project: LoadedProject) -> str:
-    """What is wrong where ``data`` is a link that leads out of the project's folder, where DVC keeps no outputs; else ""."""
+def link_outside(project: LoadedProject) -> tuple[str, str] | None:
+    """What is wrong, and what to do, where ``data`` is a link out of the project, in which DVC keeps its outputs; else None."""
     data, root = project.path(project.values.data), project.folder.resolve()
     if not data.absolute().is_relative_to(project.folder.absolute()) or data.resolve().is_relative_to(root):
-        return ""
+        return None
     return (
-        f"{data}: expected a folder inside the project, since DVC keeps no outputs elsewhere, got a link to {data.resolve()}; "
-        f"make it a plain folder, and put DVC's cache on the other disk: {OTHER_DISK}"
+        f"{data}: expected a folder inside the project, since DVC keeps no outputs elsewhere, got a link to {data.resolve()}",
+        f"make it a plain folder, and put DVC's cache on the other disk: {OTHER_DISK}",
     )
 
 

@@ -148,7 +148,7 @@ def _encoder_of_dvc(stage: str, project: LoadedProject) -> str:
     if named != stage:  # typed by hand
         return project.values.encoder
     if outside := link_outside(project):
-        raise ParameterError(outside)
+        raise ParameterError("; ".join(outside))
     if project.folder.resolve() != Path.cwd():
         raise ParameterError(
             f"{project.file}: root: expected the way to the project's folder {Path.cwd()}, where DVC runs its stages, got "

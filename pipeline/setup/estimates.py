@@ -93,21 +93,22 @@ def estimates(
         "overlap": (_PLAIN + mask_bytes + tables + 56 * crossed, 24 * crossed),
         "heat": _heat(values, counts, encoder, mask_bytes, pairs),
         "pair": (_WITH_NUMBA + 3 * pair_bytes + 2 * views * vector * proposals, pair_bytes),
-        "variants": (2 * _PLAIN + 3 * pair_bytes, 0),
         "score": (_PLAIN + 3 * pair_bytes, 6 * pairs + 100 * counts.expressions),
         "ablations": (_PLAIN + 2 * pair_bytes, 0),
         "sweep": (_WITH_NUMBA + 2 * pair_bytes, 0),
         "report": (11 * _PLAIN // 5 + 2 * pair_bytes, 5_000_000),
     }
-    reruns = len(values.variants.switches) + len(values.variants.sources) + len(values.variants.templates)
-    taken["variants"] = (
-        max(taken[stage][0] for stage in STAGES if stage != "variants") if reruns else _PLAIN,
-        reruns * pair_bytes,
-    )
+    taken["variants"] = _variants(values, max(memory for memory, _ in taken.values()), pair_bytes)
     return [
         Estimate(stage, taken[stage][0], taken[stage][1] * (encoders if stage in PER_ENCODER else 1))
         for stage in STAGES
     ]
+
+
+def _variants(values: Project, most: int, pair_bytes: int) -> tuple[int, int]:
+    """Of stage variants: the stages that take ``most`` run again, and a pair table of each is kept."""
+    reruns = len(values.variants.switches) + len(values.variants.sources) + len(values.variants.templates)
+    return (most if reruns else _PLAIN), reruns * pair_bytes
 
 
 def _heat(values: Project, counts: Counts, encoder: int, masks: int, pairs: int) -> tuple[int, int]:

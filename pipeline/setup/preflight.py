@@ -232,8 +232,7 @@ def _room(project: LoadedProject, counts: Counts) -> Iterator[Need]:
     """Disk and memory: what the run takes, by the stage that takes most, and what is there."""
     folder = project.path(project.values.data)
     if outside := link_outside(project):
-        what, _, remedy = outside.rpartition("; make")
-        yield Need("", what, f"make{remedy}")
+        yield Need("", *outside)
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
