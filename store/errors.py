@@ -64,6 +64,11 @@ def repair(path: Path) -> str:
     return f"make it again: glimpse repair {shlex.quote(str(path))}"
 
 
+def extra(name: str) -> str:
+    """What to type for the libraries of an extra of pyproject.toml: the pinned ones, for a project is a checkout."""
+    return f"pip install -c constraints.txt -e '.[{name}]' in the project's folder"
+
+
 def rerun(stage: str) -> str:
     """The remedy "run this stage again", for a stage whose outputs are not at fault, with either profile's dvc.yaml."""
     return f"run stage {stage} again: dvc repro --force --single-item dvc.yaml:{stage} (demo/dvc.yaml:{stage} for the demo)"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.listings.listing import Listing, encodable
-from store.errors import CodeError
+from store.errors import CodeError, extra
 from store.publish import replacing
 
 _TYPES = {"text": "string", "count": "int64", "number": "float64", "percent": "float64", "flag": "bool"}
@@ -24,8 +24,7 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise CodeError(
-            f"expected pyarrow to write Parquet, it cannot be imported ({error}); install the extra: "
-            "pip install 'glimpse-refseg[tables]' (in a checkout: pip install -e '.[tables]')"
+            f"expected pyarrow to write Parquet, it cannot be imported ({error}); run: {extra('tables')}"
         ) from error
     return pyarrow
 

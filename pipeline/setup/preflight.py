@@ -21,7 +21,7 @@ from stages.heat_maps.known import HEAT_MAPS
 from stages.index import name_below_root
 from stages.proposals.registry import SOURCES as PROPOSAL_SOURCES
 from stages.variants import read_nothing
-from store.errors import GlimpseError, WeightsError
+from store.errors import GlimpseError, WeightsError, extra
 from store.memory import memory_of_machine
 
 DOCS = "docs/data.md"
@@ -204,7 +204,7 @@ def _tokenizer(project: LoadedProject, name: str) -> Iterator[Need]:
         return
     if files:
         there = find_spec("tokenizers") is not None
-        yield Need(str(files[0]), what, "" if there else "pip install 'glimpse-refseg[siglip]', whose library reads it")
+        yield Need(str(files[0]), what, "" if there else f"{extra('siglip')}: its library reads it")
 
 
 def _there(project: LoadedProject, path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 from open_clip.tokenizer import get_clean_fn
 from torch import Tensor
 
-from store.errors import ParameterError, WeightsError, nearest, reason
-from store.regular import read_regular
+from stages.clip.model_text import json_of, text_of
+from store.errors import ParameterError, WeightsError, extra, nearest, reason
 
-_MOST_BYTES = 1 << 28
 CLEANING = ("whitespace", "lower", "canonicalize")
 """open_clip's names: spaces, also lower case, also without punctuation (SigLIP's)."""
 
@@ -46,7 +44,7 @@ class FileTokenizer:
             raise ParameterError(f"text_cfg.tokenizer_kwargs.clean: no cleaning {clean!r}; {nearest(clean, CLEANING)}")
         self.file, self.context_length, self._vocab_size = files[0], context_length, vocab_size
         self._clean = get_clean_fn(clean)
-        config = _json_of(files[1]) if len(files) > 1 else {}
+        config = json_of(files[1]) if len(files) > 1 else {}
         self._tokenizer = _opened(files[0])
         self._padding = self._pad_token(config)
         self._left = config.get("padding_side") == "left"
@@ -121,24 +119,13 @@ def _opened(file: Path) -> Any:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ParameterError(
-            f"{file}: reading a model's own tokenizer needs the library tokenizers, it is not installed; run: pip install "
-            "'glimpse-refseg[siglip]'"
+            f"{file}: reading a model's own tokenizer needs the library tokenizers, it is not installed; run: "
+            f"{extra('siglip')}"
         ) from error
+    text = text_of(file)
     try:
-        return Tokenizer.from_str(read_regular(file, _MOST_BYTES).decode("utf-8"))
+        return Tokenizer.from_str(text)
     except Exception as error:  # its Rust side raises plain Exception
         raise WeightsError(
             f"{file}: expected a tokenizer of Hugging Face's form, cannot read it ({reason(error)}); fetch the file again"
         ) from error
-
-
-def _json_of(file: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(read_regular(file, _MOST_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"{file}: expected a JSON object, cannot read it ({reason(error)}); fetch the file again"
-        ) from error
-    if not isinstance(document, dict):
-        raise WeightsError(f"{file}: expected a JSON object, got {type(document).__name__}; fetch the file again")
-    return document

@@ -15,7 +15,7 @@ from typing import Any
 
 from stages.datasets.fields import shown
 from stages.datasets.files import REMEDY, data_folder
-from store.errors import CodeError, DataError, ParameterError, nearest
+from store.errors import CodeError, DataError, ParameterError, extra, nearest
 from store.images import opened_picture
 
 PATTERN = "**/*.parquet"
@@ -148,7 +148,7 @@ def _pyarrow() -> ModuleType:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise CodeError(
-            "data sets in Parquet need the library pyarrow, it is not installed; run: pip install 'glimpse-refseg[tables]'"
+            f"data sets in Parquet need the library pyarrow, it is not installed; run: {extra('tables')}"
         ) from error
     module: ModuleType = parquet
     return module

@@ -5,7 +5,6 @@ Nothing of transformers or torch is imported here, and nothing is ever downloade
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.clip.forms import form_of, text_instead, weights_file
+from stages.clip.forms import form_of, weights_file
+from stages.clip.model_text import json_of, text_of
 from stages.contract import Params
 from stages.heat_maps.registry import Asked
 from stages.text.template import Template, prompts_of
-from store.errors import ParameterError, WeightsError, reason
-from store.regular import leaves, read_regular
+from store.errors import ParameterError, WeightsError, extra
+from store.regular import leaves
 
 LIBRARIES = ("numpy", "pillow", "safetensors", "tokenizers", "torch", "transformers")
 """Distributions whose versions decide the maps of a model of transformers."""
@@ -26,8 +26,6 @@ _CONFIG = "config.json"
 _PIXELS = ("preprocessor_config.json", "processor_config.json")
 """Where transformers writes how pixels enter: up to version 4, and since version 5 (under ``image_processor``)."""
 _TOKENIZER, _VOCABULARY, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
-_POINTERS = (b"version https://git-lfs", b"/annex/objects/", b"../.git/annex")
-_MOST_BYTES = 1 << 26
 _TAKE_OUT = "or take {} out of heat.maps"
 
 
@@ -55,7 +53,7 @@ def model_files(folder: Path, settings: ModelSettings, kind: str, model_type: st
     """
     if find_spec("transformers") is None:
         raise ParameterError(
-            f"heat.maps: {kind} needs the library transformers, it is not installed; run: pip install -e '.[transformers]', "
+            f"heat.maps: {kind} needs the library transformers, it is not installed; run: {extra('transformers')}, "
             f"{_TAKE_OUT.format(kind)}"
         )
     model = folder / settings.model
@@ -93,40 +91,6 @@ def _require_type(file: Path, model_type: str) -> None:
         raise WeightsError(
             f"{file}: expected model_type {model_type!r}, got {found!r}; give the folder of such a model"
         )
-
-
-def text_of(file: Path) -> str:
-    """The text of a file of a model.
-
-    Raises:
-        WeightsError: there is none, it cannot be read, or is a stand-in for the file (a Git LFS pointer).
-    """
-    try:
-        data = read_regular(file, _MOST_BYTES)
-        if data.startswith(_POINTERS):
-            raise WeightsError(f"{file}: expected a model's file, got {text_instead(data[:4096])}")
-        return data.decode("utf-8")
-    except (OSError, ValueError) as error:
-        problem = "there is none" if isinstance(error, FileNotFoundError) else f"cannot read it ({reason(error)})"
-        raise WeightsError(f"{file}: expected a model's file, {problem}; fetch the model's {file.name}") from error
-
-
-def json_of(file: Path) -> dict[str, Any]:
-    """The JSON object of a file of a model.
-
-    Raises:
-        WeightsError: as `text_of`, or it is no JSON object.
-    """
-    text = text_of(file)
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(
-            f"{file}: expected a JSON object, cannot read it ({reason(error)}); fetch it again"
-        ) from error
-    if not isinstance(document, dict):
-        raise WeightsError(f"{file}: expected a JSON object, got {type(document).__name__}; fetch it again")
-    return document
 
 
 def pixels_of(file: Path) -> Mapping[str, Any]:

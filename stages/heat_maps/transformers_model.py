@@ -19,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from stages.clip.model_text import json_of, text_of
 from stages.clip.state_dict import read_state_dict
-from stages.heat_maps.model_folder import json_of, pixels_of, text_of
+from stages.heat_maps.model_folder import pixels_of
 from store.errors import GlimpseError, WeightsError, reason
 
 _KEPT = 1 << 14

@@ -110,13 +110,21 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.with_name("tokenizer_config.json").write_text("[1]")
     with pytest.raises(WeightsError, match="expected a JSON object, got list"):
         FileTokenizer([file, file.with_name("tokenizer_config.json")], 12, 60)
-    for damaged in ("{}", "<html>", "\udcff"):
-        file.write_bytes(damaged.encode("utf-8", "surrogateescape"))
-        with pytest.raises(WeightsError, match=r"tokenizer\.json: expected a tokenizer of Hugging Face's form"):
+    for damaged, said in (
+        (b"{}", "expected a tokenizer of Hugging Face's form"),
+        (b"<html>", "expected a tokenizer of Hugging Face's form"),
+        (b"\xff", "expected a model's file, cannot read it"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            "expected a model's file, got .*Git LFS",
+        ),
+    ):
+        file.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=rf"tokenizer\.json: {said}"):
             FileTokenizer([file], 12, 60)
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(
-        ParameterError, match=r"needs the library tokenizers, .* pip install 'glimpse-refseg\[siglip\]'"
+        ParameterError, match=r"needs the library tokenizers, .* pip install -c constraints.txt -e '\.\[siglip\]'"
     ):
         FileTokenizer([file], 12, 60)
 

@@ -231,7 +231,7 @@ def test_other_columns_and_no_file_at_all(tmp_path: Path) -> None:
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_refs(tmp_path / "refcoco")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(CodeError, match=r"need the library pyarrow.*pip install 'glimpse-refseg\[tables\]'"):
+    with pytest.raises(CodeError, match=r"need the library pyarrow.*pip install -c constraints.txt -e '\.\[tables\]'"):
         read_refcoco_parquet(tmp_path, "refcoco", choose("unc", ["val"]))
 
 

@@ -82,6 +82,8 @@ def test_without_pyarrow_the_extra_is_named(
     made: Synthetic, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(CodeError, match=r"expected pyarrow to write Parquet, .*glimpse-refseg\[tables\]"):
+    with pytest.raises(
+        CodeError, match=r"expected pyarrow to write Parquet, .*pip install -c constraints.txt -e '\.\[tables\]'"
+    ):
         glimpse(made, *words, "--out", tmp_path / "x.parquet")
     assert not list(tmp_path.iterdir())

@@ -173,7 +173,8 @@ def test_a_pickle_that_would_run_code_is_refused(model: Path, tmp_path: Path) ->
 def test_without_the_extra(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_folder, "find_spec", lambda name: None)
     with pytest.raises(
-        ParameterError, match=r"clip_seg needs the library transformers, .* run: pip install -e '\.\[transformers\]'"
+        ParameterError,
+        match=r"clip_seg needs the library transformers, .* run: pip install -c constraints.txt -e '\.\[transformers\]'",
     ):
         opened(model.parent)
 

@@ -202,7 +202,8 @@ def test_what_is_missing_is_said_before_a_run_and_by_the_stage(
     shutil.copytree(model.with_name("groups"), model)
     _said(project, profile, "clip_seg", "expected model_type 'clipseg', got 'groupvit'", WeightsError)
     monkeypatch.setattr(model_folder, "find_spec", lambda name: None)
-    said = "group_vit needs the library transformers, it is not installed; run: pip install -e '.[transformers]'"
+    said = "group_vit needs the library transformers, it is not installed; run: "
+    said += "pip install -c constraints.txt -e '.[transformers]'"
     _said(project, profile, "group_vit", said, ParameterError)
 
 
