@@ -23,7 +23,7 @@ from pipeline.registry import PER_ENCODER, Instance, stage_module
 from pipeline.reruns import Reruns, stage_values
 from stages.contract import Context, Profile, Summary
 from store.document import write_document
-from store.errors import ParameterError, plain
+from store.errors import ParameterError, extra, plain
 from store.locks import locked
 from store.registry import load_extensions
 from store.units import Done, Load, Unit, in_process
@@ -68,8 +68,8 @@ class Execution(BaseModel):
             return
         if find_spec("distributed") is None:
             raise ParameterError(
-                "workers, scheduler (GLIMPSE_WORKERS, GLIMPSE_SCHEDULER): they need dask, which is not installed; install it "
-                "in the project's folder (pip install -c constraints.txt -e '.[workers]'), or unset them"
+                "workers, scheduler (GLIMPSE_WORKERS, GLIMPSE_SCHEDULER): they need dask, which is not installed; unset them, "
+                f"or run: {extra('workers')}"
             )
         from pipeline.workers import Workers
 
