@@ -19,6 +19,7 @@ endif
 	@test -z "$(MADE_IN)" -o "$(MADE_IN)" = "$(CURDIR)" || echo "the environment was made in $(MADE_IN): it is made again here"
 	$(PYTHON) -m venv $(if $(filter-out $(CURDIR),$(MADE_IN)),--clear) .venv
 	.venv/bin/pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	.venv/bin/python -m pipeline.setup.kernels
 	echo "$(CURDIR)" > $@
 
 demo: env data/refshapes/.made | .git

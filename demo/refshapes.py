@@ -11,10 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from io import BytesIO
+from itertools import count, islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +42,16 @@ MAX_REFS, MAX_SENTENCES = 3, 3
 _Writer = Callable[[np.random.Generator, Scene, int], Expression | None]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A scene, its generator as drawing left it, and what is costly to make of it: its PNG file, its objects' outlines."""
+
+    rng: np.random.Generator
+    scene: Scene
+    png: bytes
+    segmentations: list[Any]
+
+
 @dataclass
 class _Family:
     """What one family's two files will hold."""
@@ -46,8 +62,10 @@ class _Family:
     sentences: int = 0
 
 
-def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> dict[str, int]:
+def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0, processes: int = 1) -> dict[str, int]:
     """Write the benchmark into the new folder `out`; return the number of refs per family.
+
+    Its scenes are drawn in so many `processes`; how many changes no byte.
 
     Raises:
         DataError: `out` has files already.
@@ -56,17 +74,49 @@ def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> di
         raise DataError(f"{out}: expected a new or empty folder to write RefShapes into; remove it or name another")
     (out / "images").mkdir(parents=True, exist_ok=True)
     families = {name: _Family() for name in (*FAMILIES, COUNTED)}
-    index, image_id = 0, FIRST_IMAGE_ID
+    with closing(_scenes(seed, processes)) as scenes:
+        _write_splits(out, images_per_split, seed, scenes, families)
+    for name, family in families.items():
+        _write_family(out / name, family)
+    return {name: len(family.refs) for name, family in families.items()}
+
+
+def _scenes(seed: int, processes: int) -> Generator[_Drawn]:
+    """Every evaluation scene in turn."""
+    if processes == 1:
+        yield from (_drawn(index, seed) for index in count())
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # a fork copies the locks of other threads
+        ahead = deque(pool.submit(_drawn, index, seed) for index in range(4 * processes))
+        try:
+            for index in count(len(ahead)):
+                yield ahead.popleft().result()
+                ahead.append(pool.submit(_drawn, index, seed))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _drawn(index: int, seed: int) -> _Drawn:
+    rng, png = evaluation_rng(index, seed), BytesIO()
+    scene = draw_scene(rng)
+    scene.image.save(png, "PNG")
+    return _Drawn(rng, scene, png.getvalue(), [segmentation(item.mask) for item in scene.objects])
+
+
+def _write_splits(
+    out: Path, images_per_split: int, seed: int, scenes: Iterator[_Drawn], families: dict[str, _Family]
+) -> None:
+    """Write the images of all splits, and add what is asked about them to `families`."""
+    image_id = FIRST_IMAGE_ID
     for split, shapes in SPLITS.items():
         accepted = 0
         while accepted < images_per_split:
-            rng = evaluation_rng(index, seed)
-            scene, index = draw_scene(rng), index + 1
+            drawn = next(scenes)
+            rng, scene = drawn.rng, drawn.scene
             targets = {name: _described_objects(rng, scene, name, shapes) for name in FAMILIES}
             if not all(targets.values()):
                 continue  # a scene of the benchmark has something to ask in every family
-            image, annotations = _image_entry(scene, image_id), _annotations(scene, image_id)
-            scene.image.save(out / "images" / image["file_name"])
+            image, annotations = _image_entry(scene, image_id), _annotations(drawn, image_id)
+            (out / "images" / image["file_name"]).write_bytes(drawn.png)
             in_g = split == "val" or accepted < (images_per_split + 1) // 2
             for name in FAMILIES if in_g else FAMILIES[:2]:
                 split_name = "test" if name == "refshapesg" and split != "val" else split
@@ -74,9 +124,6 @@ def write_benchmark(out: Path, images_per_split: int = 100, seed: int = 0) -> di
             if counted := _counted_objects(np.random.default_rng([seed, image_id]), scene, shapes):
                 _add(families[COUNTED], image, annotations, counted, split)
             image_id, accepted = image_id + 1, accepted + 1
-    for name, family in families.items():
-        _write_family(out / name, family)
-    return {name: len(family.refs) for name, family in families.items()}
 
 
 def _described_objects(
@@ -126,19 +173,19 @@ def _image_entry(scene: Scene, image_id: int) -> dict[str, Any]:
     return {"id": image_id, "file_name": name, "width": scene.image.width, "height": scene.image.height, "license": 1}
 
 
-def _annotations(scene: Scene, image_id: int) -> list[dict[str, Any]]:
+def _annotations(drawn: _Drawn, image_id: int) -> list[dict[str, Any]]:
     """COCO annotations of all objects of a scene: polygons, or RLE where an object has a hole."""
     return [
         {
             "id": 10 * image_id + number,
             "image_id": image_id,
             "category_id": SHAPES.index(item.shape) + 1,
-            "segmentation": segmentation(item.mask),
+            "segmentation": segments,
             "area": int(np.count_nonzero(item.mask)),
             "bbox": [item.box[0], item.box[1], item.box[2] - item.box[0], item.box[3] - item.box[1]],
             "iscrowd": 0,
         }
-        for number, item in enumerate(scene.objects)
+        for number, (item, segments) in enumerate(zip(drawn.scene.objects, drawn.segmentations, strict=True))
     ]
 
 
@@ -184,7 +231,8 @@ def _write_family(folder: Path, family: _Family) -> None:
         "categories": [{"supercategory": kinds[name], "id": i + 1, "name": name} for i, name in enumerate(SHAPES)],
     }
     (folder / "instances.json").write_text(json.dumps(instances))
-    (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(family.refs, protocol=2))
+    refs = json.loads(json.dumps(family.refs))  # pickle writes a text that is one object twice in another way than two
+    (folder / f"refs({SPLIT_BY}).p").write_bytes(pickle.dumps(refs, protocol=2))
 
 
 def main() -> None:
@@ -194,7 +242,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
-        counts = write_benchmark(options.out, options.images_per_split, options.seed)
+        counts = write_benchmark(options.out, options.images_per_split, options.seed, os.cpu_count() or 1)
     except DataError as error:
         parser.exit(1, f"{error}\n")
     for name, refs in counts.items():

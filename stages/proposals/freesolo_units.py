@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.device.prefetch import prefetch
+from stages.device.threads import read_and_compute
 from stages.proposals.items import KIND, item_of, no_proposals
 from store.errors import DataError, TransientError
 from store.images import read_image
@@ -18,11 +18,11 @@ from store.states import State
 from store.units import Compute, Result
 
 
-def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: str) -> Compute:
+def proposer(weights: Path, images: Path, settings: Mapping[str, Any], of: int, device: str) -> Compute:
     """What computes units of (image name, image digest) with FreeSOLO's ``settings`` (see ``FreeSolo.from_state_dict``).
 
     An image that cannot be read has no proposals, and a state and a status that say so.
-    Images are read while others are computed.
+    ``of``: the images of the whole run, see `read_and_compute`.
     """
     from stages.proposals.freesolo import FreeSolo
 
@@ -44,4 +44,4 @@ def proposer(weights: Path, images: Path, settings: Mapping[str, Any], device: s
         status = "" if len(proposals.masks) else "no proposal above the thresholds"
         return Result({KIND: item_of(encode(proposals.masks), proposals.scores, height, width, status)})
 
-    return lambda inputs, kinds: [propose(shrunk) for shrunk in prefetch(read, inputs)]
+    return lambda inputs, kinds: list(read_and_compute(read, propose, inputs, device, of))

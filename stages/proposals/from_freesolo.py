@@ -14,7 +14,9 @@ from store.fingerprint import code_digest, library_versions
 
 def _propose(request: Request) -> Found:
     config = key_of(request.values, request.input_digest())
-    return kept_items(request, config, partial(proposer, request.input, request.images, dict(request.values))), config
+    images = len(request.index["image_name"])
+    load = partial(proposer, request.input, request.images, dict(request.values), images)
+    return kept_items(request, config, load), config
 
 
 def key_of(values: Mapping[str, Any], weights: str) -> dict[str, Any]:

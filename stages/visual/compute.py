@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stages.clip.config import backbone_named
 from stages.device.memory import rows_for, shrinking
 from stages.device.prefetch import prefetch
+from stages.device.threads import read_and_compute
 from stages.views.registry import VIEWS, MaskVectors
 from stages.visual.mask_encoder import MaskEncoder
 from stages.visual.preprocess import Resized
@@ -44,48 +45,57 @@ def embedder(
 ) -> Compute:
     """What computes units of images, given as rows of the index.
 
-    Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on, and image by image
-    the bytes of a feature do not depend on which other images were missing.
+    Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on: there several images
+    are encoded at once, each for itself, so that the bytes of a feature do not depend on which other images were missing.
 
     Args:
         labels: label -> the name of its view and its arguments; these are the kinds of results.
     """
     offsets = proposals["image_offsets"]
+    images_of_run = int(np.count_nonzero(np.diff(offsets)))
 
-    def read(image: int) -> Scene | DataError:
+    def read(image: int) -> tuple[int, Scene | DataError]:
         name, (height, width) = index["image_name"][image], index["image_size"][image]
         rows = slice(*offsets[image : image + 2])
         try:
             pixels = encoder.shrink(read_image(images, name, index["image_digest"][image]))
         except DataError as error:
-            return error
-        return pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows]
+            return image, error
+        return image, (pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows])
 
     def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
         count = int(offsets[image + 1] - offsets[image])
         nothing = MaskVectors(np.zeros((count, encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
         return Result(dict.fromkeys(missing, _item(nothing)), [str(error)], isinstance(error, TransientError))
 
-    def embed(rows: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
+    def encode(scenes: Iterable[tuple[int, Scene | DataError]], missing: tuple[str, ...]) -> list[Result]:
+        """A result for each image, in order; `encoder.batch` of them share forward passes."""
         results: dict[int, Result] = {}
-        good: list[int] = []
+        order: list[int] = []
 
-        def scenes() -> Iterator[Scene]:
-            for image, scene in zip(rows, prefetch(read, rows), strict=True):
+        def usable() -> Iterator[Scene]:
+            for image, scene in scenes:
+                order.append(image)
                 if isinstance(scene, DataError):
                     results[image] = lost(image, missing, scene)
                 else:
-                    good.append(image)
                     yield scene
 
         by_label: dict[str, list[MaskVectors]] = {label: [] for label in missing}
-        left = scenes()
-        while some := _encode_some(encoder, islice(left, 1 if device == "cpu" else encoder.batch), labels, missing):
+        left = usable()
+        while some := _encode_some(encoder, islice(left, encoder.batch), labels, missing):
             for label, vectors in some.items():
                 by_label[label] += vectors
+        good = [image for image in order if image not in results]
         for place, image in enumerate(good):
             results[image] = Result({label: _item(by_label[label][place]) for label in missing})
-        return [results[image] for image in rows]
+        return [results[image] for image in order]
+
+    def embed(rows: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
+        if device != "cpu":
+            return encode(prefetch(read, rows), missing)
+        each = read_and_compute(read, lambda scene: encode([scene], missing), rows, device, images_of_run)
+        return [result for results in each for result in results]
 
     return shrinking(embed, encoder, device)
 

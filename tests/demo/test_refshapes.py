@@ -76,8 +76,8 @@ def test_annotations_show_the_visible_masks(benchmark: Path, drawn: dict[int, Sc
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("a", "b", "c")]
-    for folder, seed in zip(folders, (5, 5, 6)):
-        write_benchmark(folder, 2, seed)
+    for folder, seed, processes in zip(folders, (5, 5, 6), (1, 2, 1), strict=True):
+        write_benchmark(folder, 2, seed, processes)
     contents = [{p.relative_to(f): p.read_bytes() for p in sorted(f.rglob("*")) if p.is_file()} for f in folders]
     assert contents[0] == contents[1]
     assert contents[0].keys() == contents[2].keys()
