@@ -144,11 +144,22 @@ def preflight(params: ParamsFile = DEFAULT_PARAMS) -> None:
 
 
 @app.command()
-def doctor(params: ParamsFile = DEFAULT_PARAMS, json: AsJson = False) -> None:
+def doctor(
+    params: ParamsFile = DEFAULT_PARAMS,
+    json: AsJson = False,
+    dvc: Annotated[
+        bool, typer.Option("--dvc", help="Only what DVC looks for before a stage: the first of dvc.yaml.")
+    ] = False,
+) -> None:
     """This machine and everything a profile needs here, ok or missing, with the command that gets it. Exit status 1 if
     anything is missing."""
     from pipeline.setup import doctor as examination
 
+    if dvc:
+        from pipeline.setup.inputs import require_inputs
+
+        require_inputs(opened(params))
+        return
     project = opened(params, to_errors=json)
     if not (examination.print_json(project) if json else examination.examine(project)):
         sys.exit(1)

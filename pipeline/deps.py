@@ -76,6 +76,7 @@ def for_profile(text: str, folder: str) -> str:
     for of_root, of_folder in (
         ("wdir: .\n", f"wdir: {way}\n"),
         ("--profile params.yaml\n", f"--profile {folder}/params.yaml\n"),
+        ("--params params.yaml\n", f"--params {folder}/params.yaml\n"),
         ("- params.yaml:\n", f"- {folder}/params.yaml:\n"),
         ("\n  - ${data}/plots/", f"\n  - {way}/${{data}}/plots/"),  # plots start at the file, not at a stage's wdir
     ):

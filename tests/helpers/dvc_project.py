@@ -15,8 +15,10 @@ from typing import Any
 import yaml
 
 from demo.refshapes import write_benchmark
+from pipeline.project import load_project
 from pipeline.registry import PER_ENCODER, STAGES, Instance
 from pipeline.runner import run_words
+from pipeline.setup.inputs import require_inputs
 from tests.helpers.profile import ROOT, plain_values
 
 
@@ -104,6 +106,7 @@ def finished(folder: Path, **sections: dict[str, Any]) -> Project:
     before = Path.cwd()
     os.chdir(folder)
     try:
+        require_inputs(load_project(Path("demo/params.yaml")))
         for stage in STAGES:
             run_words(stage, ["--profile", "demo/params.yaml"])
     finally:

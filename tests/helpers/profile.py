@@ -14,6 +14,7 @@ from pipeline.runner import run_words
 
 ROOT = Path(__file__).resolve().parents[2]
 _STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DOCTOR: dict[str, Any] = _STAGES.pop("doctor")
 DVC_STAGES: dict[str, Any] = {name: stage.get("do", stage) for name, stage in _STAGES.items()}
 FOREACH = {name: stage["foreach"] for name, stage in _STAGES.items() if "foreach" in stage}
 

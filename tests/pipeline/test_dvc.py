@@ -11,8 +11,9 @@ from pipeline.deps import DEMOS, code_deps, for_profile, with_deps
 from pipeline.project import load_project
 from pipeline.registry import PER_ENCODER, STAGES, UP_TO_PAIR, stage_module
 from pipeline.reruns import stage_values
+from pipeline.setup.inputs import inputs
 from store.errors import ParameterError
-from tests.helpers.profile import DVC_STAGES, FOREACH, ROOT, unfold
+from tests.helpers.profile import DOCTOR, DVC_STAGES, FOREACH, ROOT, unfold
 
 
 @pytest.mark.parametrize("folder", DEMOS)
@@ -41,6 +42,22 @@ def test_a_command_is_fixed_words(name: str) -> None:
 def test_the_stages_are_the_dvc_stages() -> None:
     assert list(DVC_STAGES) == list(STAGES)
     assert dict.fromkeys(PER_ENCODER, "${encoders}") == FOREACH
+
+
+@pytest.mark.parametrize("file", ["params.yaml", "demo/params.yaml", "demo/methods/params.yaml"])
+def test_the_first_stage_looks_for_every_input(file: str) -> None:
+    """What a stage depends on and none makes, apart from the project's own files."""
+    assert DOCTOR["cmd"] == "python -m pipeline doctor --dvc --params params.yaml"
+    assert DOCTOR["outs"] == ["${data}/doctor.json"]
+    assert DVC_STAGES["index"]["deps"][0] == "${data}/doctor.json"
+    values = yaml.safe_load((ROOT / file).read_text())
+    given = set()
+    for key, encoder in values["encoders"].items():
+        known = values | {"key": key, "item": encoder}
+        given |= {unfold(dep, known) for stage in DVC_STAGES.values() for dep in stage["deps"] if "${" in dep}
+    made = (values["data"] + "/", values["extensions"] + "/")
+    named = {path.relative_to(ROOT).as_posix() for _, path in inputs(load_project(ROOT / file))}
+    assert named == {dep for dep in given if not dep.startswith(made) and dep != values["metrics"]}
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -27,7 +27,7 @@ AFTER_PAIR = ["pair", "variants", "sweep", *AFTER_SCORE]
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("project"))
-    assert sorted(project.repro()) == sorted(STAGES)
+    assert sorted(project.repro()) == sorted(["doctor", *STAGES])
     return project
 
 
@@ -46,6 +46,20 @@ def test_an_addition_makes_stale_what_asks_its_room(project: Project) -> None:
         file.unlink()
         assert {name.rpartition(":")[2].partition("@")[0] for name in changed} == stages
     assert json.loads(project.dvc("status", "--json", "demo/dvc.yaml")) == {}
+
+
+def test_a_fresh_clone_says_what_gets_its_inputs(project: Project) -> None:
+    """DVC alone says of the first input that is missing: [Errno 2] No such file or directory."""
+    said = project.typed("dvc repro", status=255)
+    missing = re.findall(r"^(?:error: )?(\S+): (\S+) is missing$", said, re.MULTILINE)
+    values = yaml.safe_load((project.folder / "params.yaml").read_text())
+    named = {"index.annotations": values["index"]["annotations"], "propose.input": values["propose"]["input"]}
+    named |= {f"encoders.{name}.weights": encoder["weights"] for name, encoder in values["encoders"].items()}
+    assert dict(missing) == named
+    assert "what gets each of them, and what else this profile needs: glimpse doctor\n" in said
+    assert "Errno" not in said
+    assert "doctor:" in project.dvc("status", "dvc.yaml")
+    assert "get it: glimpse fetch data refcoco" in project.typed("glimpse doctor", status=1)
 
 
 def test_nothing_changed_nothing_runs(project: Project) -> None:
