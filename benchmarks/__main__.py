@@ -22,12 +22,13 @@ from benchmarks.repro import alpha_repro, noop_repro
 from benchmarks.rescore import pair_build, rescore_one, rescore_surface, rescore_surface_full, rescore_weighted
 from benchmarks.stream import visual_stream
 from benchmarks.text import text
-from benchmarks.visual import crops, products, sparse_masking, visual_encode
+from benchmarks.visual import crops, images_at_once, products, sparse_masking, visual_encode
 
 BENCHMARKS: dict[str, Callable[[], Result]] = {
     "freesolo": freesolo,
     "sparse_masking": sparse_masking,
     "visual_encode": visual_encode,
+    "images_at_once": images_at_once,
     "crops": crops,
     "products": products,
     "pooling": pooling,

@@ -88,7 +88,7 @@ def alpha_repro(repeats: int = 3) -> Result:
 
 def build_project(folder: Path) -> None:
     """A project of the full benchmark's size whose outputs up to the pair table are synthetic and up to date for DVC."""
-    for name in ("pipeline", "stages", "store", "extensions", "models", ".dvc"):
+    for name in ("pipeline", "stages", "store", "extensions", "models", "maps", "masks", ".dvc"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
@@ -102,11 +102,12 @@ def build_project(folder: Path) -> None:
         (folder / path).write_bytes(b"never read here")
     (folder / values["index"]["annotations"]).mkdir(parents=True)
     _tables(folder / values["data"], folder / values["images"], values)
+    _run(folder, sys.executable, "-m", "pipeline", "doctor", "--dvc", "--params", "params.yaml")
     _run(folder, sys.executable, "-m", "pipeline", "run", "pair", *_pair_words(values))
     _run(folder, sys.executable, "-m", "pipeline", "run", "variants", "--profile", "params.yaml", "--work",
          values["work"], "--pairs", _file(values, "pairs"), "--variants", f"{values['data']}/variants")  # fmt: skip
     _run(folder, "git", "init", "-q")
-    _dvc(folder, "commit", "-f", *STAGES)
+    _dvc(folder, "commit", "-f", "doctor", *STAGES)
 
 
 def _tables(data: Path, images: Path, values: dict[str, Any]) -> None:

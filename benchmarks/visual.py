@@ -17,9 +17,11 @@ from torchvision.transforms import functional as vision
 from benchmarks.harness import Result, medians
 from benchmarks.roofline import THREADS, counted, threads
 from stages.device.linear import linear
+from stages.device.prefetch import prefetch
+from stages.device.threads import read_and_compute
 from stages.visual.encoder import MaskedClip
 from stages.visual.masked_vit import MaskedViT
-from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, crop_windows, cut_together
+from stages.visual.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, Resized, crop_windows, cut_together
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 K = 3
@@ -138,6 +140,28 @@ def visual_encode(count: int = 12) -> Result:
     note = f"{count} masks; the release repeats it for each ref"
     work = counted(ours, model().visual)
     return Result("visual_encode", *seconds, error=error, note=note, stage="embed_masks", work=work)
+
+
+def images_at_once(images: int = 8, count: int = 12) -> Result:
+    """Images with ``count`` proposals each, two threads: one image after another on both, against one on each."""
+    picture, masks, boxes, _ = scene()
+    clip = MaskedClip(model(), open_clip.SimpleTokenizer())
+    pictures = [picture.rotate(10 * number) for number in range(images)]
+
+    def encode(resized: Resized) -> Array:
+        return clip.encode_images([(resized, masks[:count], boxes[:count])], [K])[0].by_k[K]
+
+    def in_turn() -> list[Array]:
+        return [encode(resized) for resized in prefetch(clip.shrink, pictures)]
+
+    def at_once() -> list[Array]:
+        return list(read_and_compute(clip.shrink, encode, pictures, "cpu", images))
+
+    with threads(THREADS):
+        error = max(relative(got, expected) for got, expected in zip(at_once(), in_turn(), strict=True))
+        seconds = medians(in_turn, at_once, repeats=3, warm_up=False)
+    note = f"{images} images of {count} masks, the next ones read meanwhile in both"
+    return Result("images_at_once", *seconds, error=error, note=note, stage="embed_masks")
 
 
 def products() -> Result:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pipeline.project import Project
 from pipeline.registry import PER_ENCODER, STAGES
+from stages.device.threads import AT_ONCE
 from stages.heat_maps.known import HEAT_MAPS
 from stages.proposals.registry import SOURCES
 
@@ -56,6 +57,7 @@ def estimates(
     generator: int,
     workers: int = 0,
     widths: Mapping[str, int] | None = None,
+    cores: int = 1,
 ) -> list[Estimate]:
     """What each stage takes, in the order of the flow.
 
@@ -65,6 +67,7 @@ def estimates(
         generator: bytes of ``propose.input``.
         workers: processes that compute at once, 0 for this one.
         widths: encoder -> numbers of a vector, ``WIDTH`` where it is not known.
+        cores: of the machine, which share out the images of a process.
     """
     most, network_proposes = values.propose.max_proposals, SOURCES[values.propose.source].input_is_weights
     of_an_image = most * PROPOSED if network_proposes else most
@@ -72,12 +75,13 @@ def estimates(
     views = len(values.embed_masks.views) + len(values.embed_masks.masked_blocks) - 1
     encoders, largest = len(values.encoders), max(weights.values(), default=0)
     processes = max(1, workers)
+    images = processes * max(1, min(AT_ONCE, cores // processes, counts.images))  # whose activations are held at once
     mask_bytes, pair_bytes = 320 * proposals, pairs * (28 + 16 * views)
     vector = 4 * max((widths or {}).values(), default=WIDTH)
     crossed = int(counts.refs * of_an_image)
     tables = 800 * counts.refs + 300 * counts.expressions
     short = max(values.propose.short_side, values.embed_masks.short_side)
-    network = (_WITH_TORCH + 2 * generator + 2_300 * short**2) * processes
+    network = (_WITH_TORCH + 2 * generator) * processes + 2_300 * short**2 * images
     encoder = (_WITH_ENCODER + 3 * largest) * processes
     read = _WITH_TORCH // 2 + 8 * generator
     texts = 2 * counts.expressions
@@ -85,7 +89,7 @@ def estimates(
         "index": (_PLAIN + 8 * counts.annotation_bytes + tables, tables),
         "propose": ((network if network_proposes else read) + 2 * mask_bytes, 3 * mask_bytes),
         "embed_masks": (
-            encoder + mask_bytes + (5_200 + 8 * most) * short**2 * processes,
+            encoder + mask_bytes + (5_200 + 8 * most) * short**2 * images,
             2 * proposals * views * vector + 2**20,
         ),
         "parse": (_WITH_SPACY * processes + tables + 2_500 * counts.expressions, 5 * tables // 2),

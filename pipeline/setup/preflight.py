@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -257,7 +258,8 @@ def _estimates(project: LoadedProject, counts: Counts) -> list[Estimate]:
     values = project.values
     weights = {name: _size(_weights(project.path(encoder.weights))) for name, encoder in values.encoders.items()}
     generator = _size(project.path(values.propose.input))
-    return estimates(values, counts, weights, generator, Execution.from_environment().workers, _widths(project))
+    cores, workers = len(os.sched_getaffinity(0)), Execution.from_environment().workers
+    return estimates(values, counts, weights, generator, workers, _widths(project), cores)
 
 
 def _widths(project: LoadedProject) -> dict[str, int]:
