@@ -17,10 +17,11 @@ from stages.datasets.fields import shown
 from stages.datasets.files import REMEDY, data_folder
 from store.errors import CodeError, DataError, ParameterError, extra, nearest
 from store.images import opened_picture
+from store.memory import MOST_UNFOLDED, memory_of_machine, most_unfolded, require_memory
 
 PATTERN = "**/*.parquet"
 _AT_ONCE = 32
-"""Rows in memory: each may hold a picture."""
+"""Rows in memory, at most: each may hold a picture."""
 _AGAIN = "fetch the file again (a clone without Git LFS has pointers only: git lfs pull)"
 
 
@@ -83,7 +84,7 @@ def rows(files: Iterable[Path], columns: Sequence[str]) -> Iterator[tuple[str, d
         number = 0
         with _opened(file) as opened:
             wanted = [name for name in opened.schema_arrow.names if name in columns]
-            for row in _checked(file, opened, wanted):
+            for row in _checked(file, opened, wanted, _rows_at_once(file, opened.metadata, wanted)):
                 yield f"{file} [{number}]", row
                 number += 1
 
@@ -127,9 +128,31 @@ def picture_size(data: bytes) -> tuple[int, int, str]:
         raise DataError(f"image: not a picture that Pillow can open ({error})") from error
 
 
-def _checked(file: Path, opened: Any, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _rows_at_once(file: Path, metadata: Any, columns: Sequence[str]) -> int:
+    """How many rows fit into half of the memory, even if each is the whole dictionary of its column.
+
+    Raises:
+        DataError: the columns unfold to more than half of the memory, or to too many times the file.
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    chunks = [[group.column(number) for number in range(group.num_columns)] for group in groups]
+    needs = [
+        sum(c.total_uncompressed_size for c in row if c.path_in_schema.partition(".")[0] in columns) for row in chunks
+    ]
+    most = max(needs, default=0)
+    require_memory(most, f"{file}: a group of its rows", "write it with smaller row groups")
+    if sum(needs) > most_unfolded(file.stat().st_size):
+        raise DataError(
+            f"{file}: its {file.stat().st_size:,} bytes unfold to {sum(needs):,}, more than {MOST_UNFOLDED} times as many; "
+            "write it without compression if it is what it should be"
+        )
+    room = memory_of_machine() // 2
+    return max(1, min(_AT_ONCE, room // most)) if room and most else _AT_ONCE
+
+
+def _checked(file: Path, opened: Any, columns: list[str], at_once: int) -> Iterator[dict[str, Any]]:
     try:
-        for batch in opened.iter_batches(batch_size=_AT_ONCE, columns=columns):
+        for batch in opened.iter_batches(batch_size=at_once, columns=columns):
             yield from batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         raise DataError(f"{file}: cannot be read ({error}); {_AGAIN}") from error

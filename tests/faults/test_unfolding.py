@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
-from stages.datasets import phrases
+from stages.datasets import parquet, phrases
+from stages.datasets.parquet import rows
 from stages.datasets.phrases import phrase_rows
 from stages.heat_maps.imported import array_of
 from stages.proposals.forms import given, label_maps
@@ -210,6 +213,43 @@ def test_a_picture_is_no_label_map(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     rows = list(form.rows(folder, lambda files, _: files))
     assert sum(not row.fault for row in rows) == 49
     assert rows[-1].fault == "expected numbers of at most 50 objects, got 51: is it a picture?"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_parquet_that_unfolds_to_gibibytes_is_refused(tmp_path: Path, compression: str) -> None:
+    file = tmp_path / "val-0.parquet"
+    table = pyarrow.table({"image": [bytes(2**28)] * 2, "other": [1, 2]})
+    pyarrow.parquet.write_table(table, file, compression=compression, use_dictionary=False)
+    assert file.stat().st_size < 2**21
+    with pytest.raises(
+        DataError, match=r"val-0\.parquet: its [\d,]+ bytes unfold to 536,[\d,]+, more than 100 times as many"
+    ):
+        list(rows([file], ["image"]))
+    assert [row for _, row in rows([file], ["other"])] == [{"other": 1}, {"other": 2}], (
+        "what is not read does not count"
+    )
+
+
+def test_parquet_of_one_large_value_in_all_rows_is_read_few_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dictionary of one value of 3 MB, 500 rows: 1.5 GB of values, 96 MB for 32 rows."""
+    file = tmp_path / "val-0.parquet"
+    value = np.random.default_rng(0).bytes(3_000_000)
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 500), pyarrow.array([value]))
+    pyarrow.parquet.write_table(pyarrow.table({"image": column}), file, dictionary_pagesize_limit=2**30)
+    assert file.stat().st_size < 4_000_000
+    monkeypatch.setattr(parquet, "memory_of_machine", lambda: 16_000_000)
+    batches: list[int] = []
+    checked = parquet._checked
+    monkeypatch.setattr(parquet, "_checked", lambda *given: (batches.append(given[-1]), checked(*given))[1])
+    found = rows([file], ["image"])
+    assert next(found)[1] == {"image": value}
+    assert batches == [2]
+    monkeypatch.setattr(memory, "_LITTLE", 0)
+    monkeypatch.setattr(memory, "memory_of_machine", lambda: 4_000_000)
+    with pytest.raises(DataError, match="a group of its rows would take about 3,"):
+        next(rows([file], ["image"]))
 
 
 @pytest.mark.parametrize("form", ["csv", "tsv", "jsonl", "json"])
