@@ -2,9 +2,9 @@
 
 The counts come from the annotations; the number of proposals is a guess until they exist: `PROPOSED` of the most that the
 profile allows, all of these where another program made them. The terms were fitted by hand, from above, to runs of the small
-models in one thread: the demo (300 images), one image with one expression, one with 20,000, and two with 1,000 masks and 400
-refs each (tests/faults/test_limits.py has what they took). What these do not show is assumed, not measured: how it grows with
-weights, input size and more workers, and what `variants` takes.
+models: the demo (300 images, two at once), one image with one expression, one with 20,000, and two with 1,000 masks and 400
+refs each; and to four images at the true sizes, two at once (tests/faults/test_limits.py has what they took). What these do not
+show is assumed, not measured: how it grows with more workers, and what `variants` takes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _PLAIN, _WITH_NUMBA, _WITH_TORCH = 100_000_000, 280_000_000, 700_000_000
 _WITH_ENCODER, _WITH_SPACY = 900_000_000, 700_000_000
 """Bytes of a process that has done nothing yet: with numpy and HDF5; with numba, which compiles; with torch; with torch and
 open_clip; with spaCy and its model."""
+_PASSES = 150_000_000
+"""Bytes that the forward passes of a view take, and libraries keep for the next ones."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def estimates(
         "index": (_PLAIN + 8 * counts.annotation_bytes + tables, tables),
         "propose": ((network if network_proposes else read) + 2 * mask_bytes, 3 * mask_bytes),
         "embed_masks": (
-            encoder + mask_bytes + (5_200 + 8 * most) * short**2 * images,
+            encoder + _PASSES * (views + 1) + mask_bytes + (200 + 8 * most) * short**2 * images,
             2 * proposals * views * vector + 2**20,
         ),
         "parse": (_WITH_SPACY * processes + tables + 2_500 * counts.expressions, 5 * tables // 2),

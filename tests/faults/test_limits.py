@@ -83,9 +83,10 @@ def test_estimates_grow_with_what_there_is(tmp_path: Path) -> None:
     values = load_project(profile(tmp_path)).values
     small, large = Counts(300, 1_751, 3_068, 10**6), Counts(60_000, 350_000, 600_000, 10**8)
     weights, before = {"vit": 10**6, "resnet": 10**6}, None
-    for counts, proposals, workers in ((small, 50, 0), (large, 50, 0), (large, 1000, 0), (large, 1000, 4)):
+    runs = ((small, 50, 0, 1), (large, 50, 0, 1), (large, 1000, 0, 1), (large, 1000, 0, 4), (large, 1000, 4, 4))
+    for counts, proposals, workers, cores in runs:
         values = load_project(profile(tmp_path, max_proposals=proposals)).values
-        now = estimates(values, counts, weights, 10**6, workers)
+        now = estimates(values, counts, weights, 10**6, workers, cores=cores)
         assert [each.stage for each in now] == list(STAGES)
         if before is not None:
             assert all(a.memory >= b.memory and a.disk >= b.disk for a, b in zip(now, before, strict=True))
@@ -215,6 +216,19 @@ def test_estimates_hold_for_extremes(tmp_path: Path, name: str) -> None:
             memory, disk = took[each.stage]
             assert memory <= each.memory / 2**20 <= 1.65 * memory, each
             assert disk <= each.disk / 2**20 <= max(4 * disk, 6), each
+
+
+def test_estimates_hold_for_two_images_at_once() -> None:
+    """What embed_masks took on two cores, MiB at the peak: the demo's two encoders; a random ViT-B/32 at the true size."""
+    demo, full = load_project(ROOT / "demo/params.yaml").values, load_project(ROOT / "params.yaml").values
+    for values, counts, weights, propose, embed_masks in (
+        (demo, Counts(300, 1_751, 3_068, ANNOTATIONS), 12_565_890, 789, 1_855),
+        (full, Counts(4, 12, 20, 10_000), 605_000_000, 2_798, 2_028),
+    ):
+        generator = 3_191_612 if values is demo else 220_000_000
+        found = {e.stage: e.memory / 2**20 for e in estimates(values, counts, {"vit": weights}, generator, cores=2)}
+        assert propose <= found["propose"] <= 1.65 * propose
+        assert embed_masks <= found["embed_masks"] <= 2.2 * embed_masks
 
 
 def test_the_machine_has_memory() -> None:
