@@ -89,7 +89,7 @@ def alpha_repro(repeats: int = 3) -> Result:
 def build_project(folder: Path) -> None:
     """A project of the full benchmark's size whose outputs up to the pair table are synthetic and up to date for DVC."""
     for name in ("pipeline", "stages", "store", "extensions", "models", "maps", "masks", ".dvc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "cache", "tmp"))
     for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder / name)
     values = yaml.safe_load((folder / "params.yaml").read_text())

@@ -63,7 +63,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         for name in ("pipeline", "stages", "store", "models", "maps", "masks", "extensions", ".dvc"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "cache", "tmp"))
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc", "cache", "tmp"))
         for name in ("dvc.yaml", "params.yaml", ".gitignore", ".dvcignore"):
             shutil.copy(ROOT / name, folder / name)
         picture = Image.open(ROOT / "tests/golden/images/astronaut.png").convert("RGB")
