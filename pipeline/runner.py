@@ -147,6 +147,12 @@ def _encoder_of_dvc(stage: str, project: LoadedProject) -> str:
     named, _, encoder = os.environ.get("DVC_STAGE", "").rpartition(":")[2].partition("@")
     if named != stage:  # typed by hand
         return project.values.encoder
+    require_place(project)
+    return encoder or project.values.encoder
+
+
+def require_place(project: LoadedProject) -> None:
+    """Raise a ParameterError where DVC, which runs this, would not find or keep the project's outputs."""
     if outside := link_outside(project):
         raise ParameterError("; ".join(outside))
     if project.folder.resolve() != Path.cwd():
@@ -154,7 +160,6 @@ def _encoder_of_dvc(stage: str, project: LoadedProject) -> str:
             f"{project.file}: root: expected the way to the project's folder {Path.cwd()}, where DVC runs its stages, got "
             f"{project.values.root!r}; correct it"
         )
-    return encoder or project.values.encoder
 
 
 def run_stage(

@@ -120,12 +120,15 @@ def _work(unit: Unit, load: bytes, device: str, threads: int, extensions: Path |
         if isinstance(loader, Loader):
             _require_libraries(loader.libraries)
         devices = 0
-        if threads or device == "cuda":
+        if device == "cuda":
             import torch
 
-            torch.set_num_threads(threads or torch.get_num_threads())
             devices = torch.cuda.device_count()
         _loaded[key] = loader(_device_of(device, get_worker().name, devices))
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)  # each time: dask may run a unit in another thread than the one before
     return recovered(unit) or finish(unit, _loaded[key])
 
 

@@ -35,6 +35,11 @@ class Record:
     name: str
     module: str
 
+    @property
+    def built_in(self) -> bool:
+        """Whether the package adds it, and no file of a profile's extensions."""
+        return self.module.partition(".")[0] == "stages"
+
 
 R = TypeVar("R", bound=Record)
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from pipeline.project import LoadedProject, with_params
+from pipeline.runner import require_place
 from store.errors import DataError
 from store.publish import write_file
 
@@ -20,13 +22,21 @@ def require_inputs(project: LoadedProject) -> None:
     """Write the record that stage index depends on.
 
     Raises:
-        DataError: names every input that is missing, by the key of the params file, and the command that tells what gets them.
+        ParameterError: DVC could not keep the record. DataError: names every input that is missing, by the key of the params
+            file, and the command that tells what gets them.
     """
-    missing = [f"{key}: {path} is missing" for key, path in inputs(project) if not path.exists()]
+    require_place(project)
+    missing = [f"{key}: {path} is missing{_made(key, path)}" for key, path in inputs(project) if not path.exists()]
     if missing:
         doctor = with_params(project, "glimpse doctor")
         raise DataError("\n".join([*missing, f"what gets each of them, and what else this profile needs: {doctor}"]))
     write_file(project.path(project.values.data) / RECORD, '{"inputs": "there"}\n')
+
+
+def _made(key: str, path: Path) -> str:
+    """How to get a folder that may be empty; the rest is told by doctor."""
+    told = key in ("index.annotations", "propose.input") or key.startswith("encoders.")
+    return "" if told else f"; run: mkdir -p {quote(str(path))}"
 
 
 def inputs(project: LoadedProject) -> Iterator[tuple[str, Path]]:

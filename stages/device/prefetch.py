@@ -1,4 +1,4 @@
-"""Prefetching: threads decode and resize the next inputs while the main thread computes."""
+"""Prefetching: threads decode and resize the next inputs while another one computes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stage embed_masks computes: all views of the masks of an image, image after image."""
+"""What stage embed_masks computes: all views of the masks of each image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.clip.backbone import backbone_of
 from stages.clip.config import backbone_named
 from stages.device.memory import rows_for, shrinking
 from stages.device.prefetch import prefetch
@@ -46,13 +47,16 @@ def embedder(
     """What computes units of images, given as rows of the index.
 
     Images share forward passes on a GPU. On a CPU that gains nothing from some 40 masks an image on: there several images
-    are encoded at once, each for itself, so that the bytes of a feature do not depend on which other images were missing.
+    are encoded at once, each for itself, so that the bytes of a feature do not depend on which other images were missing. A
+    view or encoder of ``extensions`` may change what it shares with other threads, such as hooks: one image at a time.
 
     Args:
         labels: label -> the name of its view and its arguments; these are the kinds of results.
     """
     offsets = proposals["image_offsets"]
-    images_of_run = int(np.count_nonzero(np.diff(offsets)))
+    views = {VIEWS[view] for view, _ in labels.values()}
+    in_threads = all(record.built_in for record in (*views, backbone_of(encoder.model)))
+    images_of_run = int(np.count_nonzero(np.diff(offsets))) if in_threads else 1
 
     def read(image: int) -> tuple[int, Scene | DataError]:
         name, (height, width) = index["image_name"][image], index["image_size"][image]

@@ -53,6 +53,13 @@ def test_map_in_order_with_the_threads_shared_out() -> None:
 
 
 @pytest.mark.usefixtures("six_threads")
+def test_the_threads_of_an_input_do_not_depend_on_what_is_left() -> None:
+    for of, each in ((100, 1), (3, 2), (2, 3)):
+        found = list(read_and_compute(int, lambda _: torch.get_num_threads(), [7], "cpu", of))
+        assert found == [each]
+
+
+@pytest.mark.usefixtures("six_threads")
 def test_one_input_and_a_gpu_compute_in_the_callers_thread_with_all_threads() -> None:
     for inputs, device in (([3], "cpu"), ([3, 4], "cuda")):
         names: set[tuple[str, int]] = set()
