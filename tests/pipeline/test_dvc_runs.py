@@ -151,7 +151,7 @@ def test_the_remedy_works_for_the_root_profile(tmp_path: Path) -> None:
     }
     (project.folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     said = project.typed("glimpse repair data/full/parse.h5")  # nothing was ever run
-    assert re.findall(r"Running stage '(\w+)'", said) == ["index", "parse"]
+    assert re.findall(r"Running stage '(\w+)'", said) == ["doctor", "index", "parse"]
     file = project.folder / "data/full/parse.h5"
     good = file.read_bytes()
     flip(file, good.index("".join(read_table(file, "parse", ("noun_phrase",))["noun_phrase"])[:30].encode()))
