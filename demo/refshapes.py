@@ -85,6 +85,7 @@ def _scenes(seed: int, processes: int) -> Generator[_Drawn]:
     """Every evaluation scene in turn."""
     if processes == 1:
         yield from (_drawn(index, seed) for index in count())
+        return
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:  # a fork copies the locks of other threads
         ahead = deque(pool.submit(_drawn, index, seed) for index in range(4 * processes))
         try:

@@ -38,7 +38,7 @@ class Record:
     @property
     def built_in(self) -> bool:
         """Whether the package adds it, and no file of a profile's extensions."""
-        return self.module.partition(".")[0] == "stages"
+        return self.module.partition(".")[0] != PACKAGE
 
 
 R = TypeVar("R", bound=Record)

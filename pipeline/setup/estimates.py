@@ -71,29 +71,22 @@ def estimates(
         widths: encoder -> numbers of a vector, ``WIDTH`` where it is not known.
         cores: of the machine, which share out the images of a process.
     """
-    most, network_proposes = values.propose.max_proposals, SOURCES[values.propose.source].input_is_weights
-    of_an_image = most * PROPOSED if network_proposes else most
+    of_an_image = values.propose.max_proposals * (PROPOSED if SOURCES[values.propose.source].input_is_weights else 1)
     proposals, pairs = int(counts.images * of_an_image), int(counts.expressions * of_an_image)
     views = len(values.embed_masks.views) + len(values.embed_masks.masked_blocks) - 1
-    encoders, largest = len(values.encoders), max(weights.values(), default=0)
-    processes = max(1, workers)
-    images = processes * max(1, min(AT_ONCE, cores // processes, counts.images))  # whose activations are held at once
+    processes, encoders = max(1, workers), len(values.encoders)
     mask_bytes, pair_bytes = 320 * proposals, pairs * (28 + 16 * views)
     vector = 4 * max((widths or {}).values(), default=WIDTH)
     crossed = int(counts.refs * of_an_image)
     tables = 800 * counts.refs + 300 * counts.expressions
-    short = max(values.propose.short_side, values.embed_masks.short_side)
-    network = (_WITH_TORCH + 2 * generator) * processes + 2_300 * short**2 * images
-    encoder = (_WITH_ENCODER + 3 * largest) * processes
-    read = _WITH_TORCH // 2 + 8 * generator
+    images = processes * max(1, min(AT_ONCE, cores // processes, counts.images))  # whose activations are held at once
+    encoder = (_WITH_ENCODER + 3 * max(weights.values(), default=0)) * processes
+    propose, passes = _networks(values, generator, views, processes, images)
     texts = 2 * counts.expressions
     taken: dict[str, tuple[int, int]] = {
         "index": (_PLAIN + 8 * counts.annotation_bytes + tables, tables),
-        "propose": ((network if network_proposes else read) + 2 * mask_bytes, 3 * mask_bytes),
-        "embed_masks": (
-            encoder + _PASSES * (views + 1) + mask_bytes + (200 + 8 * most) * short**2 * images,
-            2 * proposals * views * vector + 2**20,
-        ),
+        "propose": (propose + 2 * mask_bytes, 3 * mask_bytes),
+        "embed_masks": (encoder + passes + mask_bytes, 2 * proposals * views * vector + 2**20),
         "parse": (_WITH_SPACY * processes + tables + 2_500 * counts.expressions, 5 * tables // 2),
         "embed_text": (encoder + 2 * texts * vector, 2 * texts * vector),
         "overlap": (_PLAIN + mask_bytes + tables + 56 * crossed, 24 * crossed),
@@ -109,6 +102,15 @@ def estimates(
         Estimate(stage, taken[stage][0], taken[stage][1] * (encoders if stage in PER_ENCODER else 1))
         for stage in STAGES
     ]
+
+
+def _networks(values: Project, generator: int, views: int, processes: int, images: int) -> tuple[int, int]:
+    """Of stage propose all but the masks, and of embed_masks what the forward passes take, for ``images`` at once."""
+    most, short = values.propose.max_proposals, max(values.propose.short_side, values.embed_masks.short_side)
+    propose = _WITH_TORCH // 2 + 8 * generator
+    if SOURCES[values.propose.source].input_is_weights:
+        propose = (_WITH_TORCH + 2 * generator) * processes + 2_300 * short**2 * images
+    return propose, _PASSES * (views + 1) + (200 + 8 * most) * short**2 * images
 
 
 def _variants(values: Project, most: int, pair_bytes: int) -> tuple[int, int]:

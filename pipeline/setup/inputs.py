@@ -26,29 +26,25 @@ def require_inputs(project: LoadedProject) -> None:
             file, and the command that tells what gets them.
     """
     require_place(project)
-    missing = [f"{key}: {path} is missing{_made(key, path)}" for key, path in inputs(project) if not path.exists()]
+    missing = [f"{key}: {path} is missing{remedy}" for key, path, remedy in inputs(project) if not path.exists()]
     if missing:
         doctor = with_params(project, "glimpse doctor")
         raise DataError("\n".join([*missing, f"what gets each of them, and what else this profile needs: {doctor}"]))
     write_file(project.path(project.values.data) / RECORD, '{"inputs": "there"}\n')
 
 
-def _made(key: str, path: Path) -> str:
-    """How to get a folder that may be empty; the rest is told by doctor."""
-    told = key in ("index.annotations", "propose.input") or key.startswith("encoders.")
-    return "" if told else f"; run: mkdir -p {quote(str(path))}"
-
-
-def inputs(project: LoadedProject) -> Iterator[tuple[str, Path]]:
-    """Key of the params file -> each file or folder that a stage of dvc.yaml depends on and none makes; those of
-    ``extensions`` come with the project."""
+def inputs(project: LoadedProject) -> Iterator[tuple[str, Path, str]]:
+    """Key of the params file, path and remedy ("" for what doctor tells of) of each file or folder that a stage of dvc.yaml
+    depends on and none makes; those of ``extensions`` come with the project."""
     values = project.values
-    named = {
-        "index.annotations": values.index.annotations,
-        "propose.input": values.propose.input,
-        **{f"encoders.{name}.weights": encoder.weights for name, encoder in values.encoders.items()},
+    files = {"index.annotations": values.index.annotations, "propose.input": values.propose.input}
+    files |= {f"encoders.{name}.weights": encoder.weights for name, encoder in values.encoders.items()}
+    yield from ((key, project.path(file), "") for key, file in files.items())
+    may_be_empty = {
         "models": values.models,
         "heat.folder": values.heat.folder,
         "variants.folder": values.variants.folder,
     }
-    yield from ((key, project.path(path)) for key, path in named.items())
+    for key, folder in may_be_empty.items():
+        path = project.path(folder)
+        yield key, path, f"; run: mkdir -p {quote(str(path))}"

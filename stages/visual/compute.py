@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,27 +54,47 @@ def embedder(
     Args:
         labels: label -> the name of its view and its arguments; these are the kinds of results.
     """
-    offsets = proposals["image_offsets"]
     views = {VIEWS[view] for view, _ in labels.values()}
     in_threads = all(record.built_in for record in (*views, backbone_of(encoder.model)))
-    images_of_run = int(np.count_nonzero(np.diff(offsets))) if in_threads else 1
+    of = int(np.count_nonzero(np.diff(proposals["image_offsets"]))) if in_threads else 1
+    return shrinking(_Images(encoder, labels, index, proposals, images, device, of).embed, encoder, device)
 
-    def read(image: int) -> tuple[int, Scene | DataError]:
-        name, (height, width) = index["image_name"][image], index["image_size"][image]
-        rows = slice(*offsets[image : image + 2])
+
+@dataclass(frozen=True)
+class _Images:
+    """Images as `embedder` gets them; ``of``: see `read_and_compute`."""
+
+    encoder: MaskEncoder
+    labels: Mapping[str, tuple[str, Mapping[str, Any]]]
+    index: Table
+    proposals: Table
+    folder: Path
+    device: str
+    of: int
+
+    def embed(self, rows: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
+        """A result for each of ``rows``."""
+        if self.device != "cpu":
+            return self._encode(prefetch(self._read, rows), missing)
+        each = read_and_compute(self._read, lambda read: self._encode([read], missing), rows, self.device, self.of)
+        return [result for results in each for result in results]
+
+    def _read(self, image: int) -> tuple[int, Scene | DataError]:
+        """The image's row with its scene, or why there is none."""
+        rows, (height, width) = self._rows(image), self.index["image_size"][image]
         try:
-            pixels = encoder.shrink(read_image(images, name, index["image_digest"][image]))
+            found = read_image(self.folder, self.index["image_name"][image], self.index["image_digest"][image])
+            pixels = self.encoder.shrink(found)
         except DataError as error:
             return image, error
-        return image, (pixels, decode(proposals["mask"][rows], height, width), proposals["box"][rows])
+        return image, (pixels, decode(self.proposals["mask"][rows], height, width), self.proposals["box"][rows])
 
-    def lost(image: int, missing: tuple[str, ...], error: DataError) -> Result:
-        count = int(offsets[image + 1] - offsets[image])
-        nothing = MaskVectors(np.zeros((count, encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
-        return Result(dict.fromkeys(missing, _item(nothing)), [str(error)], isinstance(error, TransientError))
+    def _rows(self, image: int) -> slice:
+        first, stop = self.proposals["image_offsets"][image : image + 2].tolist()
+        return slice(first, stop)
 
-    def encode(scenes: Iterable[tuple[int, Scene | DataError]], missing: tuple[str, ...]) -> list[Result]:
-        """A result for each image, in order; `encoder.batch` of them share forward passes."""
+    def _encode(self, scenes: Iterable[tuple[int, Scene | DataError]], missing: tuple[str, ...]) -> list[Result]:
+        """A result for each image, in order; ``encoder.batch`` of them share forward passes."""
         results: dict[int, Result] = {}
         order: list[int] = []
 
@@ -81,13 +102,13 @@ def embedder(
             for image, scene in scenes:
                 order.append(image)
                 if isinstance(scene, DataError):
-                    results[image] = lost(image, missing, scene)
+                    results[image] = self._lost(image, missing, scene)
                 else:
                     yield scene
 
         by_label: dict[str, list[MaskVectors]] = {label: [] for label in missing}
         left = usable()
-        while some := _encode_some(encoder, islice(left, encoder.batch), labels, missing):
+        while some := _encode_some(self.encoder, islice(left, self.encoder.batch), self.labels, missing):
             for label, vectors in some.items():
                 by_label[label] += vectors
         good = [image for image in order if image not in results]
@@ -95,13 +116,12 @@ def embedder(
             results[image] = Result({label: _item(by_label[label][place]) for label in missing})
         return [results[image] for image in order]
 
-    def embed(rows: Sequence[int], missing: tuple[str, ...]) -> list[Result]:
-        if device != "cpu":
-            return encode(prefetch(read, rows), missing)
-        each = read_and_compute(read, lambda scene: encode([scene], missing), rows, device, images_of_run)
-        return [result for results in each for result in results]
-
-    return shrinking(embed, encoder, device)
+    def _lost(self, image: int, missing: tuple[str, ...], error: DataError) -> Result:
+        """The stand-in for an image that cannot be read."""
+        rows = self._rows(image)
+        count = rows.stop - rows.start
+        nothing = MaskVectors(np.zeros((count, self.encoder.dim), np.float32), np.ones(count, np.bool_), str(error))
+        return Result(dict.fromkeys(missing, _item(nothing)), [str(error)], isinstance(error, TransientError))
 
 
 def _encode_some(

@@ -56,7 +56,7 @@ def test_the_first_stage_looks_for_every_input(file: str) -> None:
         known = values | {"key": key, "item": encoder}
         given |= {unfold(dep, known) for stage in DVC_STAGES.values() for dep in stage["deps"] if "${" in dep}
     made = (values["data"] + "/", values["extensions"] + "/")
-    named = {path.relative_to(ROOT).as_posix() for _, path in inputs(load_project(ROOT / file))}
+    named = {path.relative_to(ROOT).as_posix() for _, path, _ in inputs(load_project(ROOT / file))}
     assert named == {dep for dep in given if not dep.startswith(made) and dep != values["metrics"]}
 
 

@@ -98,7 +98,7 @@ CHANGING = [
     ("stages/visual/masked_vit.py", r"tokens \* token_weights", "tokens + token_weights", MASKS),
     ("stages/views/local.py", r"degenerate_boxes\(boxes, image\.height", "degenerate_boxes(boxes, 1 + image.height", {"local"}),
     ("stages/views/global_.py", r"~kept", "kept", {"global.k3"}),
-    ("stages/visual/compute.py", r"encoder\.batch\)", "2)", MASKS),
+    ("stages/visual/compute.py", r"self\.encoder\.batch\)", "2)", MASKS),
     ("stages/visual/passes.py", r" \+ ", " - ", MASKS),
     ("stages/clip/backbone.py", r'score_rule="cosine"', 'score_rule="unnormalised"', {*MASKS, "text"}),
     ("stages/clip/state_dict.py", r'"model_state_dict", "model",', '"model", "model_state_dict",', NETWORKS),
