@@ -49,7 +49,7 @@ FIRST = {
     "refcocog_google": 6900,
 }  # RefCOCO and RefCOCO+ share their images
 RERUN = ("score", "ablations", "report")
-STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "pair", "variants")
+STAGES = ("index", "propose", "embed_masks", "parse", "embed_text", "overlap", "heat", "pair", "variants")
 
 
 def noop_repro(repeats: int = 5) -> Result:
@@ -95,7 +95,7 @@ def build_project(folder: Path) -> None:
     values = yaml.safe_load((folder / "params.yaml").read_text())
     known = values["index"]["datasets"]
     values["index"]["datasets"] = {name: known[name] for name in SPLITS}
-    values["variants"] = {"switches": [], "sources": [], "templates": []}
+    values["variants"] |= {"switches": [], "sources": [], "templates": []}
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     for path in (values["propose"]["input"], values["encoders"][values["encoder"]]["weights"]):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -103,6 +103,9 @@ def build_project(folder: Path) -> None:
     (folder / values["index"]["annotations"]).mkdir(parents=True)
     _tables(folder / values["data"], folder / values["images"], values)
     _run(folder, sys.executable, "-m", "pipeline", "doctor", "--dvc", "--params", "params.yaml")
+    _run(
+        folder, sys.executable, "-m", "pipeline", "run", "heat", "--profile", "params.yaml"
+    )  # none: a table without maps
     _run(folder, sys.executable, "-m", "pipeline", "run", "pair", *_pair_words(values))
     _run(folder, sys.executable, "-m", "pipeline", "run", "variants", "--profile", "params.yaml", "--work",
          values["work"], "--pairs", _file(values, "pairs"), "--variants", f"{values['data']}/variants")  # fmt: skip
@@ -214,6 +217,7 @@ def _texts_and_features(data: Path, index: Table, proposals: Table, expressions:
             "phrase_string": which[::-1].copy(),
             "other_offsets": np.zeros(expressions + 1, np.int64),
             "other_string": np.zeros(0, np.int64),
+            "class_string": np.zeros(0, np.int64),
         },
         {},
         {"parse": parse.digest},

@@ -161,7 +161,7 @@ def images_at_once(images: int = 8, count: int = 12) -> Result:
         error = max(relative(got, expected) for got, expected in zip(at_once(), in_turn(), strict=True))
         seconds = medians(in_turn, at_once, repeats=3, warm_up=False)
     note = f"{images} images of {count} masks; in turn, two of the next ones are read meanwhile"
-    return Result("images_at_once", *seconds, error=error, note=note, stage="embed_masks")
+    return Result("images_at_once", *seconds, error=error, note=note)
 
 
 def products() -> Result:

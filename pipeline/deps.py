@@ -1,7 +1,8 @@
 """The code that each stage of dvc.yaml depends on, written from the imports: ``python -m pipeline.deps`` (``make deps``).
 
 DVC runs a stage again when a file of its ``deps`` changed; a file that is imported but not listed would leave it silently
-"up to date". So the list is generated, and a test compares.
+"up to date". So the list is generated, and a test compares. A folder stands for its files where the stage imports them all:
+DVC writes every entry into its lock file again after every stage, at half a millisecond each.
 
 The dvc.yaml of another profile is made from the root's: ``python -m pipeline.deps FOLDER`` writes that of FOLDER/params.yaml.
 Its commands differ in fixed words, since a value of a params file in a command would reach a shell.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -26,19 +28,38 @@ _FOLDER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)
 """Names of folders that a shell takes as they are."""
 TEMPLATES = {"report": "stages/page/templates"}
 """Stage -> folder of files that it reads beside its code."""
-_CODE = re.compile(r"^ +- (?:pipeline|stages|store)(?:/\S*)?\n", re.MULTILINE)
+_TOPS = ("pipeline", "stages", "store")
+_CODE = re.compile(rf"^ +- (?:{'|'.join(_TOPS)})(?:/\S*)?\n", re.MULTILINE)
 _DEPS = re.compile("^( +)deps:\n", re.MULTILINE)
 
 
 def code_deps(stage: str) -> list[str]:
-    """The files of this project that ``stage`` imports, directly or not, and its templates; for `variants` also what its
-    reruns do."""
+    """What ``stage`` imports of this project, directly or not, and its templates; for `variants` also what its reruns do.
+
+    Returns:
+        Files, or a folder in place of all its files, from the project's root; sorted.
+    """
     stages = [stage, *(UP_TO_PAIR if stage == "variants" else ())]
     modules = [*map(module_name, stages), *(tower for each in stages for tower in _towers(each))]
-    files = {path.relative_to(ROOT).as_posix() for module in modules for path in import_closure(module)}
+    files = {path for module in modules for path in import_closure(module)}
+    if stage == "variants":
+        files |= {ROOT / "pipeline/registry.py", ROOT / "pipeline/reruns.py"}
+    whole = {folder for folder, code in _folders().items() if code <= files}
     if stage in TEMPLATES:
-        files |= {f"{TEMPLATES[stage]}/{path.name}" for path in (ROOT / TEMPLATES[stage]).iterdir() if path.is_file()}
-    return sorted(files | ({"pipeline/registry.py", "pipeline/reruns.py"} if stage == "variants" else set()))
+        whole.add(ROOT / TEMPLATES[stage])
+    outermost = {path for path in files | whole if whole.isdisjoint(path.parents)}
+    return sorted(path.relative_to(ROOT).as_posix() for path in outermost)
+
+
+@cache
+def _folders() -> dict[Path, set[Path]]:
+    """Folder -> the files of code in it and below; an empty file, as of a package, is none."""
+    found: dict[Path, set[Path]] = {}
+    for top in _TOPS:
+        for path in (ROOT / top).rglob("*.py"):
+            for folder in path.relative_to(ROOT).parents[:-1] if path.stat().st_size else ():
+                found.setdefault(ROOT / folder, set()).add(path)
+    return found
 
 
 def _towers(stage: str) -> list[str]:

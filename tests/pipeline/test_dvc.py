@@ -9,10 +9,11 @@ import yaml
 
 from pipeline.deps import DEMOS, code_deps, for_profile, with_deps
 from pipeline.project import load_project
-from pipeline.registry import PER_ENCODER, STAGES, UP_TO_PAIR, stage_module
+from pipeline.registry import PER_ENCODER, STAGES, UP_TO_PAIR, module_name, stage_module
 from pipeline.reruns import stage_values
 from pipeline.setup.inputs import inputs
 from store.errors import ParameterError
+from store.fingerprint import import_closure
 from tests.helpers.profile import DOCTOR, DVC_STAGES, FOREACH, ROOT, unfold
 
 
@@ -64,6 +65,22 @@ def test_the_first_stage_looks_for_every_input(file: str) -> None:
 def test_code_dependencies_are_the_import_closure(name: str) -> None:
     listed = [dep for dep in DVC_STAGES[name]["deps"] if dep.startswith(("stages", "store", "pipeline"))]
     assert listed == code_deps(name), "run: make deps"
+    for path in import_closure(module_name(name)):
+        file = path.relative_to(ROOT)
+        assert sum(each.as_posix() in listed for each in (file, *file.parents)) == 1, (
+            f"once, by itself or by a folder: {file}"
+        )
+
+
+def test_a_folder_is_listed_where_a_stage_imports_all_its_code() -> None:
+    """Else a change of what a stage does not import would make it run again."""
+    folders = {dep for name in STAGES for dep in code_deps(name) if (ROOT / dep).is_dir()}
+    assert {"stages/scoring/rules", "stages/views", "stages/datasets"} <= folders
+    for name in sorted(set(STAGES) - {"variants"}):  # which reads what many stages import
+        known = set(import_closure(module_name(name)))
+        for folder in folders & set(code_deps(name)) - {"stages/clip"}:  # whose towers are named as text
+            code = {path for path in (ROOT / folder).rglob("*.py") if path.read_text()}
+            assert code <= known, (name, folder)
 
 
 def test_generated_dependencies_restore_what_was_removed_and_drop_what_is_not_imported() -> None:
