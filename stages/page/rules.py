@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,10 @@ def rules(data: Data) -> list[Json]:
     """
     kept = members(data.scores.columns, "chosen")  # without those whose view the main encoder does not offer
     names = [str(name) for name in data.scores.attrs["rules"] if name in kept]
+    of_classes = list(classes(data).values())
     return [
-        {**_record(data, name), "rule": name, "label": label_of(name), "gains": _gains(data, name)} for name in names
+        {**_record(data, name), "rule": name, "label": label_of(name), "gains": _gains(data, name, of_classes)}
+        for name in names
     ]
 
 
@@ -44,7 +47,7 @@ def _record(data: Data, name: str) -> Json:
     }
 
 
-def _gains(data: Data, name: str) -> list[Json]:
+def _gains(data: Data, name: str, of_classes: Sequence[NDArray[np.int64]]) -> list[Json]:
     if name == data.main:
         return []
     config = data.scores.attrs["config"]
@@ -57,7 +60,7 @@ def _gains(data: Data, name: str) -> list[Json]:
         groups = [group for group in data.measured if data.groups[group][0] == dataset]
         inside = np.isin(data.group, groups) & data.evaluated
         cells = []
-        for rows in classes(data).values():
+        for rows in of_classes:
             both = whole.at(rows[inside[rows]]).counted(data.scoring.empty)
             found = versus(both, resamples, seed)
             cells.append({**found, "n": len(both.image)} if found else None)

@@ -215,7 +215,8 @@ def by_words(lists: Sequence[str]) -> dict[str, Ints]:
     >>> by_words(['["left"]', "[]", '["left", "top"]'])
     {'none': array([1]), 'any': array([0, 2]), 'left': array([0, 2]), 'top': array([2])}
     """
-    words = [[str(word).lower() for word in json.loads(text)] for text in lists]
+    known = {text: [str(word).lower() for word in json.loads(text)] for text in set(lists)}  # few among many rows
+    words = [known[text] for text in lists]
     ends = {"none": [row for row, own in enumerate(words) if not own], "any": [r for r, own in enumerate(words) if own]}
     classes = {name: np.array(rows, np.int64) for name, rows in ends.items() if rows}
     each = _most_frequent_first((word, row) for row, own in enumerate(words) for word in dict.fromkeys(own))
