@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.commands.tables import narrow_table, print_table
 from pipeline.foreign import how_it_ended
 from pipeline.freshness import ancestors, reasons
-from pipeline.project import LoadedProject
+from pipeline.project import LoadedProject, with_params
 from pipeline.registry import STAGES, UP_TO_PAIR, Instance, instances
 from pipeline.reruns import stage_values
 from pipeline.runner import Execution, size_of
@@ -53,7 +53,8 @@ def dvc_states(project: LoadedProject) -> dict[Instance, str]:
     if done.returncode:
         how = how_it_ended(done.returncode)
         raise StoreError(
-            f"dvc status {file} failed, it {how}: {done.stderr.strip()}; run it by hand in the project's folder"
+            f"dvc status {file} failed, it {how}: {done.stderr.strip()}; where its lock file is damaged, "
+            f"{with_params(project, 'glimpse check --repair')} drops it, else run it by hand in the project's folder"
         )
     changed = {key.rpartition(":")[2]: value for key, value in json.loads(done.stdout or "{}").items()}
     every = instances(project.values.encoders)

@@ -34,9 +34,13 @@ STATES: dict[str, dict[str, Any]] = {
 }
 """Values between which the profile goes to and fro: stages score, ablations and report, or sweep and report, run again; the
 last makes seven run, and comes once."""
-_SAID = re.compile(r"^(?:error|ERROR): ", re.MULTILINE)
+_SAID = re.compile(r"^(?:error|ERROR): |dvc\.lock' validation failed", re.MULTILINE)
 _WAIT = "GLIMPSE_WAIT=3600 before the same command"
-_HALF_A_LOCK = "Unable to read RWLock-file"
+HALF_WRITTEN = {
+    "Unable to read RWLock-file": "rm .dvc/tmp/rwlock",
+    "dvc.lock' validation failed": "glimpse check --repair --params demo/params.yaml",
+}
+"""What DVC says where it was killed while it wrote one of its two files -> what docs/reliability.md says to type."""
 _RUNS_CACHE = 2
 """Every other time DVC has forgotten its earlier runs and the stages their parts, so that it runs them instead of copying."""
 
@@ -89,10 +93,11 @@ class Repro:
         log = self.folder / "again.log"
         status, said = self.start(log).wait(600), log.read_text()
         problems = ended_badly(status, said)
-        if status and _HALF_A_LOCK in said:  # DVC was killed while it wrote it: docs/reliability.md
-            (self.folder / ".dvc/tmp/rwlock").unlink()
-            status, said = self.start(log).wait(600), log.read_text()
-            problems += ended_badly(status, said)
+        for half, remedy in HALF_WRITTEN.items():
+            if status and half in said:
+                self.typed(remedy)
+                status, said = self.start(log).wait(600), log.read_text()
+                problems += ended_badly(status, said)
         if status and _WAIT in said:
             status, said = self.typed(f"GLIMPSE_WAIT=600 {REPRO}")
         if status:
