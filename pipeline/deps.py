@@ -2,7 +2,7 @@
 
 DVC runs a stage again when a file of its ``deps`` changed; a file that is imported but not listed would leave it silently
 "up to date". So the list is generated, and a test compares. A folder stands for its files where the stage imports them all:
-DVC writes every entry into its lock file again after every stage, at half a millisecond each.
+DVC reads and writes every entry of its lock file again after every stage.
 
 The dvc.yaml of another profile is made from the root's: ``python -m pipeline.deps FOLDER`` writes that of FOLDER/params.yaml.
 Its commands differ in fixed words, since a value of a params file in a command would reach a shell.
