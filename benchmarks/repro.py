@@ -103,9 +103,8 @@ def build_project(folder: Path) -> None:
     (folder / values["index"]["annotations"]).mkdir(parents=True)
     _tables(folder / values["data"], folder / values["images"], values)
     _run(folder, sys.executable, "-m", "pipeline", "doctor", "--dvc", "--params", "params.yaml")
-    _run(
-        folder, sys.executable, "-m", "pipeline", "run", "heat", "--profile", "params.yaml"
-    )  # none: a table without maps
+    # It finds no maps to make: a table without any.
+    _run(folder, sys.executable, "-m", "pipeline", "run", "heat", "--profile", "params.yaml")
     _run(folder, sys.executable, "-m", "pipeline", "run", "pair", *_pair_words(values))
     _run(folder, sys.executable, "-m", "pipeline", "run", "variants", "--profile", "params.yaml", "--work",
          values["work"], "--pairs", _file(values, "pairs"), "--variants", f"{values['data']}/variants")  # fmt: skip
